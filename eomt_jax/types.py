@@ -1,0 +1,135 @@
+"""The values that the library's packages hand to one another.
+
+Legend: B batch, Q queries, T targets (padded), K classes, H W pixels, h w patch grid.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, UInt8
+
+Array = jax.Array | np.ndarray
+
+
+@flax.struct.dataclass
+class Targets:
+    """Segments of a batch that don't overlap, as one id map an image.
+
+    Attributes:
+      id_map: 0 where a pixel belongs to no target (void, padding, a dropped crowd),
+        t + 1 where it belongs to target t. uint8 up to 255 targets, else uint16.
+      labels: class index of each target, 0 in padded rows.
+      valid: False in padded rows.
+      is_crowd: True for crowd regions; training drops them, evaluation keeps them.
+    """
+
+    id_map: Integer[Array, "B H W"]
+    labels: Int[Array, "B T"]
+    valid: Bool[Array, "B T"]
+    is_crowd: Bool[Array, "B T"]
+
+
+@flax.struct.dataclass
+class Batch:
+    """Images and targets as they travel to the device.
+
+    In training the targets have the image's size. In evaluation `targets.id_map` has
+    each photograph's original size, in the top left of one canvas for all, so that
+    quality is measured on the pixels that were annotated.
+
+    Attributes:
+      image: RGB; rows and columns past `content_size` are 0.
+      targets: see Targets.
+      valid: False for rows that only fill up the last batch of an evaluation.
+      example_index: position of each image in its prepared split.
+      content_size: (height, width) that the photograph takes in `image`.
+      original_size: (height, width) of the photograph as published.
+    """
+
+    image: UInt8[Array, "B H W 3"]
+    targets: Targets
+    valid: Bool[Array, "B"]
+    example_index: Int[Array, "B"]
+    content_size: Int[Array, "B 2"]
+    original_size: Int[Array, "B 2"]
+
+
+@flax.struct.dataclass
+class Outputs:
+    """Predictions of the network, first to last; without masking only the last.
+
+    Attributes:
+      mask_logits: float32, at a quarter of the image's size.
+      class_logits: float32, the last class is "no object".
+    """
+
+    mask_logits: tuple[Float[Array, "B Q h4 w4"], ...]
+    class_logits: tuple[Float[Array, "B Q K1"], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassInfo:
+    """One class of a dataset; its position in the table is the label in training.
+
+    Attributes:
+      id: the number the dataset's own files use.
+      name: as published.
+      is_thing: True for countable objects, False for stuff.
+      color: RGB, 0 to 255, for pictures.
+    """
+
+    id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What a prepared dataset says of itself.
+
+    Attributes:
+      name: the prepared dataset's name.
+      classes: the class table in label order.
+      max_image_size: largest (height, width) over all photographs of all splits.
+      max_segments: most segments in one image, crowds included.
+      num_examples: images in each split.
+    """
+
+    name: str
+    classes: tuple[ClassInfo, ...]
+    max_image_size: tuple[int, int]
+    max_segments: int
+    num_examples: dict[str, int]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def is_thing(self) -> np.ndarray:
+        """bool [K], in label order."""
+        return np.array([c.is_thing for c in self.classes], dtype=bool)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the classes or the number of images, not with the folder."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "DatasetInfo":
+        fields: dict[str, Any] = json.loads(text)
+        classes = tuple(
+            ClassInfo(**{**row, "color": tuple(row["color"])})
+            for row in fields.pop("classes")
+        )
+        size = tuple(fields.pop("max_image_size"))
+        return cls(classes=classes, max_image_size=size, **fields)
