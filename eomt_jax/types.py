@@ -53,8 +53,8 @@ class Batch:
 
     image: UInt8[Array, "B H W 3"]
     targets: Targets
-    valid: Bool[Array, "B"]
-    example_index: Int[Array, "B"]
+    valid: Bool[Array, " B"]
+    example_index: Int[Array, " B"]
     content_size: Int[Array, "B 2"]
     original_size: Int[Array, "B 2"]
 
