@@ -1,0 +1,1 @@
+"""Checkpoints in and out: other libraries' formats and our own."""
