@@ -1,0 +1,1 @@
+"""The networks: a plain ViT and EoMT on top of it."""

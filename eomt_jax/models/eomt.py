@@ -1,0 +1,125 @@
+"""EoMT: a ViT whose last blocks also see learned queries.
+
+Source: "Your ViT is Secretly an Image Segmentation Model", arXiv 2503.19108.
+Legend: B batch, N tokens, Q queries, K classes, D embedding, H W pixels, h w patch
+grid, L2 blocks with queries.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt8
+
+from eomt_jax.models.layers import MaskHead, Upscale, uniform_fan_in
+from eomt_jax.models.vit import ViT
+from eomt_jax.ops.resize import bilinear_resize
+from eomt_jax.types import Outputs
+
+
+class EoMT(nn.Module):
+    """Images to one mask and one class distribution a query.
+
+    Attributes:
+      vit: the backbone; its last `num_query_blocks` blocks see the queries.
+      num_classes: K, without "no object".
+      num_queries: Q.
+      num_query_blocks: L2.
+    """
+
+    vit: ViT
+    num_classes: int
+    num_queries: int
+    num_query_blocks: int
+
+    def setup(self):
+        dim, dtype = self.vit.embed_dim, self.vit.dtype
+        if not 1 <= self.num_query_blocks <= self.vit.depth:
+            raise ValueError(
+                f"num_query_blocks {self.num_query_blocks} must lie between 1 and the "
+                f"ViT's depth {self.vit.depth}."
+            )
+        self.queries = self.param(
+            "queries", nn.initializers.normal(1.0), (self.num_queries, dim)
+        )
+        init = uniform_fan_in(dim)
+        self.class_head = nn.Dense(
+            self.num_classes + 1, kernel_init=init, bias_init=init, dtype=dtype
+        )
+        self.mask_head = MaskHead(dtype)
+        self.upscale = Upscale(
+            max(1, int(math.log2(self.vit.patch_size)) - 2),
+            # The release's upscaling norms keep 1e-6 whatever the backbone's are.
+            layer_norm_eps=1e-6,
+            dtype=dtype,
+        )
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B H W 3"],
+        mask_probs: Float[Array, " L2"] | None = None,
+    ) -> Outputs:
+        """Predicts masks and classes.
+
+        Args:
+          images: RGB, 0 to 255; normalisation happens inside.
+          mask_probs: for each block with queries the probability that an (image,
+            query) pair is masked in it. None runs without masked attention and
+            predicts once, as in inference; otherwise the rng stream "mask" is needed
+            and there is a prediction before each of these blocks too.
+
+        Returns:
+          Outputs with 1 or L2 + 1 predictions.
+        """
+        if mask_probs is not None and not self.has_rng("mask"):
+            raise ValueError(
+                "Masked attention draws which queries are masked: call apply with "
+                'rngs={"mask": key}.'
+            )
+        num_plain_blocks = self.vit.depth - self.num_query_blocks
+        x = self.vit.embed(images)
+        for block in self.vit.blocks[:num_plain_blocks]:
+            x = block(x)
+        queries = self.queries.astype(x.dtype)
+        queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
+        x = jnp.concatenate([queries, x], axis=1)
+
+        predictions = []
+        for i, block in enumerate(self.vit.blocks[num_plain_blocks:]):
+            patch_mask = None
+            if mask_probs is not None:
+                predictions.append(self.predict(x))
+                patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i])
+            x = block(x, patch_mask)
+        predictions.append(self.predict(x))
+        mask_logits, class_logits = zip(*predictions)
+        return Outputs(mask_logits=mask_logits, class_logits=class_logits)
+
+    def predict(
+        self, tokens: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B Q H4 W4"], Float[Array, "B Q K1"]]:
+        """Mask and class logits in float32 from the tokens as they are."""
+        batch, _, dim = tokens.shape
+        tokens = self.vit.norm(tokens)
+        queries = tokens[:, : self.num_queries]
+        patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
+        pixels = self.upscale(patches.reshape(batch, *self.vit.grid_size, dim))
+        mask_logits = jnp.einsum(
+            "bqd,bhwd->bqhw",
+            self.mask_head(queries),
+            pixels,
+            preferred_element_type=jnp.float32,
+        )
+        return mask_logits, self.class_head(queries).astype(jnp.float32)
+
+    def patch_mask(
+        self, mask_logits: Float[Array, "B Q H4 W4"], mask_prob: Float[Array, ""]
+    ) -> Bool[Array, "B Q hw"]:
+        """True where a query may attend to a patch in the coming block."""
+        batch, num_queries = mask_logits.shape[:2]
+        inside = bilinear_resize(mask_logits, self.vit.grid_size) > 0
+        draw = jax.random.uniform(self.make_rng("mask"), (batch, num_queries))
+        # Strictly smaller: probability 0 never masks and 1 always does.
+        masked = draw < mask_prob
+        return inside.reshape(batch, num_queries, -1) | ~masked[..., None]

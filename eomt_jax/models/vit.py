@@ -1,0 +1,151 @@
+"""A plain Vision Transformer of the DINOv2 architecture.
+
+Legend: B batch, N tokens, D embedding, H W pixels, h w patch grid, p patch size.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt8
+
+from eomt_jax.models.attention import Attention
+from eomt_jax.models.layers import LayerNorm, Mlp, SwiGlu, vit_init
+
+Dtype = Any
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale on both branches."""
+
+    num_heads: int
+    mlp_dim: int
+    mlp_type: str
+    layer_scale_init: float
+    layer_norm_eps: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        patch_mask: Bool[Array, "B Q hw"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        scale_init = nn.initializers.constant(self.layer_scale_init)
+        scale1 = self.param("layer_scale1", scale_init, (x.shape[-1],))
+        scale2 = self.param("layer_scale2", scale_init, (x.shape[-1],))
+        mlp = {"gelu": Mlp, "swiglu": SwiGlu}[self.mlp_type]
+        y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm1")(x)
+        y = Attention(self.num_heads, self.dtype, name="attention")(y, patch_mask)
+        x = x + y * scale1.astype(self.dtype)
+        y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm2")(x)
+        y = mlp(self.mlp_dim, self.dtype, name="mlp")(y)
+        return x + y * scale2.astype(self.dtype)
+
+
+class ViT(nn.Module):
+    """Images to tokens: class and register tokens first, then patches row by row.
+
+    EoMT runs the pieces (`embed`, `blocks`, `norm`) itself to add its queries.
+
+    Attributes:
+      embed_dim, depth, num_heads, mlp_dim: sizes.
+      mlp_type: "gelu" or "swiglu".
+      image_size: (H, W) in pixels, each a multiple of `patch_size`.
+      num_register_tokens: prefix tokens beside the class token.
+      layer_scale_init: of a network trained from scratch.
+      dtype: of activations; parameters, norms and softmax stay float32.
+      remat: recompute each block in the backward pass instead of keeping it.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    mlp_type: str = "gelu"
+    patch_size: int = 16
+    image_size: tuple[int, int] = (640, 640)
+    num_register_tokens: int = 4
+    layer_scale_init: float = 1e-5
+    layer_norm_eps: float = 1e-6
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(h, w)."""
+        height, width = self.image_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        return 1 + self.num_register_tokens
+
+    def setup(self):
+        if any(side % self.patch_size for side in self.image_size):
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size "
+                f"{self.patch_size}."
+            )
+        patch = (self.patch_size, self.patch_size)
+        self.patch_embedding = nn.Conv(
+            self.embed_dim,
+            patch,
+            strides=patch,
+            padding="VALID",
+            kernel_init=vit_init,
+            dtype=self.dtype,
+        )
+        self.position_embedding = self.param(
+            "position_embedding", vit_init, (*self.grid_size, self.embed_dim)
+        )
+        token_init = nn.initializers.normal(1e-6)
+        self.class_token = self.param("class_token", token_init, (1, self.embed_dim))
+        if self.num_register_tokens:
+            self.register_tokens = self.param(
+                "register_tokens",
+                token_init,
+                (self.num_register_tokens, self.embed_dim),
+            )
+        block = nn.remat(Block) if self.remat else Block
+        self.blocks = [
+            block(
+                num_heads=self.num_heads,
+                mlp_dim=self.mlp_dim,
+                mlp_type=self.mlp_type,
+                layer_scale_init=self.layer_scale_init,
+                layer_norm_eps=self.layer_norm_eps,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )
+            for i in range(self.depth)
+        ]
+        self.norm = LayerNorm(self.layer_norm_eps, self.dtype)
+
+    def embed(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+        """Tokens before the first block."""
+        batch, height, width, _ = images.shape
+        if (height, width) != tuple(self.image_size):
+            raise ValueError(
+                f"The network was built for images of {self.image_size} pixels "
+                f"(height, width) and got {(height, width)}; resize the images or "
+                "load it with image_size=(height, width)."
+            )
+        mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+        pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
+        x = self.patch_embedding(pixels.astype(self.dtype))
+        x = x + self.position_embedding.astype(self.dtype)
+        prefix = self.class_token
+        if self.num_register_tokens:
+            prefix = jnp.concatenate([prefix, self.register_tokens])
+        prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape))
+        return jnp.concatenate([prefix, x.reshape(batch, -1, self.embed_dim)], axis=1)
+
+    def __call__(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+        x = self.embed(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
