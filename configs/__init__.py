@@ -1,0 +1,1 @@
+"""Recipes: one a file, each only what differs from common.py."""

@@ -1,0 +1,109 @@
+"""Every field of a recipe, with the published COCO panoptic values of the method.
+
+A recipe is a file with `get_config()` that takes this one and changes what differs. Each
+field can be changed on the command line, `--config.batch_size=8`; the set of fields is
+fixed, so a misspelt name is refused.
+
+Numbers: arXiv 2503.19108 and its release, tue-mps/eomt at 7bd19dd.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The locked base of all recipes."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    # Side of the square that the network sees, in training and evaluation.
+    config.image_size = 640
+    # Over all devices.
+    config.batch_size = 16
+    # The run's length: `total_steps`, or where that is 0 `epochs` passes over the split.
+    # Learning rates, warm-ups and mask annealing follow from it.
+    config.total_steps = 0
+    config.epochs = 12
+    # Where compiled programs are kept between runs; "" keeps none.
+    config.compilation_cache = "~/.cache/eomt_jax"
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.name = "coco_panoptic"
+    config.dataset.data_dir = "~/eomt_data"
+    config.dataset.train_split = "train"
+    config.dataset.eval_split = "validation"
+    # A damaged image: "stop" with its id, or "replace" it by another and count it.
+    config.dataset.on_damaged = "stop"
+    # Readers of a process: threads, or worker processes where num_workers > 0.
+    config.dataset.num_threads = 16
+    config.dataset.num_workers = 0
+    # Targets that fit into a sample; 0 takes the most segments of any image prepared.
+    config.dataset.max_targets = 0
+
+    config.augmentation = ml_collections.ConfigDict()
+    config.augmentation.scale_range = (0.1, 2.0)
+    config.augmentation.color_jitter = False
+
+    config.model = ml_collections.ConfigDict()
+    config.model.variant = "large"
+    config.model.patch_size = 16
+    config.model.num_queries = 200
+    # Of the network's activations; parameters, norms and losses are float32 always.
+    config.model.dtype = "bfloat16"
+    # Recompute blocks in the backward pass: about a third slower, much less memory.
+    config.model.remat = False
+
+    config.init = ml_collections.ConfigDict()
+    # DINOv2 weights to start from (.pth, .safetensors or folder); "" trains from scratch.
+    config.init.backbone = ""
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.layer_decay = 0.8
+    config.optimizer.clip_norm = 0.01
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.eps = 1e-8
+    # Warm-ups of what is outside the ViT and of the ViT, in steps of a run of
+    # `published_steps`; a shorter run shortens them by the same factor.
+    config.optimizer.warmup_head = 500
+    config.optimizer.warmup_vit = 1000
+    config.optimizer.power = 0.9
+    config.optimizer.published_steps = 88_692
+
+    config.annealing = ml_collections.ConfigDict()
+    # Masked attention fades out over the run, block by block; False trains without it.
+    config.annealing.enabled = True
+    config.annealing.power = 0.9
+
+    config.criterion = ml_collections.ConfigDict()
+    config.criterion.num_points = 12_544
+    config.criterion.oversample_ratio = 3.0
+    config.criterion.importance_ratio = 0.75
+    config.criterion.mask_weight = 5.0
+    config.criterion.dice_weight = 5.0
+    config.criterion.class_weight = 2.0
+    config.criterion.no_object_weight = 0.1
+    config.criterion.matcher = "scipy"
+
+    config.mesh = ml_collections.ConfigDict()
+    # Devices along each axis; -1 takes what the others leave.
+    config.mesh.data = -1
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    # Steps between the things below; 0 never does them. The last step does them all.
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.keep = 3
+
+    config.eval = ml_collections.ConfigDict()
+    config.eval.every_steps = 5000
+    config.eval.batch_size = 16
+    # The first images of the split; 0 takes all of them.
+    config.eval.num_images = 0
+
+    config.logging = ml_collections.ConfigDict()
+    config.logging.every_steps = 50
+    config.logging.picture_every_steps = 1000
+    config.logging.num_pictures = 4
+    return config.lock()

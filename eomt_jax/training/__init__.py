@@ -1,0 +1,1 @@
+"""Schedules, optimizer, state and step; checkpoints, hooks and the loop."""

@@ -1,0 +1,139 @@
+"""Checkpoints come back whole, in place, and only into the run they belong to."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.training.checkpoint import Checkpoints, DataPosition
+from eomt_jax.training.state import TrainState
+
+POSITION = DataPosition(
+    next_example=24,
+    batch_size=8,
+    seed=3,
+    dataset="shapes",
+    split="train",
+    fingerprint="abc",
+)
+
+
+def make_state(seed: int, *, devices: int = 1) -> TrainState:
+    mesh = create_mesh(data=1, fsdp=devices, devices=jax.devices()[:devices])
+    split = NamedSharding(mesh, PartitionSpec("fsdp"))
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        "layer": {"kernel": jax.random.normal(keys[0], (8, 4))},
+        "bias": jax.random.normal(keys[1], (8,)),
+    }
+    opt_state = optax.scale_by_adam().init(params)
+    opt_state = opt_state._replace(mu=jax.tree.map(lambda x: x + 1, params))
+    params, opt_state = jax.tree.map(
+        lambda x: jax.device_put(
+            x, split if x.ndim else NamedSharding(mesh, PartitionSpec())
+        ),
+        (params, opt_state),
+    )
+    rest = jax.device_put(
+        (jnp.int32(seed), jax.random.key_data(keys[2])),
+        NamedSharding(mesh, PartitionSpec()),
+    )
+    return TrainState(step=rest[0], params=params, opt_state=opt_state, rng=rest[1])
+
+
+def assert_equal(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_restore_gives_back_every_leaf_and_the_position(tmp_path):
+    state = make_state(5)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest_step() is None
+        checkpoints.save(5, state, POSITION)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 5
+        assert_equal(checkpoints.restore(5, make_state(6)), state)
+        assert checkpoints.read_position(5) == POSITION
+
+
+def test_restore_onto_another_mesh_follows_its_sharding(tmp_path):
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 (fake) devices")
+    state = make_state(5, devices=4)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(5, state, POSITION)
+        checkpoints.wait()
+        like = make_state(6, devices=2)
+        restored = checkpoints.restore(5, like)
+    assert_equal(restored, state)
+    assert restored.params["bias"].sharding == like.params["bias"].sharding
+
+
+def test_saved_arrays_may_be_donated_while_they_are_written(tmp_path):
+    """Training goes on in the same buffers before the write has ended."""
+    state = make_state(5)
+    expected = jax.tree.map(np.array, state)
+    spoil = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(5, state, POSITION)
+        jax.block_until_ready(spoil(state))
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(5, make_state(6)), expected)
+
+
+def test_only_the_newest_are_kept_and_saving_twice_is_harmless(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3, 3):
+            checkpoints.save(step, make_state(step), POSITION)
+        checkpoints.wait()
+    kept = {path.name for path in tmp_path.iterdir() if path.name.isdigit()}
+    assert kept == {"2", "3"}
+
+
+def test_half_written_checkpoint_is_not_taken_for_one(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(5, make_state(5), POSITION)
+        checkpoints.wait()
+        checkpoints.save(9, make_state(9), POSITION)
+        checkpoints.wait()
+    # What a process killed while writing leaves: the folder under its working name.
+    (tmp_path / "9").rename(tmp_path / "9.orbax-checkpoint-tmp")
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 5
+        assert_equal(checkpoints.restore(5, make_state(6)), make_state(5))
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"seed": 4}, "config.seed: 3 then, 4 now"),
+        ({"batch_size": 16}, "config.batch_size: 8 then, 16 now"),
+        ({"fingerprint": "abd"}, "classes or images"),
+        ({"dataset": "coco"}, "config.dataset.name"),
+    ],
+)
+def test_another_stream_of_examples_is_refused(change, named, tmp_path):
+    now = dataclasses.replace(POSITION, next_example=0, **change)
+    with pytest.raises(ValueError, match=named):
+        POSITION.check_same_stream(now, folder=tmp_path)
+    same = dataclasses.replace(POSITION, next_example=0)
+    POSITION.check_same_stream(same, folder=tmp_path)
+
+
+def test_position_is_readable_json(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(5, make_state(5), POSITION)
+    (file,) = (tmp_path / "5" / "position").rglob("metadata")
+    assert json.loads(file.read_text())["next_example"] == 24
+
+
+def test_keep_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="keep = 0"):
+        Checkpoints(tmp_path, keep=0)
