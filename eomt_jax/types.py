@@ -49,6 +49,9 @@ class Batch:
       example_index: position of each image in its prepared split.
       content_size: (height, width) that the photograph takes in `image`.
       original_size: (height, width) of the photograph as published.
+      replaced: True where another photograph stands in for the one whose turn it was,
+        because that one is damaged or shows no target. None in evaluation, where
+        nothing is ever replaced.
     """
 
     image: UInt8[Array, "B H W 3"]
@@ -57,6 +60,7 @@ class Batch:
     example_index: Int[Array, " B"]
     content_size: Int[Array, "B 2"]
     original_size: Int[Array, "B 2"]
+    replaced: Bool[Array, " B"] | None = None
 
 
 @flax.struct.dataclass

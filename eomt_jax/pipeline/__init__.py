@@ -1,0 +1,1 @@
+"""Prepared records → augmented samples → batches. NumPy and Pillow only."""

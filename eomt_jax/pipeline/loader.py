@@ -1,0 +1,275 @@
+"""Samples in the right order, read ahead by grain, stacked into batches.
+
+The place in the data is one number: how many examples all processes together have
+seen. Which example comes at a position, and how it is augmented, follows from the seed
+and the position alone, so a run may go on from any position with other processes,
+workers or threads. (grain's own iterator state doesn't survive a changed number of
+workers.)
+"""
+
+import dataclasses
+import math
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Self
+
+import grain
+import numpy as np
+from absl import flags
+
+from eomt_jax.pipeline.samples import (
+    EvalSampler,
+    Sample,
+    Source,
+    TrainOptions,
+    TrainSampler,
+)
+from eomt_jax.types import Batch, Targets
+
+# More positions than any run sees, few enough for a length in 64 bits.
+_ENDLESS = 1 << 48
+# Smaller arrays are pickled between processes instead of taking a shared memory block.
+_MIN_SHARED_BYTES = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A process's rows of the global batches: one run of neighbours in each.
+
+    Attributes:
+      global_batch_size: rows over all processes, a multiple of process_count.
+      process_index: which run.
+      process_count: runs in a batch.
+      start: position of the first batch's first row.
+    """
+
+    global_batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+    start: int = 0
+
+    def __post_init__(self):
+        if self.global_batch_size < 1 or self.global_batch_size % self.process_count:
+            raise ValueError(
+                f"a global batch of {self.global_batch_size} does not split over "
+                f"{self.process_count} processes: make config.batch_size (or "
+                "config.eval.batch_size) a positive multiple of that"
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise ValueError(f"process {self.process_index} of {self.process_count}")
+        if self.start < 0:
+            raise ValueError(f"the data position must not be negative: {self.start}")
+
+    @property
+    def local_batch_size(self) -> int:
+        return self.global_batch_size // self.process_count
+
+    def position(self, local: int) -> int:
+        """Position of this process's example number `local`."""
+        batch, row = divmod(local, self.local_batch_size)
+        first = self.start + batch * self.global_batch_size
+        return first + self.process_index * self.local_batch_size + row
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches of NumPy arrays with this process's rows; close it, or use `with`.
+
+    Attributes:
+      position: of the first example not yet handed out, over all processes. A run
+        that starts there continues this one.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator, shard: Shard):
+        self._open = [batches]
+        self._step = shard.global_batch_size
+        self.position = shard.start
+        # Runs at the interpreter's exit too, where grain's own __del__ comes too late.
+        self._finalizer = weakref.finalize(self, _close_all, self._open)
+
+    def __next__(self) -> Batch:
+        if not self._open:
+            raise StopIteration
+        batch = next(self._open[0])
+        self.position += self._step
+        return batch
+
+    def close(self) -> None:
+        """Stops reading ahead; threads and worker processes end."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _close_all(iterators: list[grain.DatasetIterator]) -> None:
+    while iterators:
+        iterators.pop().close()
+
+
+def train_batches(
+    source: Source,
+    *,
+    global_batch_size: int,
+    options: TrainOptions,
+    seed: int,
+    start_example: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 0,
+    num_workers: int = 0,
+) -> BatchIterator:
+    """Endless augmented batches, shuffled over the whole split anew in each epoch.
+
+    An epoch's last partial batch is dropped; the examples in it differ by epoch.
+
+    Args:
+      source: the prepared split.
+      global_batch_size: rows of all processes together.
+      options: crop, augmentation, padding of the targets.
+      seed: 0 or greater.
+      start_example: data position to start from: `BatchIterator.position` of the run
+        to continue, with the same seed and global_batch_size.
+      process_index: of this process; its rows are neighbours in the global batch.
+      process_count: processes that share the batch.
+      num_threads: readers in each worker (or in this process); 0: one for each core.
+      num_workers: worker processes; 0 reads in this process.
+
+    Returns:
+      Batches whose `replaced` marks photographs that stand in for others.
+    """
+    shard = Shard(global_batch_size, process_index, process_count, start_example)
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative: {seed}")
+    sampler = TrainSampler(
+        source=source,
+        options=options,
+        seed=seed,
+        epoch_length=epoch_length(len(source), global_batch_size),
+    )
+    return _batches(
+        sampler, shard, _ENDLESS, num_threads=num_threads, num_workers=num_workers
+    )
+
+
+def eval_batches(
+    source: Source,
+    *,
+    global_batch_size: int,
+    image_size: int,
+    max_targets: int = 0,
+    canvas_size: tuple[int, int] | None = None,
+    num_examples: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 0,
+    num_workers: int = 0,
+) -> BatchIterator:
+    """Every example once over all processes, in order; each process as many batches.
+
+    Rows that only fill up the last batch have valid=False and example_index −1.
+
+    Args:
+      source: the prepared split.
+      global_batch_size: rows of all processes together.
+      image_size: side of the network's square input.
+      max_targets: rows of the padded targets; 0: the most of any image prepared.
+      canvas_size: of the id maps at original size; None: the largest photograph's.
+      num_examples: only the first so many; 0: all.
+      process_index, process_count, num_threads, num_workers: see train_batches.
+    """
+    shard = Shard(global_batch_size, process_index, process_count)
+    if not len(source):
+        raise ValueError(f"split {source.split!r} of {source.info.name!r} is empty")
+    num_examples = min(num_examples or len(source), len(source))
+    sampler = EvalSampler(
+        source=source,
+        num_examples=num_examples,
+        image_size=image_size,
+        canvas_size=canvas_size or source.info.max_image_size,
+        max_targets=max_targets or max(1, source.info.max_segments),
+    )
+    num_batches = math.ceil(num_examples / global_batch_size)
+    return _batches(
+        sampler,
+        shard,
+        num_batches * shard.local_batch_size,
+        num_threads=num_threads,
+        num_workers=num_workers,
+    )
+
+
+def epoch_length(num_examples: int, global_batch_size: int) -> int:
+    """Positions an epoch takes: its examples less the last partial batch.
+
+    Raises:
+      ValueError: there are fewer examples than one batch has.
+    """
+    if num_examples < global_batch_size:
+        raise ValueError(
+            f"{num_examples} examples don't fill one batch of {global_batch_size}: "
+            "lower config.batch_size"
+        )
+    return num_examples // global_batch_size * global_batch_size
+
+
+def stack_samples(samples: Sequence[Sample]) -> Batch:
+    """Rows to a batch. `replaced` is None where samples cannot be (evaluation)."""
+
+    def stack(rows: Sequence) -> np.ndarray:
+        return np.stack(rows)
+
+    names = samples[0].keys() - {"targets"}
+    fields = {name: stack([sample[name] for sample in samples]) for name in names}
+    targets = {
+        name: stack([sample["targets"][name] for sample in samples])
+        for name in samples[0]["targets"]
+    }
+    return Batch(targets=Targets(**targets), **fields)
+
+
+def _batches(
+    sampler: Callable[[int], Sample],
+    shard: Shard,
+    num_local: int,
+    *,
+    num_threads: int,
+    num_workers: int,
+) -> BatchIterator:
+    """Samples are read ahead one by one, so that the threads share a batch's work.
+
+    Worker processes take every num_workers-th sample and are read in turn, which keeps
+    the order whatever their number.
+    """
+    num_threads = num_threads or _num_cores()
+    ahead = max(num_threads, math.ceil(2 * shard.local_batch_size / (num_workers or 1)))
+    samples = (
+        grain.MapDataset.range(num_local)
+        .map(shard.position)
+        .map(sampler)
+        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=ahead))
+    )
+    if num_workers:
+        if not flags.FLAGS.is_parsed():
+            # grain reads flags of its own, also in programs that don't use absl.app.
+            flags.FLAGS.mark_as_parsed()
+        samples = grain.experimental.WithOptionsIterDataset(
+            samples, grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
+        ).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+        )
+    batches = samples.batch(shard.local_batch_size, batch_fn=stack_samples)
+    # One finished batch waits while the last one is copied to the device.
+    batches = grain.experimental.ThreadPrefetchIterDataset(
+        batches, prefetch_buffer_size=1
+    )
+    return BatchIterator(iter(batches), shard)
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

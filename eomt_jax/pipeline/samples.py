@@ -1,0 +1,287 @@
+"""One prepared record → one sample, for training and for evaluation.
+
+Runs in grain's threads or worker processes: NumPy and Pillow, no JAX computation.
+A training sample is a pure function of the seed and its position in the endless
+stream of examples, whatever thread or process makes it. Its random numbers drive, in
+this order, its colours and geometry, every redraw, and the choice of a substitute.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from eomt_jax.pipeline import color, targets, transforms
+
+# Redraws of one photograph until some target stays in the crop. A crop that misses
+# every target is rare; after this many the photograph is taken to have none to show.
+MAX_DRAWS = 16
+# Photographs tried in place of one that is damaged or shows no target.
+MAX_SUBSTITUTES = 16
+
+# First word of the seeds, so that order and augmentation don't share numbers.
+_ORDER, _AUGMENTATION = 0, 1
+
+Sample = dict[str, Any]
+
+
+class Source(Protocol):
+    """What the pipeline asks of a split: see pipeline.records.RecordSource."""
+
+    info: Any
+    split: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def image_id(self, index: int) -> str: ...
+
+
+class DamagedImageError(ValueError):
+    """A photograph of a prepared dataset cannot be decoded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """How records become training samples.
+
+    Attributes:
+      image_size: side S of the square crop, in pixels.
+      scale_range: of the scale jitter; 1 is the size that just fits the crop.
+      color_jitter: changes brightness, contrast, saturation and hue.
+      max_targets: rows of the padded targets; a photograph with more is an error.
+      on_damaged: "stop" raises DamagedImageError; "replace" takes another photograph.
+    """
+
+    image_size: int
+    scale_range: tuple[float, float] = (0.1, 2.0)
+    color_jitter: bool = False
+    max_targets: int = 255
+    on_damaged: Literal["stop", "replace"] = "stop"
+
+    def __post_init__(self):
+        low, high = self.scale_range
+        if not 0 < low <= high:
+            raise ValueError(f"scale_range must be 0 < low ≤ high, got {low, high}")
+        if self.image_size < 1 or self.max_targets < 1:
+            raise ValueError(
+                "image_size and max_targets must be at least 1, got "
+                f"{self.image_size} and {self.max_targets}"
+            )
+        if self.on_damaged not in ("stop", "replace"):
+            raise ValueError(f"on_damaged: 'stop' or 'replace', not {self.on_damaged}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSampler:
+    """position in the stream of training examples → sample.
+
+    Attributes:
+      source: the prepared split.
+      options: see TrainOptions.
+      seed: of the order and the augmentation.
+      epoch_length: positions an epoch; see loader.epoch_length.
+    """
+
+    source: Source
+    options: TrainOptions
+    seed: int
+    epoch_length: int
+
+    def __call__(self, position: int) -> Sample:
+        epoch, step = divmod(position, self.epoch_length)
+        index = int(example_order(len(self.source), self.seed, epoch)[step])
+        rng = _random_numbers(_AUGMENTATION, self.seed, position)
+        replaced = False
+        for _ in range(1 + MAX_SUBSTITUTES):
+            sample = self._sample(index, rng)
+            if sample is not None:
+                return {**sample, "replaced": np.bool_(replaced)}
+            index = int(rng.integers(len(self.source)))
+            replaced = True
+        raise ValueError(
+            f"{1 + MAX_SUBSTITUTES} photographs in a row of {_name(self.source)} are "
+            "damaged or show no target: look at the prepared dataset (data/preview.py)"
+        )
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample | None:
+        """None where the photograph is damaged or shows no target in any draw."""
+        options = self.options
+        try:
+            record, image = load(self.source, index)
+        except DamagedImageError as error:
+            if options.on_damaged == "stop":
+                raise
+            logging.warning("%s; another one takes its place", error)
+            return None
+        keep = ~record.is_crowd
+        with _naming_image(self.source, index):
+            targets.check_num_targets(int(keep.sum()), options.max_targets)
+        for _ in range(MAX_DRAWS if keep.any() else 0):
+            jitter = color.draw_color_jitter(rng) if options.color_jitter else None
+            geometry = transforms.draw_geometry(
+                rng,
+                (image.height, image.width),
+                crop_size=options.image_size,
+                scale_range=options.scale_range,
+            )
+            # Targets first: a draw that loses them all costs no work on the image.
+            id_map = transforms.crop_map(record.segment_map, geometry)
+            visible = keep & targets.visible_segments(id_map, keep.size)
+            if visible.any():
+                break
+        else:
+            return None
+        if jitter is not None:
+            image = Image.fromarray(color.jitter_color(np.asarray(image), jitter))
+        size = options.image_size
+        return {
+            "image": transforms.crop_image(image, geometry),
+            "targets": targets.compact_targets(
+                id_map,
+                visible,
+                labels=record.labels,
+                is_crowd=record.is_crowd,
+                size=(size, size),
+                max_targets=options.max_targets,
+            ),
+            "valid": np.bool_(True),
+            "example_index": np.int32(index),
+            "content_size": np.array(geometry.content_size, np.int32),
+            "original_size": np.array(record.segment_map.shape, np.int32),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSampler:
+    """position → sample; a position past the last example gives an empty row.
+
+    Damaged photographs always stop: with another one in its place a score would not
+    be this dataset's.
+
+    Attributes:
+      source: the prepared split.
+      num_examples: how many of its examples are evaluated, from the first on.
+      image_size: side of the square input.
+      canvas_size: (height, width) of the id map, no smaller than any photograph.
+      max_targets: rows of the padded targets, crowds included.
+    """
+
+    source: Source
+    num_examples: int
+    image_size: int
+    canvas_size: tuple[int, int]
+    max_targets: int
+
+    def __call__(self, position: int) -> Sample:
+        if position >= self.num_examples:
+            return self._empty_row()
+        record, image = load(self.source, position)
+        size: tuple[int, int] = record.segment_map.shape
+        with _naming_image(self.source, position):
+            if size[0] > self.canvas_size[0] or size[1] > self.canvas_size[1]:
+                raise ValueError(
+                    f"{size[0]}×{size[1]} pixels don't fit the canvas of "
+                    f"{self.canvas_size[0]}×{self.canvas_size[1]} for original sizes"
+                )
+            compact = targets.compact_targets(
+                record.segment_map,
+                np.ones(record.labels.size, bool),
+                labels=record.labels,
+                is_crowd=record.is_crowd,
+                size=self.canvas_size,
+                max_targets=self.max_targets,
+            )
+        return {
+            "image": transforms.fit_image(image, self.image_size),
+            "targets": compact,
+            "valid": np.bool_(True),
+            "example_index": np.int32(position),
+            "content_size": np.array(
+                transforms.fit_size(*size, self.image_size), np.int32
+            ),
+            "original_size": np.array(size, np.int32),
+        }
+
+    def _empty_row(self) -> Sample:
+        """Black, without targets; its sizes are legal so that nothing divides by 0."""
+        return {
+            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
+            "targets": targets.compact_targets(
+                np.zeros((1, 1), np.uint8),
+                np.zeros(0, bool),
+                labels=np.zeros(0, np.int32),
+                is_crowd=np.zeros(0, bool),
+                size=self.canvas_size,
+                max_targets=self.max_targets,
+            ),
+            "valid": np.bool_(False),
+            "example_index": np.int32(-1),
+            "content_size": np.array([self.image_size] * 2, np.int32),
+            "original_size": np.array(self.canvas_size, np.int32),
+        }
+
+
+@functools.lru_cache(maxsize=4)
+def example_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of all examples, a function of seed and epoch alone.
+
+    Sorted raw bits of a counter-based generator: NumPy keeps those the same from
+    release to release, which it does not promise of `permutation`.
+    """
+    bits = _bit_generator(_ORDER, seed, epoch).random_raw(num_examples)
+    order = np.argsort(bits, kind="stable").astype(np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def load(source: Source, index: int) -> tuple[Any, Image.Image]:
+    """Record and its decoded photograph.
+
+    Raises:
+      DamagedImageError: naming the image, the dataset and the split.
+    """
+    record = source[index]
+    try:
+        image = transforms.decode_image(record.image_bytes)
+        if (image.height, image.width) != record.segment_map.shape:
+            height, width = record.segment_map.shape
+            raise ValueError(
+                f"{image.height}×{image.width} pixels, its segments {height}×{width}"
+            )
+    except ValueError as error:
+        raise DamagedImageError(
+            f"damaged image {record.image_id!r} in {_name(source)}: {error}. Prepare "
+            "the dataset anew from intact archives, or train without such images: "
+            "config.dataset.on_damaged='replace'"
+        ) from error
+    return record, image
+
+
+def _name(source: Source) -> str:
+    return f"dataset {source.info.name!r}, split {source.split!r}"
+
+
+@contextlib.contextmanager
+def _naming_image(source: Source, index: int) -> Iterator[None]:
+    """Adds the image's id to a ValueError that passes through."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"image {source.image_id(index)!r} in {_name(source)}: {error}"
+        ) from error
+
+
+def _random_numbers(*words: int) -> np.random.Generator:
+    return np.random.Generator(_bit_generator(*words))
+
+
+def _bit_generator(*words: int) -> np.random.Philox:
+    return np.random.Philox(np.random.SeedSequence(words))

@@ -1,0 +1,151 @@
+"""Geometry of the augmentation and of evaluation: decode, flip, resize, pad, crop.
+
+Photographs are resized by Pillow, whose bilinear filter widens when it shrinks
+(antialiasing); label maps by picking source pixels. A segment id map is cut and
+resized in one go, so it never exists at a size beyond the crop's.
+"""
+
+import dataclasses
+import io
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Where a photograph lands in a crop of S × S pixels.
+
+    Attributes:
+      flip: mirrored left to right, before everything else.
+      resized: (height, width) after the scale jitter.
+      offset: (y, x) of the crop in the resized photograph; 0 on a side that is not
+        longer than the crop.
+      crop_size: S.
+    """
+
+    flip: bool
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    crop_size: int
+
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """(height, width) of the crop's part that shows the photograph."""
+        height, width = self.resized
+        return min(height, self.crop_size), min(width, self.crop_size)
+
+
+def draw_geometry(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    crop_size: int,
+    scale_range: tuple[float, float],
+) -> Geometry:
+    """Flip with probability ½, scale jitter, random crop.
+
+    A side never gets shorter than one pixel (the release would make a long thin strip
+    0 pixels wide and fail).
+
+    Args:
+      rng: consumed by four numbers, always.
+      size: (height, width) of the photograph.
+      crop_size: S.
+      scale_range: of the factor; 1 is the size that just fits S × S.
+    """
+    height, width = size
+    coin, factor, *place = rng.random(4)
+    low, high = scale_range
+    scale = (low + (high - low) * factor) * min(crop_size / height, crop_size / width)
+    resized = max(1, int(height * scale)), max(1, int(width * scale))
+    top, left = (
+        int(p * (max(side - crop_size, 0) + 1))
+        for p, side in zip(place, resized, strict=True)
+    )
+    return Geometry(
+        flip=bool(coin < 0.5), resized=resized, offset=(top, left), crop_size=crop_size
+    )
+
+
+def crop_map(
+    id_map: Integer[np.ndarray, "H W"], geometry: Geometry
+) -> Integer[np.ndarray, "h w"]:
+    """The content of the crop, without its padding; nearest neighbour.
+
+    Pixel i of n shows source pixel floor(i · in / n), in whole numbers (in float32, as
+    PyTorch has it, some land one lower).
+    """
+    height, width = id_map.shape
+    rows = _source_pixels(height, geometry.resized[0], geometry.offset[0], geometry)
+    columns = _source_pixels(width, geometry.resized[1], geometry.offset[1], geometry)
+    if geometry.flip:
+        columns = width - 1 - columns
+    return id_map.take(rows, axis=0).take(columns, axis=1)
+
+
+def _source_pixels(in_size: int, out_size: int, start: int, geometry: Geometry):
+    stop = min(out_size, start + geometry.crop_size)
+    return np.arange(start, stop) * in_size // out_size
+
+
+def crop_image(image: Image.Image, geometry: Geometry) -> UInt8[np.ndarray, "S S 3"]:
+    """Flip, resize with antialiasing, cut out, fill up with 0 at bottom and right.
+
+    Pillow resizes rows first, keeps 8 bits, then resizes columns. The two passes are
+    called one by one, and columns outside the crop dropped between them: the same
+    pixels as cutting at the end, for less work. (Resizing only the crop's box is not:
+    the box is float32 in Pillow, and positions come out a little off.)
+    """
+    height, width = geometry.resized
+    top, left = geometry.offset
+    content_h, content_w = geometry.content_size
+    if geometry.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    image = _resize(image, (image.height, width))
+    image = image.crop((left, 0, left + content_w, image.height))
+    image = _resize(image, (height, content_w))
+    image = image.crop((0, top, content_w, top + content_h))
+    return pad_image(image, geometry.crop_size)
+
+
+def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) that just fits size × size; Python's round, half to even."""
+    factor = min(size / height, size / width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def fit_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """For evaluation: as large as fits, in the top left, the rest 0."""
+    return pad_image(_resize(image, fit_size(image.height, image.width, size)), size)
+
+
+def pad_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """The image in the top left of a black square."""
+    out = np.zeros((size, size, 3), np.uint8)
+    out[: image.height, : image.width] = np.asarray(image)
+    return out
+
+
+def decode_image(encoded: bytes) -> Image.Image:
+    """Bytes of a JPEG or PNG → RGB, whatever colours the file has.
+
+    An orientation in the file's EXIF is not applied: the published masks were drawn on
+    the pixels as they are stored.
+
+    Raises:
+      ValueError: the bytes are no image, or end before the image does.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports a broken PNG as SyntaxError, everything else as OSError.
+        raise ValueError(f"{error} ({len(encoded)} bytes)") from error
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    return image.resize((width, height), Image.Resampling.BILINEAR)
