@@ -1,0 +1,115 @@
+"""Mask losses at sampled points, and the choice of the points.
+
+Source: arXiv 2112.01527 (Mask2Former), section 3.3; PointRend, arXiv 1912.08193.
+Legend: N mask pairs, P points, Q queries, T targets, h w logits.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from eomt_jax.ops.points import sample_each
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*shape P"],
+    targets: Float[Array, "*shape P"],
+    weights: Float[Array, "*shape P"],
+) -> Float[Array, "*shape"]:
+    """Mean over points of the sigmoid cross-entropy; targets may be fractional."""
+    losses = jax.nn.softplus(logits) - logits * targets
+    return (losses * weights).sum(-1) / weights.sum(-1)
+
+
+def dice(
+    logits: Float[Array, "*shape P"],
+    targets: Float[Array, "*shape P"],
+    weights: Float[Array, "*shape P"],
+) -> Float[Array, "*shape"]:
+    """1 − (2Σσt + 1) / (Σσ + Σt + 1) over points."""
+    probs = jax.nn.sigmoid(logits) * weights
+    numerator = 2 * (probs * targets).sum(-1) + 1
+    return 1 - numerator / (probs.sum(-1) + (targets * weights).sum(-1) + 1)
+
+
+def pairwise_costs(
+    logits: Float[Array, "P Q"], targets: Float[Array, "P T"]
+) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
+    """`binary_cross_entropy` and `dice` of every query with every target."""
+    num_points = logits.shape[0]
+    probs = jax.nn.sigmoid(logits)
+    products = jnp.einsum(
+        "mpq,pt->mqt", jnp.stack([logits, probs]), targets, precision="highest"
+    )
+    bce = (jax.nn.softplus(logits).sum(0)[:, None] - products[0]) / num_points
+    sums = probs.sum(0)[:, None] + targets.sum(0)[None, :]
+    return bce, 1 - (2 * products[1] + 1) / (sums + 1)
+
+
+def uniform_points(rng: Key[Array, ""], num_points: int) -> Float[Array, "P 2"]:
+    """(y, x) in (0, 1), each on a grid of 65,536 positions.
+
+    One 32-bit draw makes both coordinates: random bits are a large part of the loss.
+    """
+    bits = jax.random.bits(rng, (num_points,), jnp.uint32)
+    halves = jnp.stack([bits >> 16, bits & 0xFFFF], axis=-1)
+    return (halves.astype(jnp.float32) + 0.5) / 65536
+
+
+def smallest_weights(values: Float[Array, "N C"], count: int) -> Float[Array, "N C"]:
+    """Weight 1 for the `count` smallest of each row, 0 for the others.
+
+    Values that tie for the last places share them. The bound is found by bisection on
+    the bits of the floats, which keep their order as integers: 31 counting passes and
+    no sort.
+
+    Args:
+      values: not negative.
+      count: between 1 and C.
+    """
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
+
+    def add_bit(i, bound):
+        candidate = bound | (jnp.int32(1) << (30 - i))
+        below = (bits < candidate).sum(-1, keepdims=True)
+        return jnp.where(below < count, candidate, bound)
+
+    bound = jax.lax.fori_loop(0, 31, add_bit, jnp.zeros((len(values), 1), jnp.int32))
+    below, tied = bits < bound, bits == bound
+    left = count - below.sum(-1, keepdims=True)
+    return below + tied * (left / tied.sum(-1, keepdims=True))
+
+
+def uncertain_points(
+    rngs: Key[Array, " N"],
+    logits: Float[Array, "N h w"],
+    *,
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+) -> tuple[Float[Array, "N C 2"], Float[Array, "N C"]]:
+    """Points for the loss of each mask, mostly where the network is undecided.
+
+    Draws oversample_ratio · P uniform candidates, keeps the importance_ratio · P of
+    smallest |logit| and fills up with fresh uniform points. Candidates that are not
+    kept stay in the arrays with weight 0: to compact them costs more than to carry
+    them. No gradient flows through the choice.
+
+    Args:
+      rngs: a key for each mask, so that its points don't depend on its place.
+      logits: of the masks.
+      num_points: P.
+      oversample_ratio: candidates per point.
+      importance_ratio: share of the points chosen by |logit|.
+
+    Returns:
+      (y, x) in (0, 1), and weights that sum to P.
+    """
+    num_candidates = int(num_points * oversample_ratio)
+    num_uncertain = int(num_points * importance_ratio)
+    num_fresh = num_points - num_uncertain
+    points = jax.vmap(uniform_points, (0, None))(rngs, num_candidates + num_fresh)
+    logits = jax.lax.stop_gradient(logits)
+    uncertainty = jnp.abs(sample_each(logits, points[:, :num_candidates]))
+    weights = smallest_weights(uncertainty, num_uncertain)
+    return points, jnp.pad(weights, ((0, 0), (0, num_fresh)), constant_values=1.0)

@@ -1,0 +1,70 @@
+"""Reading maps between their pixels.
+
+Points are (y, x) in [0, 1] over the whole map, half-pixel centres, and what lies
+outside the map counts as 0: PyTorch's `grid_sample` with align_corners=False and zero
+padding, which is what Mask2Former's loss samples with.
+
+Legend: N maps, P points, H W pixels.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def neighbours(
+    points: Float[Array, "*shape 2"], size: tuple[int, int]
+) -> tuple[Int[Array, "*shape 4"], Float[Array, "*shape 4"]]:
+    """The four pixels around each point and their weights.
+
+    Args:
+      points: (y, x) in [0, 1].
+      size: (H, W) of the map.
+
+    Returns:
+      Flat indices into H·W, always within the map, and bilinear weights, 0 for
+      neighbours that lie outside.
+    """
+    height, width = size
+    y = points[..., 0] * height - 0.5
+    x = points[..., 1] * width - 0.5
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    wy, wx = y - y0, x - x0
+    y0, x0 = y0.astype(jnp.int32), x0.astype(jnp.int32)
+
+    def inside(index, length) -> Bool[Array, "..."]:
+        return (index >= 0) & (index < length)
+
+    indices, weights = [], []
+    for dy, weight_y in ((0, 1 - wy), (1, wy)):
+        for dx, weight_x in ((0, 1 - wx), (1, wx)):
+            row, column = y0 + dy, x0 + dx
+            weight = weight_y * weight_x
+            weights.append(
+                jnp.where(inside(row, height) & inside(column, width), weight, 0)
+            )
+            row = jnp.clip(row, 0, height - 1)
+            indices.append(row * width + jnp.clip(column, 0, width - 1))
+    return jnp.stack(indices, -1), jnp.stack(weights, -1)
+
+
+def sample_shared(
+    maps: Float[Array, "N H W"], points: Float[Array, "P 2"]
+) -> Float[Array, "P N"]:
+    """All maps at the same points; gathers whole rows of N values."""
+    num_maps, height, width = maps.shape
+    rows = maps.reshape(num_maps, height * width).T
+    indices, weights = neighbours(points, (height, width))
+    return sum(rows[indices[:, k]] * weights[:, k, None] for k in range(4))
+
+
+def sample_each(
+    maps: Float[Array, "N H W"], points: Float[Array, "N P 2"]
+) -> Float[Array, "N P"]:
+    """Each map at its own points."""
+    num_maps, height, width = maps.shape
+    flat = maps.reshape(num_maps, height * width)
+    indices, weights = neighbours(points, (height, width))
+    return sum(
+        jnp.take_along_axis(flat, indices[..., k], axis=1) * weights[..., k]
+        for k in range(4)
+    )
