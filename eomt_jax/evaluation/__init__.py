@@ -1,0 +1,1 @@
+"""Metrics and the loop that fills them."""

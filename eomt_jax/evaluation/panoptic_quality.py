@@ -1,0 +1,219 @@
+"""Panoptic quality with the rules of COCO's panopticapi, counted on the device.
+
+Legend: B batch, Q predicted segments (padded), T target segments (padded), K classes,
+Hc Wc canvas.
+"""
+
+import functools
+from typing import Any, ClassVar
+
+import clu.metrics
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.types import Targets
+
+# clu reads annotations at run time: no `from __future__ import annotations` here.
+
+
+@flax.struct.dataclass
+class PanopticQuality(clu.metrics.Metric):
+    """PQ = Σ IoU of matches / (tp + fp / 2 + fn / 2), per class and on average.
+
+    Make a metric for a class table with `with_classes`; its `empty()`,
+    `from_model_output(...)` and `merge` run under jit, `compute()` on the host.
+    `to_host()` gives the same metric in float64, in which sums over a whole data set
+    lose nothing.
+
+    Attributes:
+      iou: sum of the IoU of matched segments, per class.
+      tp: matched segments.
+      fp: predicted segments that match nothing.
+      fn: target segments that nothing matches.
+    """
+
+    iou: Float[Array, " K"]
+    tp: Float[Array, " K"]
+    fp: Float[Array, " K"]
+    fn: Float[Array, " K"]
+
+    is_thing: ClassVar[tuple[bool, ...]] = ()
+
+    @classmethod
+    def with_classes(cls, is_thing: Any) -> type["PanopticQuality"]:
+        """The metric for one class table: is_thing per class, in label order."""
+        return _with_classes(cls, tuple(bool(x) for x in is_thing))
+
+    @classmethod
+    def empty(cls) -> "PanopticQuality":
+        zeros = jnp.zeros(len(cls.is_thing), jnp.float32)
+        return cls(iou=zeros, tp=zeros, fp=zeros, fn=zeros)
+
+    @classmethod
+    def from_model_output(
+        cls,
+        *,
+        prediction: PanopticPrediction,
+        targets: Targets,
+        batch_valid: Bool[Array, " B"],
+        original_size: Int[Array, "B 2"],
+        **_: Any,
+    ) -> "PanopticQuality":
+        """Counts of one batch.
+
+        Args:
+          prediction: id maps on the canvas.
+          targets: id maps on the same canvas; 0 within the photograph is void.
+          batch_valid: False for rows that fill up the batch; they add nothing.
+          original_size: (height, width); canvas pixels past it are ignored.
+        """
+        joint = jax.vmap(
+            functools.partial(
+                joint_histogram,
+                num_predictions=prediction.labels.shape[1],
+                num_targets=targets.labels.shape[1],
+            )
+        )(prediction.id_map, targets.id_map, original_size)
+        counts = jax.vmap(
+            functools.partial(image_counts, num_classes=len(cls.is_thing))
+        )
+        per_image = counts(
+            joint,
+            prediction.labels,
+            prediction.valid,
+            targets.labels,
+            targets.valid & ~targets.is_crowd,
+            targets.valid & targets.is_crowd,
+        )
+        total = jnp.where(batch_valid[:, None, None], per_image, 0.0).sum(0)
+        return cls(iou=total[0], tp=total[1], fp=total[2], fn=total[3])
+
+    def merge(self, other: "PanopticQuality") -> "PanopticQuality":
+        return jax.tree.map(lambda a, b: a + b, self, other)
+
+    def to_host(self) -> "PanopticQuality":
+        """The same numbers as NumPy float64."""
+        return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self))
+
+    def compute(self) -> dict[str, Any]:
+        """PQ, SQ and RQ in percent, as published tables have them.
+
+        Returns:
+          all, things, stuff: {pq, sq, rq, num_classes}, means over the classes that
+            occur (tp + fp + fn > 0), NaN where none does.
+          per_class: {pq, sq, rq, tp, fp, fn}, each [K]; pq, sq, rq are NaN for a class
+            that doesn't occur.
+        """
+        iou, tp, fp, fn = (
+            np.asarray(x, np.float64) for x in (self.iou, self.tp, self.fp, self.fn)
+        )
+        occurs = tp + fp + fn > 0
+        total = np.where(occurs, tp + fp / 2 + fn / 2, np.nan)
+        quality = {
+            "pq": 100 * iou / total,
+            "sq": np.where(occurs, 100 * iou / np.maximum(tp, 1), np.nan),
+            "rq": 100 * tp / total,
+        }
+        is_thing = np.array(self.is_thing, bool)
+        groups = {
+            "all": occurs,
+            "things": occurs & is_thing,
+            "stuff": occurs & ~is_thing,
+        }
+        means = {
+            group: {
+                **{name: _mean(values[member]) for name, values in quality.items()},
+                "num_classes": int(member.sum()),
+            }
+            for group, member in groups.items()
+        }
+        return {**means, "per_class": {**quality, "tp": tp, "fp": fp, "fn": fn}}
+
+
+@functools.lru_cache
+def _with_classes(
+    cls: type[PanopticQuality], is_thing: tuple[bool, ...]
+) -> type[PanopticQuality]:
+    """One class a table, so that jit sees the same type again."""
+    name = f"{cls.__name__}{len(is_thing)}"
+    return flax.struct.dataclass(type(name, (cls,), {"is_thing": is_thing}))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def joint_histogram(
+    prediction: Integer[Array, "Hc Wc"],
+    target: Integer[Array, "Hc Wc"],
+    original_size: Int[Array, " 2"],
+    *,
+    num_predictions: int,
+    num_targets: int,
+) -> Int[Array, "Q1 T1"]:
+    """Pixels that prediction q and target t share; row and column 0: none, void.
+
+    Counted in int32, so exactly. Pixels past original_size count nowhere.
+    """
+    height, width = target.shape
+    inside = (jnp.arange(height) < original_size[0])[:, None] & (
+        jnp.arange(width) < original_size[1]
+    )
+    size = (num_predictions + 1) * (num_targets + 1)
+    pair = prediction.astype(jnp.int32) * (num_targets + 1) + target.astype(jnp.int32)
+    pair = jnp.where(inside, pair, size).reshape(-1)
+    counts = jnp.zeros(size, jnp.int32).at[pair].add(1, mode="drop")
+    return counts.reshape(num_predictions + 1, num_targets + 1)
+
+
+def image_counts(
+    joint: Int[Array, "Q1 T1"],
+    labels: Int[Array, " Q"],
+    valid: Bool[Array, " Q"],
+    target_labels: Int[Array, " T"],
+    target_valid: Bool[Array, " T"],
+    target_crowd: Bool[Array, " T"],
+    *,
+    num_classes: int,
+) -> Float[Array, "4 K"]:
+    """Sum of IoU, tp, fp and fn of one image, per class.
+
+    A pair matches if the classes agree and the IoU is above ½; the union leaves out
+    the prediction's void pixels. At most one pair can match then. An unmatched
+    prediction with more than half of its pixels on void, or on the crowd of its own
+    class, is no false positive. panopticapi remembers one crowd a class, the last:
+    so does this.
+
+    Args:
+      joint: see joint_histogram.
+      labels: class of each prediction.
+      valid: False in padded rows.
+      target_labels: class of each target.
+      target_valid: True for targets that count, crowds not among them.
+      target_crowd: True for crowds; they never match.
+      num_classes: K.
+    """
+    num_targets = len(target_labels)
+    intersection, void = joint[1:, 1:], joint[1:, :1]
+    area, target_area = joint[1:].sum(1, keepdims=True), joint[:, 1:].sum(0)
+    valid = valid & (area[:, 0] > 0)
+    same_class = valid[:, None] & (labels[:, None] == target_labels)
+    union = area + target_area - intersection - void
+    match = same_class & target_valid & (2 * intersection > union)
+    iou = jnp.where(match, intersection / jnp.maximum(union, 1), 0.0).sum(0)
+
+    same_crowd = same_class & target_crowd
+    last_crowd = num_targets - 1 - jnp.argmax(same_crowd[:, ::-1], axis=1)
+    on_crowd = jnp.take_along_axis(intersection, last_crowd[:, None], axis=1)
+    ignored = void + jnp.where(same_crowd.any(1, keepdims=True), on_crowd, 0)
+    false_positive = valid & ~match.any(1) & (2 * ignored <= area)[:, 0]
+
+    matched = match.any(0)
+    per_target = jnp.stack([iou, matched, target_valid & ~matched]).astype(jnp.float32)
+    counts = jnp.zeros((4, num_classes), jnp.float32)
+    counts = counts.at[jnp.array([0, 1, 3])[:, None], target_labels].add(per_target)
+    return counts.at[2, labels].add(false_positive.astype(jnp.float32))
