@@ -1,0 +1,1 @@
+"""One mesh for every run: its axes, partition rules, processes and batches."""

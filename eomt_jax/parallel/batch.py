@@ -1,0 +1,54 @@
+"""Batches from the host onto the mesh."""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from eomt_jax.parallel.mesh import batch_sharding, check_batch_size
+
+Tree = TypeVar("Tree")
+
+
+def place_batch(batch: Tree, mesh: Mesh) -> Tree:
+    """NumPy leaves with this process's rows → global arrays split over the mesh.
+
+    Args:
+      batch: a tree of arrays [rows, …], the same number of rows in each process.
+      mesh: from `parallel.mesh.create_mesh`.
+    """
+    rows = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)}
+    if len(rows) != 1:
+        raise ValueError(f"a batch's leaves differ in their number of rows: {rows}")
+    check_batch_size(rows.pop() * jax.process_count(), mesh)
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch
+    )
+
+
+def prefetch(batches: Iterable[Tree], mesh: Mesh, *, depth: int = 2) -> Iterator[Tree]:
+    """Places batches ahead of their use, so that copies run while the device computes.
+
+    Closing the generator closes `batches` where it can be closed.
+
+    Args:
+      batches: host batches, see `place_batch`.
+      mesh: from `parallel.mesh.create_mesh`.
+      depth: batches on the device at once, the one in use not counted.
+    """
+    queue: collections.deque[Tree] = collections.deque()
+    try:
+        for batch in batches:
+            queue.append(place_batch(batch, mesh))
+            if len(queue) > depth:
+                yield queue.popleft()
+        while queue:
+            yield queue.popleft()
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()

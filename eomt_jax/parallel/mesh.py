@@ -1,0 +1,83 @@
+"""The one mesh that every run uses, of any number of devices."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the state as well.
+
+
+def create_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
+    """A mesh of all devices with the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      data: copies of the model that each take their own part of the batch; -1 takes
+        as many as the devices allow.
+      fsdp: devices that share one copy's parameters and optimizer state, and split
+        the batch further.
+      tensor: devices that share one copy's heads and feed-forward width.
+      devices: all of jax.devices() unless given.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    found = f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}"
+    if min(fsdp, tensor) < 1 or (data < 1 and data != -1):
+        raise ValueError(f"{found}: each must be at least 1; only mesh.data may be -1")
+    if data == -1:
+        if count % (fsdp * tensor):
+            raise ValueError(
+                f"{found}: mesh.fsdp × mesh.tensor = {fsdp * tensor} does not divide "
+                f"the {count} devices that JAX sees"
+            )
+        data = count // (fsdp * tensor)
+    if data * fsdp * tensor != count:
+        raise ValueError(
+            f"{found} wants {data * fsdp * tensor} devices, but JAX sees {count}; set "
+            "mesh.data = -1 to take them all"
+        )
+    # Auto axes: under the default, Explicit, optax's on-device assignment fails.
+    return jax.make_mesh(
+        (data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the mesh splits a batch."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, *, field: str = "batch_size") -> None:
+    """Raises ValueError unless the mesh's batch axes divide the global batch.
+
+    Args:
+      batch_size: images in the global batch.
+      mesh: from `create_mesh`.
+      field: the config field that holds `batch_size`, for the message.
+    """
+    shards = num_batch_shards(mesh)
+    if batch_size < 1 or batch_size % shards:
+        raise ValueError(
+            f"{field} = {batch_size} cannot be split over mesh.data × mesh.fsdp = "
+            f"{mesh.shape['data']} × {mesh.shape['fsdp']}; make {field} a multiple of "
+            f"{shards}, or raise mesh.tensor"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the first dimension over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,122 @@
+"""Mask probabilities and learning rates as pure functions of the step.
+
+A step counts the optimizer steps already done: the first batch sees step 0.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Step = int | jax.Array
+Schedule = Callable[[Step], jax.Array]
+
+
+def annealing_steps(
+    total_steps: int, num_query_blocks: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First and last step of each query block's mask annealing.
+
+    The published lists follow one rule of the run's length T: block i starts at
+    T/6 + i·(T/2)/(L2 − 1) and takes T/6 steps, early blocks first.
+
+    Args:
+      total_steps: T, the nominal length of the run in optimizer steps.
+      num_query_blocks: L2, the number of blocks that the queries go through.
+
+    Returns:
+      (starts, ends), L2 steps each, rounded half up.
+    """
+    if total_steps < 1 or num_query_blocks < 1:
+        raise ValueError(
+            "annealing needs total_steps ≥ 1 and num_query_blocks ≥ 1, got "
+            f"{total_steps} and {num_query_blocks}"
+        )
+    gap = total_steps / 2 / max(num_query_blocks - 1, 1)
+    starts = [total_steps / 6 + i * gap for i in range(num_query_blocks)]
+    ends = [start + total_steps / 6 for start in starts]
+    return tuple(int(s + 0.5) for s in starts), tuple(int(e + 0.5) for e in ends)
+
+
+def mask_probs(
+    step: Step, *, starts: Sequence[int], ends: Sequence[int], power: float = 0.9
+) -> Float[Array, " L2"]:
+    """Probability that each query block is masked, at one step.
+
+    1 before a block's start, 0 from its end on, (1 − (t − start)/(end − start))^power
+    between.
+    """
+    if len(starts) != len(ends) or any(a > b for a, b in zip(starts, ends)):
+        raise ValueError(
+            "annealing needs one end for each start and none before it, got starts "
+            f"{tuple(starts)} and ends {tuple(ends)}"
+        )
+    start = jnp.asarray(starts, jnp.float32)
+    end = jnp.asarray(ends, jnp.float32)
+    t = jnp.asarray(step, jnp.float32)
+    # 1 − progress as one quotient of whole numbers: no cancellation near the end. A
+    # block without a transition (start = end) must not divide by zero.
+    left = jnp.clip((end - t) / jnp.maximum(end - start, 1.0), 0.0, 1.0)
+    return jnp.where(t >= end, 0.0, jnp.where(t < start, 1.0, left**power))
+
+
+def warmup_steps(
+    total_steps: int, *, warmup_head: int, warmup_vit: int, published_steps: int = 0
+) -> tuple[int, int]:
+    """Lengths of both warm-ups, shortened as much as the run is.
+
+    Args:
+      total_steps: length of this run.
+      warmup_head: W1 of the published run: warm-up outside the ViT.
+      warmup_vit: W2 of the published run: the ViT's, which starts after W1.
+      published_steps: length of the published run; longer runs keep its warm-ups.
+        0 takes both lengths as they are.
+    """
+    scale = min(1.0, total_steps / published_steps) if published_steps else 1.0
+    head, vit = int(warmup_head * scale + 0.5), int(warmup_vit * scale + 0.5)
+    if head + vit >= total_steps:
+        raise ValueError(
+            f"the warm-ups take {head} + {vit} steps and leave nothing of "
+            f"total_steps = {total_steps}; lower optimizer.warmup_head and "
+            "optimizer.warmup_vit or set optimizer.published_steps"
+        )
+    return head, vit
+
+
+def learning_rate_schedules(
+    *,
+    total_steps: int,
+    learning_rate: float = 1e-4,
+    warmup_head: int = 500,
+    warmup_vit: int = 1000,
+    published_steps: int = 0,
+    power: float = 0.9,
+) -> tuple[Schedule, Schedule]:
+    """Learning rates by step: (outside the ViT, of the ViT before layer-wise decay).
+
+    Outside the ViT the rate rises linearly for W1 steps; the ViT rests meanwhile and
+    then rises for W2 steps. Both fall to 0 at `total_steps` as a polynomial.
+    """
+    head, vit = warmup_steps(
+        total_steps,
+        warmup_head=warmup_head,
+        warmup_vit=warmup_vit,
+        published_steps=published_steps,
+    )
+
+    def rate(step: Step, *, begin: int, warmup: int) -> jax.Array:
+        # Quotients of whole numbers, as above; float32 is exact up to 2^24 steps.
+        t = jnp.asarray(step, jnp.float32)
+        rise = jnp.clip((t - begin) / max(warmup, 1), 0.0, 1.0)
+        left = (total_steps - t) / (total_steps - begin - warmup)
+        fall = jnp.clip(left, 0.0, 1.0) ** power
+        return learning_rate * jnp.where(t < begin + warmup, rise, fall)
+
+    def head_rate(step: Step) -> jax.Array:
+        return rate(step, begin=0, warmup=head)
+
+    def vit_rate(step: Step) -> jax.Array:
+        return rate(step, begin=head, warmup=vit)
+
+    return head_rate, vit_rate

@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models import variants
+from eomt_jax.training import optimizer
+from eomt_jax.training.state import param_shapes
+
+T = 88_692
+
+
+@pytest.fixture(scope="module")
+def large_shapes():
+    model = variants.create_eomt(
+        "large", num_classes=133, num_queries=200, image_size=(640, 640)
+    )
+    return param_shapes(model)
+
+
+@pytest.fixture(scope="module")
+def small_model_params():
+    model = variants.create_eomt(
+        "tiny",
+        num_classes=3,
+        num_queries=4,
+        image_size=(32, 32),
+        embed_dim=8,
+        depth=3,
+        num_heads=2,
+        mlp_dim=16,
+    )
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+    return jax.tree.map(
+        lambda leaf: jax.random.normal(next(keys), leaf.shape), param_shapes(model)
+    )
+
+
+def by_path(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {optimizer.leaf_path(path): leaf for path, leaf in leaves}
+
+
+def test_every_parameter_has_the_rate_of_its_group(large_shapes):
+    # Beyond both warm-ups the two groups still differ: each falls from its own peak.
+    step = 30_000
+    head = 1e-4 * (1 - (step - 500) / (T - 500)) ** 0.9
+    vit = 1e-4 * (1 - (step - 1500) / (T - 1500)) ** 0.9
+    rates = by_path(optimizer.learning_rates(large_shapes, step, total_steps=T))
+    assert len(rates) == len(jax.tree.leaves(large_shapes))
+    expected = {}
+    for path in rates:
+        first, _, rest = path.partition("/")
+        if first != "vit":
+            expected[path] = head
+        elif rest.startswith("norm/"):
+            expected[path] = vit
+        elif rest.startswith("block_"):
+            expected[path] = vit * 0.8 ** (23 - int(rest.split("/")[0][6:]))
+        else:
+            expected[path] = vit * 0.8**23
+    for path, rate in rates.items():
+        np.testing.assert_allclose(rate, expected[path], rtol=1e-5, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("path", "at_500", "at_1000", "at_1500"),
+    [
+        ("queries", 1e-4, 9.9489701e-5, 9.8979115e-5),
+        ("class_head/bias", 1e-4, 9.9489701e-5, 9.8979115e-5),
+        ("upscale/block_1/norm/scale", 1e-4, 9.9489701e-5, 9.8979115e-5),
+        ("vit/norm/scale", 0.0, 5e-5, 1e-4),
+        ("vit/block_23/layer_scale1", 0.0, 5e-5, 1e-4),
+        ("vit/block_22/mlp/up/kernel", 0.0, 4e-5, 8e-5),
+        ("vit/block_0/norm1/bias", 0.0, 2.951479e-7, 5.902958e-7),
+        ("vit/patch_embedding/kernel", 0.0, 2.951479e-7, 5.902958e-7),
+        ("vit/position_embedding", 0.0, 2.951479e-7, 5.902958e-7),
+        ("vit/class_token", 0.0, 2.951479e-7, 5.902958e-7),
+        ("vit/register_tokens", 0.0, 2.951479e-7, 5.902958e-7),
+    ],
+)
+def test_rates_at_the_warmups_ends(large_shapes, path, at_500, at_1000, at_1500):
+    rates = [
+        by_path(optimizer.learning_rates(large_shapes, step, total_steps=T))[path]
+        for step in (0, 500, 1000, 1500)
+    ]
+    np.testing.assert_allclose(rates, [0.0, at_500, at_1000, at_1500], rtol=2e-6)
+
+
+def test_clip_takes_all_gradients_and_moments_move_at_rate_zero(small_model_params):
+    params = small_model_params
+    tx = optimizer.create_optimizer(params, total_steps=T)
+    grads = jax.tree.map(lambda leaf: 3.0 * leaf, params)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(grads)))
+    updates, state = tx.update(grads, tx.init(params), params)
+    for path, update in by_path(updates).items():
+        assert not np.any(update), path
+    for path, moment in by_path(state.mu).items():
+        want = 0.1 * 0.01 / norm * by_path(grads)[path]
+        np.testing.assert_allclose(moment, want, rtol=1e-5, err_msg=path)
+    assert state.count == 1
+    # One step later the heads move and the ViT still rests.
+    updates, _ = tx.update(grads, state, params)
+    for path, update in by_path(updates).items():
+        assert np.any(update) == (not path.startswith("vit/")), path
+
+
+def test_weight_decay_reaches_every_parameter_at_its_own_rate(small_model_params):
+    params = small_model_params
+    tx = optimizer.create_optimizer(
+        params, total_steps=100, warmup_head=0, warmup_vit=0, weight_decay=0.5
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    for path, update in by_path(updates).items():
+        rate = 1e-4
+        if path.startswith("vit/") and not path.startswith("vit/norm"):
+            block = int(path[10]) if path.startswith("vit/block_") else 0
+            rate *= 0.8 ** (2 - block)
+        want = -rate * 0.5 * by_path(params)[path]
+        np.testing.assert_allclose(update, want, rtol=1e-5, err_msg=path)
+
+
+def test_optimizer_has_one_counter(small_model_params):
+    tx = optimizer.create_optimizer(small_model_params, total_steps=T)
+    leaves = jax.tree.leaves(jax.eval_shape(tx.init, small_model_params))
+    assert sum(leaf.shape == () for leaf in leaves) == 1
+
+
+def test_parameters_without_vit_blocks_raise():
+    with pytest.raises(ValueError, match="vit/block_"):
+        optimizer.create_optimizer({"kernel": jnp.ones(3)}, total_steps=T)
+
+
+def test_update_without_parameters_raises(small_model_params):
+    tx = optimizer.create_optimizer(small_model_params, total_steps=T)
+    with pytest.raises(ValueError, match="weight decay"):
+        tx.update(small_model_params, tx.init(small_model_params))
