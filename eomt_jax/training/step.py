@@ -1,0 +1,113 @@
+"""One step of training as a pure, jitted function of state and batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.parallel.mesh import batch_sharding, replicated
+from eomt_jax.training.schedules import Schedule
+from eomt_jax.training.state import PyTree, TrainState, state_shardings
+from eomt_jax.types import Batch
+
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+LossAndMetrics = Callable[..., tuple[jax.Array, Metrics]]
+
+
+def make_loss(
+    model: EoMT, criterion: Any, *, mask_probs_fn: Schedule, mesh: Mesh | None
+) -> LossAndMetrics:
+    """A function (params, batch, *, rng, step) → (loss, its parts).
+
+    The rng is the run's raw key; which queries are masked and which points are drawn
+    are functions of it and the step alone.
+
+    Args:
+      model: an EoMT.
+      criterion: a `losses.criterion.Criterion`.
+      mask_probs_fn: step → mask probabilities [L2]. When all are 0 nothing is masked,
+        but every block still makes its prediction and bears its loss.
+      mesh: over which the matcher is split; None matches all images in one place.
+    """
+
+    def loss(
+        params: PyTree, batch: Batch, *, rng: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
+        mask_key, loss_key = jax.random.split(key)
+        probs = mask_probs_fn(step)
+        outputs = model.apply(
+            {"params": params}, batch.image, mask_probs=probs, rngs={"mask": mask_key}
+        )
+        terms = criterion(outputs, batch.targets, rng=loss_key, mesh=mesh)
+        parts = {
+            "mask": criterion.mask_weight * terms.mask,
+            "dice": criterion.dice_weight * terms.dice,
+            "class": criterion.class_weight * terms.classification,
+        }
+        metrics = {"loss": terms.total}
+        metrics |= {f"loss/{name}": part.sum() for name, part in parts.items()}
+        for name, part in parts.items():
+            metrics |= {f"loss/{name}_{i}": value for i, value in enumerate(part)}
+        metrics |= {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
+        return terms.total, metrics
+
+    return loss
+
+
+def make_train_step(
+    model: EoMT,
+    criterion: Any,
+    tx: optax.GradientTransformation,
+    *,
+    mask_probs_fn: Schedule,
+    learning_rate_fns: tuple[Schedule, Schedule],
+    mesh: Mesh,
+) -> TrainStep:
+    """The jitted step (state, batch) → (state, metrics); the state passed in is spent.
+
+    Nothing in it waits for the host but the matcher; metrics are scalars on the
+    device: `loss`, its weighted parts `loss/mask`, `loss/dice`, `loss/class` (each
+    also by prediction, `loss/mask_0` …), `grad_norm` before clipping,
+    `learning_rate/head`, `learning_rate/vit` (before layer-wise decay) and
+    `mask_prob/0` …, all of them as this step used them.
+
+    Args:
+      model: an EoMT.
+      criterion: a `losses.criterion.Criterion`.
+      tx: from `optimizer.create_optimizer`.
+      mask_probs_fn: step → mask probabilities [L2].
+      learning_rate_fns: from `schedules.learning_rate_schedules`, for the metrics.
+      mesh: the state lies on it as `parallel.partition` says, the batch over its
+        batch axes.
+    """
+    loss = make_loss(model, criterion, mask_probs_fn=mask_probs_fn, mesh=mesh)
+    head_rate, vit_rate = learning_rate_fns
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        gradient = jax.grad(loss, has_aux=True)
+        grads, metrics = gradient(state.params, batch, rng=state.rng, step=state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["learning_rate/head"] = head_rate(state.step)
+        metrics["learning_rate/vit"] = vit_rate(state.step)
+        state = dataclasses.replace(
+            state,
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    shardings = state_shardings(model, tx, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
