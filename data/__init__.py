@@ -1,0 +1,1 @@
+"""Recipes that turn published archives into prepared datasets."""

@@ -1,0 +1,122 @@
+"""What every dataset builder of this folder shares: records in, ArrayRecord out."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from eomt_jax.pipeline import records
+from eomt_jax.types import ClassInfo, DatasetInfo
+
+EXAMPLES_PER_SHARD = 2048
+
+
+class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """A TFDS builder that writes `Record`s in the order given.
+
+    Nothing is shuffled: the training loader draws its own order for each epoch, and
+    shuffling here would write the whole dataset twice.
+
+    A subclass sets VERSION, `classes` and `image_format`, and defines `plan` and
+    `make_record`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    classes: tuple[ClassInfo, ...] = ()
+    image_format = "jpeg"
+    description = ""
+    needs_archives = False
+    # Nothing is downloaded; without this TFDS looks for lists of checksums.
+    url_infos = None  # pyright: ignore
+
+    def plan(self) -> Mapping[str, Sequence[Any]]:
+        """What each split holds, one item an image, in the order to be written."""
+        raise NotImplementedError
+
+    def make_record(self, item: Any) -> records.Record | None:
+        """The record of one item of the plan; None leaves it out."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.description,
+            features=records.features(self.image_format),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[str, Any]]]]]:
+        del dl_manager
+        plan = self.plan()
+        summary = _Summary()
+        self._summary = summary
+        progress = tqdm(
+            total=sum(map(len, plan.values())),
+            desc=f"building {self.name}",
+            unit="image",
+        )
+
+        def shard(split: str, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+            for item in items:
+                record = self.make_record(item)
+                progress.update()
+                if record is None:
+                    continue
+                summary.add(split, record)
+                yield record.image_id, records.to_example(record)
+            if progress.n == progress.total:
+                progress.close()
+
+        return {
+            split: [
+                lambda split=split, start=start: shard(
+                    split, plan[split][start : start + EXAMPLES_PER_SHARD]
+                )
+                for start in range(0, len(plan[split]), EXAMPLES_PER_SHARD)
+            ]
+            for split in plan
+        }
+
+    def _log_download_bytes(self) -> None:
+        """Silent: TFDS would announce a download."""
+
+    def _log_download_done(self) -> None:
+        """Silent: the caller reports."""
+
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        # TFDS writes the metadata right after this, into the same unfinished folder.
+        info = self._summary.dataset_info(self.name, self.classes)
+        assert isinstance(self.info.metadata, tfds.core.MetadataDict)
+        self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
+
+
+@dataclasses.dataclass
+class _Summary:
+    """Sizes over the records written so far."""
+
+    num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
+    height: int = 0
+    width: int = 0
+    max_segments: int = 0
+
+    def add(self, split: str, record: records.Record) -> None:
+        self.num_examples[split] = self.num_examples.get(split, 0) + 1
+        self.height = max(self.height, record.height)
+        self.width = max(self.width, record.width)
+        self.max_segments = max(self.max_segments, len(record.labels))
+
+    def dataset_info(self, name: str, classes: tuple[ClassInfo, ...]) -> DatasetInfo:
+        return DatasetInfo(
+            name=name,
+            classes=classes,
+            max_image_size=(self.height, self.width),
+            max_segments=self.max_segments,
+            num_examples=self.num_examples,
+        )

@@ -1,0 +1,256 @@
+"""Shapes: a small synthetic panoptic set, drawn and not downloaded.
+
+Two or three textures (stuff) divide each picture; two to four flat-coloured things
+lie on them and hide parts of one another. Texture alone says the stuff class and
+outline alone says the thing class, for colours are random. Every picture is a
+function of its split and index.
+
+Legend: S side of the picture in pixels, coordinates in pixels as (y, x).
+"""
+
+import colorsys
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from data.builder import RecordBuilder
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo
+
+SIZE = 96
+NUM_EXAMPLES = {"train": 2048, "validation": 128}
+THING_SIZE = (24.0, 44.0)
+MIN_VISIBLE = 0.4  # of a thing's own pixels; a thing hidden further is no target
+MIN_STUFF_PIXELS = 300
+CLASSES = (
+    ClassInfo(1, "circle", True, (226, 74, 51)),
+    ClassInfo(2, "square", True, (52, 138, 189)),
+    ClassInfo(3, "triangle", True, (251, 193, 94)),
+    ClassInfo(4, "stripes", False, (122, 104, 166)),
+    ClassInfo(5, "checkers", False, (70, 120, 33)),
+    ClassInfo(6, "clouds", False, (150, 190, 205)),
+)
+_NUM_THING_CLASSES = 3
+
+
+class Shapes(RecordBuilder):
+    """Builder of the embedded default dataset."""
+
+    classes = CLASSES
+    image_format = "png"
+    description = "Geometric things on textured stuff, drawn deterministically."
+
+    def plan(self) -> Mapping[str, Sequence[tuple[str, int]]]:
+        return {
+            split: [(split, i) for i in range(n)] for split, n in NUM_EXAMPLES.items()
+        }
+
+    def make_record(self, item: tuple[str, int]) -> Record:
+        return draw_record(*item)
+
+
+def draw_record(split: str, index: int) -> Record:
+    """Picture `index` of `split` with its segments, things first."""
+    rng = np.random.default_rng([list(NUM_EXAMPLES).index(split), index])
+    scene = None
+    while scene is None:
+        scene = _draw_scene(rng)
+    image, segment_map, labels = scene
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, format="PNG")
+    return Record(
+        image_bytes=encoded.getvalue(),
+        segment_map=segment_map,
+        labels=np.array(labels, np.int32),
+        is_crowd=np.zeros(len(labels), np.bool_),
+        image_id=f"{split}_{index:05d}",
+        height=SIZE,
+        width=SIZE,
+    )
+
+
+def _draw_scene(
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, list[int]] | None:
+    """(image, segment_map, labels), or None where too little stuff stays in sight."""
+    things = _place_things(rng, count=int(rng.integers(2, 5)))
+    regions = _split_background(rng, count=int(rng.integers(2, 4)))
+    stuff_labels = _NUM_THING_CLASSES + rng.permutation(3)[: regions.max() + 1]
+
+    canvas = np.zeros((SIZE, SIZE, 3))
+    for region, label in enumerate(stuff_labels):
+        texture = _TEXTURES[label - _NUM_THING_CLASSES](rng)
+        canvas = np.where((regions == region)[..., None], texture, canvas)
+    segment_map = (regions + len(things) + 1).astype(np.uint16)
+    for number, thing in enumerate(things):
+        canvas = thing.paint(canvas)
+        segment_map[thing.mask] = number + 1
+
+    labels = [thing.label for thing in things] + stuff_labels.tolist()
+    pixels = np.bincount(segment_map.ravel(), minlength=len(labels) + 1)
+    if pixels[len(things) + 1 :].min() < MIN_STUFF_PIXELS:
+        return None
+    return np.round(255 * canvas.clip(0, 1)).astype(np.uint8), segment_map, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class _Thing:
+    """A flat-coloured shape.
+
+    Attributes:
+      label: class index.
+      distance: [S, S] signed distance to the outline in pixels, negative inside.
+      color: RGB in [0, 1].
+    """
+
+    label: int
+    distance: np.ndarray
+    color: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [S, S]"""
+        return self.distance < 0
+
+    def paint(self, canvas: np.ndarray) -> np.ndarray:
+        """The canvas [S, S, 3] with the thing's shadow, body and rim on top."""
+        shadow = np.pad(self.distance, ((2, 0), (2, 0)), mode="edge")[:-2, :-2]
+        canvas = canvas * (1 - 0.35 * _coverage(shadow, softness=4.0))
+        light = 1.08 - 0.22 * np.linspace(0, 1, SIZE)[:, None, None]
+        inside_rim = _coverage(self.distance + 2.0)
+        body = self.color * light * (0.62 + 0.38 * inside_rim)
+        cover = _coverage(self.distance)
+        return canvas * (1 - cover) + body * cover
+
+
+def _coverage(distance: np.ndarray, softness: float = 1.0) -> np.ndarray:
+    """[S, S, 1] share of a pixel inside an outline whose edge is `softness` wide."""
+    return np.clip(0.5 - distance / softness, 0, 1)[..., None]
+
+
+def _place_things(rng: np.random.Generator, *, count: int) -> list[_Thing]:
+    """`count` things, back to front, each at least MIN_VISIBLE in sight."""
+    things: list[_Thing] = []
+    while len(things) < count:
+        proposal = [*things, _random_thing(rng)]
+        if _least_visible(proposal) >= MIN_VISIBLE:
+            things = proposal
+    return things
+
+
+def _least_visible(things: Sequence[_Thing]) -> float:
+    hidden = np.zeros((SIZE, SIZE), bool)
+    least = 1.0
+    for thing in reversed(things):
+        mask = thing.mask
+        least = min(least, (mask & ~hidden).sum() / mask.sum())
+        hidden |= mask
+    return least
+
+
+def _random_thing(rng: np.random.Generator) -> _Thing:
+    size = rng.uniform(*THING_SIZE)
+    y, x = rng.uniform(size / 2 - 2, SIZE - size / 2 + 2, 2)
+    label = int(rng.integers(_NUM_THING_CLASSES))
+    if label == 0:
+        rows, columns = _pixel_centres()
+        distance = np.hypot(rows - y, columns - x) - size / 2
+    else:
+        corners = 4 if label == 1 else 3
+        distance = _polygon_distance(
+            corners, size, rng.uniform(0, 2 * np.pi), centre=(y, x)
+        )
+    color = colorsys.hsv_to_rgb(
+        rng.uniform(), rng.uniform(0.65, 0.95), rng.uniform(0.8, 1.0)
+    )
+    return _Thing(label, distance, np.array(color))
+
+
+def _polygon_distance(
+    corners: int, size: float, angle: float, *, centre: tuple[float, float]
+) -> np.ndarray:
+    """[S, S] distance of a regular polygon whose bounding box is `size` wide.
+
+    Each side's half-plane has its own distance and the largest counts; that is exact
+    inside and near the sides, which is all that is drawn.
+    """
+    rows, columns = _pixel_centres()
+    vertices = angle + 2 * np.pi * np.arange(corners) / corners
+    extent = max(np.ptp(np.sin(vertices)), np.ptp(np.cos(vertices)))
+    radius = size / extent
+    normals = vertices + np.pi / corners
+    sides = [
+        (rows - centre[0]) * np.sin(n) + (columns - centre[1]) * np.cos(n)
+        for n in normals
+    ]
+    return np.max(sides, axis=0) - radius * np.cos(np.pi / corners)
+
+
+def _pixel_centres() -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[0:SIZE, 0:SIZE] + 0.5
+    return rows, columns
+
+
+def _split_background(rng: np.random.Generator, *, count: int) -> np.ndarray:
+    """int [S, S], which of `count` regions a pixel belongs to.
+
+    The first line runs anywhere near the middle. A third region cuts one of the two
+    halves by a line across the first.
+    """
+    rows, columns = (c / SIZE - 0.5 for c in _pixel_centres())
+    angle = rng.uniform(0, 2 * np.pi)
+    across = rows * np.cos(angle) + columns * np.sin(angle)
+    regions = (across > rng.uniform(-0.15, 0.15)).astype(int)
+    if count == 3:
+        turned = angle + np.pi / 2 + rng.uniform(-0.5, 0.5)
+        along = rows * np.cos(turned) + columns * np.sin(turned)
+        regions[(regions == 1) & (along > rng.uniform(-0.1, 0.1))] = 2
+    return regions
+
+
+def _two_tones(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A dark and a light tone, both pale: things own the saturated colours."""
+    hue = rng.uniform()
+    dark = colorsys.hsv_to_rgb(hue, rng.uniform(0.2, 0.4), rng.uniform(0.4, 0.55))
+    light = colorsys.hsv_to_rgb(
+        hue + rng.uniform(-0.1, 0.1), rng.uniform(0.08, 0.2), rng.uniform(0.8, 0.95)
+    )
+    return np.array(dark), np.array(light)
+
+
+def _stripes(rng: np.random.Generator) -> np.ndarray:
+    rows, columns = _pixel_centres()
+    angle, period = rng.uniform(0, np.pi), rng.uniform(7, 10)
+    phase = (rows * np.cos(angle) + columns * np.sin(angle)) / period + rng.uniform()
+    return _blend(rng, np.sin(2 * np.pi * phase) * period / 2)
+
+
+def _checkers(rng: np.random.Generator) -> np.ndarray:
+    rows, columns = _pixel_centres()
+    angle, period = rng.uniform(0, np.pi / 2), rng.uniform(11, 15)
+    u = np.sin(2 * np.pi * (rows * np.cos(angle) + columns * np.sin(angle)) / period)
+    v = np.sin(2 * np.pi * (columns * np.cos(angle) - rows * np.sin(angle)) / period)
+    return _blend(rng, u * v * period / 2)
+
+
+def _clouds(rng: np.random.Generator) -> np.ndarray:
+    coarse = rng.uniform(0, 1, (6, 6)).astype(np.float32)
+    smooth = Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return _blend(rng, np.asarray(smooth) - 0.5)
+
+
+def _blend(rng: np.random.Generator, amount: np.ndarray) -> np.ndarray:
+    """[S, S, 3] from dark at amount -0.5 to light at 0.5, clipped beyond."""
+    dark, light = _two_tones(rng)
+    share = np.clip(amount + 0.5, 0, 1)[..., None]
+    return dark + (light - dark) * share
+
+
+_TEXTURES: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (
+    _stripes,
+    _checkers,
+    _clouds,
+)

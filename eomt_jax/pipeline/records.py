@@ -1,0 +1,219 @@
+"""Prepared records: what one holds, how it is stored, and how a split is read.
+
+A prepared dataset is a TFDS dataset in ArrayRecord files whose metadata.json says its
+classes (`DatasetInfo`). Nothing here or below needs TensorFlow.
+
+Legend: H W photograph pixels, T segments of one image.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from PIL import Image
+
+from eomt_jax.types import DatasetInfo
+
+METADATA_KEY = "eomt_dataset_info"
+_METADATA_FILE = "metadata.json"
+_DATASET_INFO_FILE = "dataset_info.json"
+_ENCODED = ("image", "segment_map")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image with its segments, which don't overlap.
+
+    Attributes:
+      image_bytes: the photograph as published, still encoded (JPEG or PNG).
+      segment_map: uint16 [H, W]; 0 where there is no segment, t + 1 on segment t.
+      labels: int32 [T], class index of each segment.
+      is_crowd: bool [T], True where the segment is a group of things of one class.
+      image_id: the dataset's own name of the image.
+      height: H, rows of the photograph.
+      width: W, columns of the photograph.
+    """
+
+    image_bytes: bytes
+    segment_map: np.ndarray
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    image_id: str
+    height: int
+    width: int
+
+
+def features(image_format: str = "jpeg") -> tfds.features.FeaturesDict:
+    """What the builders in data/ declare; `image_format` is "jpeg" or "png"."""
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format=image_format)
+    segment_map = tfds.features.Image(
+        shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
+    )
+    return tfds.features.FeaturesDict(
+        {
+            "image": image,
+            "segment_map": segment_map,
+            "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "is_crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+            "image_id": tfds.features.Text(),
+            "height": tfds.features.Scalar(dtype=np.int32),
+            "width": tfds.features.Scalar(dtype=np.int32),
+        }
+    )
+
+
+def to_example(record: Record) -> dict[str, Any]:
+    """A record as TFDS stores it. Already encoded bytes keep TensorFlow out."""
+    return {
+        "image": io.BytesIO(record.image_bytes),
+        "segment_map": io.BytesIO(encode_segment_map(record.segment_map)),
+        "labels": np.asarray(record.labels, np.int32),
+        "is_crowd": np.asarray(record.is_crowd, np.bool_),
+        "image_id": record.image_id,
+        "height": record.height,
+        "width": record.width,
+    }
+
+
+def from_example(example: Mapping[str, Any]) -> Record:
+    """The inverse of `to_example`, from what TFDS deserialises without decoding."""
+    return Record(
+        image_bytes=bytes(example["image"]),
+        segment_map=decode_segment_map(bytes(example["segment_map"])),
+        labels=np.asarray(example["labels"], np.int32),
+        is_crowd=np.asarray(example["is_crowd"], np.bool_),
+        image_id=_text(example["image_id"]),
+        height=int(example["height"]),
+        width=int(example["width"]),
+    )
+
+
+def encode_segment_map(segment_map: np.ndarray) -> bytes:
+    """PNG of an id map [H, W]: 8 bits a pixel up to 255 segments, else 16."""
+    largest = int(segment_map.max(initial=0))
+    if largest > 65_535:
+        raise ValueError(f"an id map holds {largest} segments, at most 65535 fit")
+    dtype = np.uint8 if largest <= 255 else np.uint16
+    encoded = io.BytesIO()
+    Image.fromarray(segment_map.astype(dtype)).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def decode_segment_map(encoded: bytes) -> np.ndarray:
+    """uint16 [H, W] from the PNG that `encode_segment_map` wrote."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image).astype(np.uint16)
+
+
+class RecordSource:
+    """Random access to one split of one prepared dataset.
+
+    Pickles as its address alone, so that worker processes open their own files.
+
+    Attributes:
+      info: the dataset's classes and sizes.
+      split: "train" or "validation".
+    """
+
+    def __init__(self, directory: epath.PathLike, split: str):
+        """Opens `directory`, one version of a prepared dataset."""
+        self.directory = epath.Path(directory)
+        self.split = split
+        self.info = _read_metadata(self.directory)
+        builder = tfds.builder_from_directory(self.directory)
+        if split not in builder.info.splits:
+            known = ", ".join(sorted(builder.info.splits))
+            raise ValueError(
+                f"{self.info.name} in {self.directory} has no split {split!r}; "
+                f"it has {known}"
+            )
+        skip = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]
+        decoders = dict.fromkeys(_ENCODED, skip)
+        self._source = builder.as_data_source(split, decoders=decoders)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        """Record `index`, image still encoded; IndexError past either end."""
+        return from_example(self._example(index))
+
+    def image_id(self, index: int) -> str:
+        """The dataset's own name of image `index`."""
+        return _text(self._example(index)["image_id"])
+
+    def __reduce__(self):
+        return (type(self), (str(self.directory), self.split))
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self.info.name!r}, {self.split!r}, {len(self)} images)"
+
+    def _example(self, index: int) -> Mapping[str, Any]:
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} in {self!r}")
+        return self._source[index]
+
+
+def open_split(data_dir: epath.PathLike, name: str, split: str) -> RecordSource:
+    """Opens `split` of the newest prepared version of dataset `name`.
+
+    Raises:
+      ValueError: the dataset isn't prepared in `data_dir`, or has no such split.
+    """
+    return RecordSource(_prepared_directory(data_dir, name), split)
+
+
+def read_info(data_dir: epath.PathLike, name: str) -> DatasetInfo:
+    """Class table and sizes of a prepared dataset; ValueError where it isn't one."""
+    return _read_metadata(_prepared_directory(data_dir, name))
+
+
+def prepared_versions(data_dir: epath.PathLike, name: str) -> list[epath.Path]:
+    """Folders of finished builds of dataset `name`, oldest version first."""
+    root = epath.Path(data_dir).expanduser() / name
+    if not root.exists():
+        return []
+    versions = [path for path in root.iterdir() if _version_number(path)]
+    finished = [path for path in versions if _is_finished(path)]
+    return sorted(finished, key=_version_number)
+
+
+def _is_finished(directory: epath.Path) -> bool:
+    return all(
+        (directory / file).exists() for file in (_METADATA_FILE, _DATASET_INFO_FILE)
+    )
+
+
+def _version_number(path: epath.Path) -> tuple[int, ...]:
+    parts = path.name.split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else ()
+
+
+def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
+    versions = prepared_versions(data_dir, name)
+    if versions:
+        return versions[-1]
+    raise ValueError(
+        f"dataset {name!r} is not prepared in {data_dir}. Prepare it with: "
+        f"python data/prepare.py {name} --archives=DIR --data_dir={data_dir}"
+    )
+
+
+def _read_metadata(directory: epath.Path) -> DatasetInfo:
+    metadata = json.loads((directory / _METADATA_FILE).read_text())
+    if METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{directory} is a TFDS dataset without a class table in its metadata; "
+            "prepare it with data/prepare.py"
+        )
+    return DatasetInfo.from_json(json.dumps(metadata[METADATA_KEY]))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
