@@ -132,9 +132,11 @@ class RecordSource:
                 f"{self.info.name} in {self.directory} has no split {split!r}; "
                 f"it has {known}"
             )
-        skip = tfds.decode.SkipDecoding()  # pyright: ignore[reportCallIssue]
+        skip = tfds.decode.SkipDecoding()
         decoders = dict.fromkeys(_ENCODED, skip)
-        self._source = builder.as_data_source(split, decoders=decoders)
+        self._source = builder.as_data_source(  # pyright: ignore[reportCallIssue]
+            split, decoders=decoders
+        )
 
     def __len__(self) -> int:
         return len(self._source)
