@@ -46,7 +46,7 @@ def read_dinov2(
         finite.
     """
     naming = detect_naming(checkpoint)
-    registers = bool(set(checkpoint.shapes) & set(_names(naming, "register_tokens")))
+    registers = naming.stem["register_tokens"] in checkpoint.shapes
     mlp_type = _mlp_type(checkpoint, naming)
     depth = naming.depth(set(checkpoint.shapes))
     table = naming.table(depth=depth, mlp_type=mlp_type, registers=registers)
@@ -109,12 +109,9 @@ def _is_packed(checkpoint: Checkpoint) -> bool:
 def _mlp_type(checkpoint: Checkpoint, naming: Naming) -> str:
     if naming is TIMM:  # has the same names for both
         return "swiglu" if _is_packed(checkpoint) else "gelu"
-    up = _names(naming, "block_0/mlp/up/kernel", depth=1)
-    return "gelu" if set(up) & set(checkpoint.shapes) else "swiglu"
-
-
-def _names(naming: Naming, path: str, depth: int = 0) -> tuple[str, ...]:
-    return naming.table(depth=depth, mlp_type="gelu", registers=True)[path]
+    table = naming.table(depth=1, mlp_type="swiglu", registers=False)
+    gates = set(table["block_0/mlp/gate_up/kernel"])
+    return "swiglu" if gates & set(checkpoint.shapes) else "gelu"
 
 
 def _check_names(
@@ -166,6 +163,10 @@ def _infer_architecture(
             f"{heads!r} heads; give num_heads=."
         )
     eps = layer_norm_eps or config.get("layer_norm_eps") or 1e-6
+    if not isinstance(eps, float) or eps < 0:
+        raise ValueError(
+            f"{checkpoint.path}: layer_norm_eps = {eps!r}; wanted a small number."
+        )
     return Architecture(
         embed_dim=embed_dim,
         depth=sum(path.endswith("/norm1/scale") for path in table),
@@ -183,6 +184,16 @@ def _infer_architecture(
 def _check_config(checkpoint: Checkpoint, architecture: Architecture) -> None:
     """The config.json of a Hugging Face folder must describe the same network."""
     a, config = architecture, checkpoint.config
+    size = config.get("image_size")
+    sizes = size if isinstance(size, list) else [size]
+    if size is not None and any(
+        not isinstance(side, int) or side // a.patch_size != a.grid_size[0]
+        for side in sizes
+    ):
+        raise ValueError(
+            f"{checkpoint.path}: config.json says image_size = {size!r}, the position "
+            f"embedding is one for {a.grid_size} patches of {a.patch_size} pixels."
+        )
     wanted = {
         "hidden_size": a.embed_dim,
         "num_hidden_layers": a.depth,

@@ -165,12 +165,12 @@ def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
             "A .safetensors file does not."
         ) from error
     try:
+        is_zip = zipfile.is_zipfile(local_path)
+        if is_zip:
+            _check_checksums(local_path)
         # Only zip files can be mapped; old ones are read whole.
         state = torch.load(
-            local_path,
-            map_location="cpu",
-            weights_only=True,
-            mmap=zipfile.is_zipfile(local_path),
+            local_path, map_location="cpu", weights_only=True, mmap=is_zip
         )
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
@@ -200,6 +200,14 @@ def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
 
     shapes = {str(name): tuple(value.shape) for name, value in state.items()}
     return Checkpoint(str(path), shapes, {}, load)
+
+
+def _check_checksums(local_path: str) -> None:
+    """PyTorch writes a checksum for each tensor and doesn't look at it again."""
+    with zipfile.ZipFile(local_path) as file:
+        damaged = file.testzip()
+    if damaged:
+        raise ValueError(f"wrong checksum of {damaged}")
 
 
 def _read_json(path: epath.Path) -> dict[str, Any]:

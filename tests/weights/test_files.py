@@ -1,0 +1,110 @@
+import json
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from eomt_jax.weights.files import open_checkpoint
+
+
+def save(path, **tensors):
+    save_file(tensors, path)
+    return path
+
+
+def read_all(path):
+    with open_checkpoint(path) as checkpoint:
+        tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
+        assert {k: v.shape for k, v in tensors.items()} == checkpoint.shapes
+        return tensors
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_read_widens_to_float32(tmp_path, dtype):
+    values = np.array([[1.5, -0.25, 3]], dtype)
+    got = read_all(save(tmp_path / "a.safetensors", x=values))["x"]
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [[1.5, -0.25, 3]])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0, np.nan], [np.inf, 0], np.array([1e300])],
+    ids=["nan", "inf", "too_large"],
+)
+def test_read_refuses_what_is_not_finite(tmp_path, values):
+    path = save(tmp_path / "a.safetensors", bad=np.asarray(values))
+    with pytest.raises(ValueError, match="a.safetensors: bad holds 1 values"):
+        read_all(path)
+
+
+def test_read_refuses_integers(tmp_path):
+    path = save(tmp_path / "a.safetensors", x=np.zeros(3, np.int8))
+    with pytest.raises(ValueError, match="x is stored as int8"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 30, -1])
+def test_truncated_safetensors_is_named(tmp_path, length):
+    path = save(tmp_path / "a.safetensors", x=np.zeros(30, np.float32))
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(ValueError, match="a.safetensors is no readable safetensors"):
+        read_all(path)
+
+
+def test_missing_path_and_unknown_suffix_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.pth"):
+        read_all(tmp_path / "nothing.pth")
+    (tmp_path / "model.onnx").write_text("")
+    with pytest.raises(ValueError, match="model.onnx is neither"):
+        read_all(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match="it holds model.onnx"):
+        read_all(tmp_path)
+
+
+def test_torch_file_without_torch_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(ImportError, match=r"pip install 'eomt_jax\[torch\]'"):
+        read_all(tmp_path / "a.pth")
+
+
+def write_shards(folder, weight_map=None):
+    save(folder / "1.safetensors", a=np.zeros(2, np.float32))
+    save(folder / "2.safetensors", b=np.ones(3, np.float32))
+    weight_map = weight_map or {"a": "1.safetensors", "b": "2.safetensors"}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_folder_of_shards_is_one_checkpoint(tmp_path):
+    write_shards(tmp_path)
+    (tmp_path / "config.json").write_text('{"hidden_size": 5}')
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.shapes == {"a": (2,), "b": (3,)}
+        assert checkpoint.config == {"hidden_size": 5}
+        np.testing.assert_array_equal(checkpoint.read("b"), np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "1.safetensors", "b": "3.safetensors"}, "3.safetensors, which is not"),
+        ({"a": "1.safetensors", "b": "1.safetensors"}, "disagree about b"),
+        ({"a": "../1.safetensors"}, "not in its folder"),
+    ],
+)
+def test_shards_that_do_not_fit_their_index_are_refused(tmp_path, weight_map, message):
+    write_shards(tmp_path, weight_map)
+    with pytest.raises(ValueError, match=message):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_broken_config_is_named(tmp_path, text):
+    save(tmp_path / "model.safetensors", a=np.zeros(2, np.float32))
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json"):
+        read_all(tmp_path)

@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eomt_jax
+from eomt_jax.models import variants
+from eomt_jax.weights import native
+
+
+def random_params(model, image_size):
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: (0.1 * rng.normal(size=x.shape)).astype(np.float32), shapes
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder, model and parameters of an EoMT for 32 x 64 pixels."""
+    folder = tmp_path_factory.mktemp("eomt")
+    model = variants.create_eomt(
+        "tiny", num_classes=3, num_queries=5, image_size=(32, 64), depth=3
+    )
+    params = random_params(model, (32, 64))
+    native.save(folder, model, params)
+    return folder, model, params
+
+
+def test_load_returns_what_was_saved(saved):
+    folder, model, params = saved
+    got_model, got_params = eomt_jax.load(folder)
+    assert got_model == model
+    jax.tree.map(np.testing.assert_array_equal, got_params, params)
+
+
+def test_load_at_another_image_size_resamples_positions_alone(saved):
+    folder, _, params = saved
+    got_model, got_params = eomt_jax.load(folder, image_size=(96, 48), dtype="bfloat16")
+    assert got_model.vit.image_size == (96, 48)
+    assert got_model.vit.dtype == jnp.bfloat16
+    assert got_params["vit"]["position_embedding"].shape == (6, 3, 128)
+    images = np.zeros((1, 96, 48, 3), np.uint8)
+    out = jax.eval_shape(got_model.apply, {"params": got_params}, images)
+    assert out.mask_logits[0].shape == (1, 5, 24, 12)
+    for tree in (got_params, params := jax.tree.map(np.copy, params)):
+        tree["vit"] = {**tree["vit"], "position_embedding": 0}
+    jax.tree.map(np.testing.assert_array_equal, got_params, params)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"num_queries": 6}, "num_queries = 5.*asks for 6"),
+        ({"depth": 4}, "depth = 3.*asks for 4"),
+        ({"num_heads": 8}, "num_heads = 4.*asks for 8"),
+        ({"image_sise": (32, 32)}, "Unknown override image_sise; there are depth, "),
+        ({"image_size": (40, 32)}, r"\(40, 32\) is not a positive multiple"),
+        ({"image_size": (0, 32)}, r"\(0, 32\) is not a positive multiple"),
+    ],
+)
+def test_override_that_does_not_fit_is_refused(saved, override, message):
+    with pytest.raises(ValueError, match=message):
+        eomt_jax.load(saved[0], **override)
+
+
+def test_load_refuses_what_is_no_folder_of_ours(tmp_path):
+    with pytest.raises(ValueError, match="cannot be opened yet.*load_backbone"):
+        eomt_jax.load(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 4}, "class_head/.* has shape .*4.*; wanted .*5"),
+        ({"colour": 1}, "cannot be built: .*colour"),
+        ({"vit": {}}, "cannot be built: .*image_size"),
+    ],
+)
+def test_model_file_that_contradicts_the_parameters(saved, tmp_path, change, message):
+    folder, _, _ = saved
+    value = json.loads((folder / "model.json").read_text())
+    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
+    value["model"] |= change
+    (tmp_path / "model.json").write_text(json.dumps(value))
+    with pytest.raises(ValueError, match=message):
+        eomt_jax.load(tmp_path)
+
+
+def test_other_depth_in_model_file_lists_the_parameters(saved, tmp_path):
+    folder, _, _ = saved
+    value = json.loads((folder / "model.json").read_text())
+    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
+    value["model"]["vit"]["depth"] = 2
+    (tmp_path / "model.json").write_text(json.dumps(value))
+    with pytest.raises(ValueError, match="Unknown: vit/block_2/attention/out/bias, "):
+        eomt_jax.load(tmp_path)
+
+
+def test_load_backbone_takes_the_vit_of_an_eomt(saved):
+    folder, model, params = saved
+    vit, vit_params = eomt_jax.load_backbone(folder)
+    assert vit == model.vit
+    jax.tree.map(np.testing.assert_array_equal, vit_params, params["vit"])
+
+
+def test_load_backbone_of_a_converted_backbone(tmp_path):
+    vit = variants.create_vit("tiny", image_size=(28, 28), patch_size=14, depth=1)
+    params = random_params(vit, (28, 28))
+    native.save(tmp_path, vit, params)
+    got, same = eomt_jax.load_backbone(tmp_path, patch_size=14)
+    assert got == vit
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    got, resampled = eomt_jax.load_backbone(tmp_path, image_size=(48, 16))
+    images = np.zeros((1, 48, 16, 3), np.uint8)
+    tokens = jax.eval_shape(got.apply, {"params": resampled}, images)
+    assert tokens.shape == (1, 1 + 4 + 3, 128)
+    with pytest.raises(ValueError, match="holds a ViT, not an EoMT"):
+        eomt_jax.load(tmp_path)
+
+
+def test_package_imports_jax_on_first_use_and_never_torch():
+    code = (
+        "import sys, eomt_jax; print('jax' in sys.modules); eomt_jax.load_backbone;"
+        "print('jax' in sys.modules, 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "True", "False"]

@@ -1,0 +1,163 @@
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from eomt_jax.models import variants
+from eomt_jax.types import ClassInfo, DatasetInfo
+from eomt_jax.weights import native
+
+INFO = DatasetInfo(
+    name="two",
+    classes=(
+        ClassInfo(7, "cat", True, (255, 0, 0)),
+        ClassInfo(9, "sky", False, (0, 0, 255)),
+    ),
+    max_image_size=(48, 64),
+    max_segments=3,
+    num_examples={"train": 5, "validation": 1},
+)
+
+
+@pytest.fixture
+def model():
+    return variants.create_vit(
+        "tiny", image_size=(32, 48), depth=1, dtype="bfloat16", remat=True
+    )
+
+
+@pytest.fixture
+def params(model):
+    images = np.zeros((1, 32, 48, 3), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+
+
+def test_save_then_read_returns_the_same_bits(tmp_path, model, params):
+    native.save(tmp_path / "new" / "folder", model, params, dataset_info=INFO)
+    got = native.read_params(tmp_path / "new" / "folder")
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(got))
+    jax.tree.map(np.testing.assert_array_equal, got, params)
+    config = native.read_model_config(tmp_path / "new" / "folder")
+    assert config == native.ModelConfig.of(model, INFO)
+    assert config.kind == "ViT"
+    assert config.fields["dtype"] == "bfloat16"
+    assert config.fields["remat"] is True
+    assert config.dataset_info == INFO
+
+
+def test_eomt_config_holds_its_backbone(tmp_path):
+    eomt = variants.create_eomt(
+        "small", num_classes=3, num_queries=7, image_size=(64, 96), patch_size=8
+    )
+    native.save_model_config(tmp_path, native.ModelConfig.of(eomt))
+    config = native.read_model_config(tmp_path)
+    assert config.kind == "EoMT"
+    assert config.dataset_info is None
+    vit = config.fields.pop("vit")
+    assert config.fields == {
+        "num_classes": 3,
+        "num_queries": 7,
+        "num_query_blocks": 3,
+    }
+    assert (vit["image_size"], vit["patch_size"], vit["depth"]) == ([64, 96], 8, 12)
+
+
+def test_relative_path_and_step_folder_are_understood(
+    tmp_path, monkeypatch, model, params
+):
+    monkeypatch.chdir(tmp_path)
+    native.save("here", model, params)
+    for folder in ("here", "here/checkpoints/0"):
+        assert native.is_native(folder)
+        assert native.read_model_config(folder).kind == "ViT"
+        got = native.read_params(folder)
+        np.testing.assert_array_equal(got["class_token"], params["class_token"])
+
+
+def test_second_save_into_a_folder_is_refused(tmp_path, model, params):
+    native.save(tmp_path, model, params)
+    with pytest.raises(ValueError, match="already holds a model"):
+        native.save(tmp_path, model, params)
+
+
+def test_newest_complete_step_is_read(tmp_path):
+    steps = tmp_path / "checkpoints"
+    manager = ocp.CheckpointManager(steps)
+    for step in (2, 10, 9):
+        params = {"queries": np.full((2, 3), step, np.float32)}
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params), position=ocp.args.JsonSave({})
+            ),
+            force=True,
+        )
+    manager.close()
+    (steps / "11.orbax-checkpoint-tmp-1" / "params").mkdir(parents=True)
+    assert native.read_params(tmp_path)["queries"][0, 0] == 10
+    assert native.read_params(steps / "2")["queries"][0, 0] == 2
+
+
+def test_parameters_written_on_a_mesh_are_read_whole(tmp_path):
+    mesh = jax.make_mesh(
+        (jax.device_count(),), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    sharding = jax.NamedSharding(mesh, jax.P("fsdp"))
+    value = np.arange(4.0 * jax.device_count(), dtype=np.float32)
+    with ocp.StandardCheckpointer() as checkpointer:
+        item = tmp_path / "checkpoints" / "0" / "params"
+        checkpointer.save(item, {"queries": jax.device_put(value, sharding)})
+    np.testing.assert_array_equal(native.read_params(tmp_path)["queries"], value)
+
+
+def test_folder_without_a_complete_step_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no complete checkpoint"):
+        native.read_params(tmp_path)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="params does not exist"):
+        native.read_params(tmp_path)
+
+
+def test_damaged_parameters_are_refused(tmp_path, model):
+    weights = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32)
+    # One leaf: of several, orbax leaves the others' failures to the garbage collector.
+    native.save(tmp_path, model, {"queries": weights})
+    for file in (tmp_path / "checkpoints/0/params/ocdbt.process_0/d").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="params cannot be read"):
+        native.read_params(tmp_path)
+
+
+def test_nan_names_the_parameter(tmp_path, model, params):
+    params["block_0"]["mlp"]["up"]["bias"][3] = np.nan
+    native.save(tmp_path, model, params)
+    with pytest.raises(ValueError, match="block_0/mlp/up/bias holds"):
+        native.read_params(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"version": 1, "kind": "ViT", "model": {}}'],
+)
+def test_broken_model_file_is_named(tmp_path, text):
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(ValueError, match="model.json cannot be read"):
+        native.read_model_config(tmp_path)
+
+
+def test_model_file_of_another_version_is_refused(tmp_path, model):
+    native.save_model_config(tmp_path, native.ModelConfig.of(model))
+    value = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(value | {"version": 2}))
+    with pytest.raises(ValueError, match="version 2; this eomt_jax reads version 1"):
+        native.read_model_config(tmp_path)
+
+
+def test_missing_model_file_is_named(tmp_path):
+    assert not native.is_native(tmp_path)
+    with pytest.raises(ValueError, match="there is no .*model.json"):
+        native.read_model_config(tmp_path)
