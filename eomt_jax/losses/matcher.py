@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import scipy.optimize
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 # What a NaN or infinite cost becomes: finite, and worse than anything real.
@@ -24,7 +25,7 @@ def finite_costs(costs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def solve_on_host(
-    costs: np.ndarray, num_targets: np.ndarray, valid: np.ndarray
+    costs: ArrayLike, num_targets: ArrayLike, valid: ArrayLike
 ) -> np.ndarray:
     """The optimal assignment by scipy.
 

@@ -10,6 +10,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from eomt_jax.models.layers import MaskHead, Upscale, uniform_fan_in
@@ -57,7 +58,7 @@ class EoMT(nn.Module):
 
     def __call__(
         self,
-        images: UInt8[Array, "B H W 3"],
+        images: UInt8[Array | np.ndarray, "B H W 3"],
         mask_probs: Float[Array, " L2"] | None = None,
     ) -> Outputs:
         """Predicts masks and classes.
@@ -119,7 +120,10 @@ class EoMT(nn.Module):
         """True where a query may attend to a patch in the coming block."""
         batch, num_queries = mask_logits.shape[:2]
         inside = bilinear_resize(mask_logits, self.vit.grid_size) > 0
-        draw = jax.random.uniform(self.make_rng("mask"), (batch, num_queries))
         # Strictly smaller: probability 0 never masks and 1 always does.
-        masked = draw < mask_prob
+        masked = self.draw((batch, num_queries)) < mask_prob
         return inside.reshape(batch, num_queries, -1) | ~masked[..., None]
+
+    def draw(self, shape: tuple[int, int]) -> Float[Array, "B Q"]:
+        """U(0, 1) for each (image, query)."""
+        return jax.random.uniform(self.make_rng("mask"), shape)

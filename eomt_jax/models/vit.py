@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from eomt_jax.models.attention import Attention
@@ -125,7 +126,9 @@ class ViT(nn.Module):
         ]
         self.norm = LayerNorm(self.layer_norm_eps, self.dtype)
 
-    def embed(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+    def embed(
+        self, images: UInt8[Array | np.ndarray, "B H W 3"]
+    ) -> Float[Array, "B N D"]:
         """Tokens before the first block."""
         batch, height, width, _ = images.shape
         if (height, width) != tuple(self.image_size):
@@ -144,7 +147,9 @@ class ViT(nn.Module):
         prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape))
         return jnp.concatenate([prefix, x.reshape(batch, -1, self.embed_dim)], axis=1)
 
-    def __call__(self, images: UInt8[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+    def __call__(
+        self, images: UInt8[Array | np.ndarray, "B H W 3"]
+    ) -> Float[Array, "B N D"]:
         x = self.embed(images)
         for block in self.blocks:
             x = block(x)

@@ -1,0 +1,36 @@
+"""Eight fake CPU devices, checked shapes, and single-threaded references."""
+
+import os
+
+# Before jax is imported. NPROC sizes XLA's CPU thread pool: with as few threads as a
+# small machine has cores, collectives over eight devices wait for one another forever.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flax.struct
+from jaxtyping import install_import_hook
+
+_struct_dataclass = flax.struct.dataclass
+
+
+def _pytree_dataclass(cls=None, **kwargs):
+    """JAX rebuilds pytrees with shardings and placeholders for leaves: unchecked."""
+    if cls is None:
+        return lambda cls: _pytree_dataclass(cls, **kwargs)
+    cls = _struct_dataclass(cls, **kwargs)
+    cls.__no_type_check__ = True
+    return cls
+
+
+# Function arguments and results are checked against their shapes in every test.
+flax.struct.dataclass = _pytree_dataclass
+install_import_hook("eomt_jax", "beartype.beartype")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def rng() -> jax.Array:
+    return jax.random.key(0)
