@@ -50,10 +50,10 @@ def draw_color_jitter(rng: np.random.Generator) -> ColorJitter:
         return float(value) if coin < 0.5 else None
 
     return ColorJitter(
-        brightness=draw(MAX_BRIGHTNESS_CHANGE, 1),
-        contrast=draw(MAX_CONTRAST_CHANGE, 1),
-        saturation=draw(MAX_SATURATION_CHANGE, 1),
-        hue=draw(MAX_HUE_CHANGE, 0),
+        brightness=draw(MAX_BRIGHTNESS_CHANGE, 1.0),
+        contrast=draw(MAX_CONTRAST_CHANGE, 1.0),
+        saturation=draw(MAX_SATURATION_CHANGE, 1.0),
+        hue=draw(MAX_HUE_CHANGE, 0.0),
         contrast_first=bool(rng.random() < 0.5),
     )
 

@@ -7,12 +7,12 @@ workers or threads. (grain's own iterator state doesn't survive a changed number
 workers.)
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Self
 
 import grain
 import numpy as np
@@ -72,7 +72,9 @@ class Shard:
         return first + self.process_index * self.local_batch_size + row
 
 
-class BatchIterator(Iterator[Batch]):
+class BatchIterator(
+    Iterator[Batch], contextlib.AbstractContextManager["BatchIterator", None]
+):
     """Batches of NumPy arrays with this process's rows; close it, or use `with`.
 
     Attributes:
@@ -97,9 +99,6 @@ class BatchIterator(Iterator[Batch]):
     def close(self) -> None:
         """Stops reading ahead; threads and worker processes end."""
         self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()

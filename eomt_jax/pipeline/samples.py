@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
@@ -30,6 +30,7 @@ _ORDER, _AUGMENTATION = 0, 1
 Sample = dict[str, Any]
 
 
+@runtime_checkable
 class Source(Protocol):
     """What the pipeline asks of a split: see pipeline.records.RecordSource."""
 
@@ -55,23 +56,24 @@ class TrainOptions:
       image_size: side S of the square crop, in pixels.
       scale_range: of the scale jitter; 1 is the size that just fits the crop.
       color_jitter: changes brightness, contrast, saturation and hue.
-      max_targets: rows of the padded targets; a photograph with more is an error.
+      max_targets: rows of the padded targets; a photograph with more is an error. 0:
+        the most segments of any photograph prepared.
       on_damaged: "stop" raises DamagedImageError; "replace" takes another photograph.
     """
 
     image_size: int
     scale_range: tuple[float, float] = (0.1, 2.0)
     color_jitter: bool = False
-    max_targets: int = 255
+    max_targets: int = 0
     on_damaged: Literal["stop", "replace"] = "stop"
 
     def __post_init__(self):
         low, high = self.scale_range
         if not 0 < low <= high:
             raise ValueError(f"scale_range must be 0 < low ≤ high, got {low, high}")
-        if self.image_size < 1 or self.max_targets < 1:
+        if self.image_size < 1 or self.max_targets < 0:
             raise ValueError(
-                "image_size and max_targets must be at least 1, got "
+                "image_size must be at least 1 and max_targets at least 0, got "
                 f"{self.image_size} and {self.max_targets}"
             )
         if self.on_damaged not in ("stop", "replace"):
@@ -93,6 +95,10 @@ class TrainSampler:
     options: TrainOptions
     seed: int
     epoch_length: int
+
+    @property
+    def max_targets(self) -> int:
+        return self.options.max_targets or max(1, self.source.info.max_segments)
 
     def __call__(self, position: int) -> Sample:
         epoch, step = divmod(position, self.epoch_length)
@@ -122,7 +128,7 @@ class TrainSampler:
             return None
         keep = ~record.is_crowd
         with _naming_image(self.source, index):
-            targets.check_num_targets(int(keep.sum()), options.max_targets)
+            targets.check_num_targets(int(keep.sum()), self.max_targets)
         for _ in range(MAX_DRAWS if keep.any() else 0):
             jitter = color.draw_color_jitter(rng) if options.color_jitter else None
             geometry = transforms.draw_geometry(
@@ -149,7 +155,7 @@ class TrainSampler:
                 labels=record.labels,
                 is_crowd=record.is_crowd,
                 size=(size, size),
-                max_targets=options.max_targets,
+                max_targets=self.max_targets,
             ),
             "valid": np.bool_(True),
             "example_index": np.int32(index),

@@ -1,0 +1,149 @@
+"""Flip, resize, pad and crop of photographs and their segment maps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_jax.pipeline import transforms
+from eomt_jax.pipeline.transforms import Geometry
+
+
+@pytest.fixture
+def photograph():
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (47, 61, 3), dtype=np.uint8))
+
+
+GEOMETRIES = [
+    Geometry(flip=False, resized=(20, 26), offset=(0, 0), crop_size=32),
+    Geometry(flip=True, resized=(24, 31), offset=(0, 0), crop_size=32),
+    Geometry(flip=False, resized=(30, 39), offset=(0, 5), crop_size=32),
+    Geometry(flip=True, resized=(94, 122), offset=(17, 71), crop_size=32),
+    Geometry(flip=True, resized=(47, 61), offset=(15, 29), crop_size=32),
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_crop_image_equals_resizing_whole_then_cutting(photograph, geometry):
+    height, width = geometry.resized
+    array = np.asarray(photograph)[:, :: -1 if geometry.flip else 1]
+    whole = Image.fromarray(np.ascontiguousarray(array)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    expected = np.zeros((32 + height, 32 + width, 3), np.uint8)
+    expected[:height, :width] = np.asarray(whole)
+    top, left = geometry.offset
+    expected = expected[top : top + 32, left : left + 32]
+    np.testing.assert_array_equal(transforms.crop_image(photograph, geometry), expected)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_crop_map_picks_the_floor_of_the_scaled_index(geometry):
+    id_map = np.random.default_rng(1).integers(0, 9, (47, 61), dtype=np.uint16)
+    height, width = geometry.resized
+    top, left = geometry.offset
+    content_h, content_w = geometry.content_size
+    flipped = id_map[:, ::-1] if geometry.flip else id_map
+    expected = np.empty((content_h, content_w), np.uint16)
+    for y in range(content_h):
+        for x in range(content_w):
+            source_y, source_x = (y + top) * 47 // height, (x + left) * 61 // width
+            expected[y, x] = flipped[source_y, source_x]
+    np.testing.assert_array_equal(transforms.crop_map(id_map, geometry), expected)
+
+
+def test_crop_image_is_zero_past_its_content(photograph):
+    geometry = Geometry(flip=False, resized=(20, 26), offset=(0, 0), crop_size=32)
+    crop = transforms.crop_image(photograph, geometry)
+    assert geometry.content_size == (20, 26)
+    assert crop[:20, :26].any(axis=-1).mean() > 0.99
+    assert not crop[20:].any() and not crop[:, 26:].any()
+
+
+def test_shrinking_is_antialiased():
+    # One-pixel stripes: a filter of fixed width would keep some of them.
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    geometry = Geometry(flip=False, resized=(8, 8), offset=(0, 0), crop_size=8)
+    small = transforms.crop_image(Image.fromarray(stripes), geometry)
+    # The border's filter is cut at the edge and keeps a trace of the nearest stripe.
+    assert np.abs(small.astype(int) - 127.5).max() < 8
+
+
+def test_draw_geometry_truncates_sizes_and_offsets_only_a_longer_side():
+    rng = np.random.default_rng(0)
+    drawn = [
+        transforms.draw_geometry(rng, (48, 64), crop_size=32, scale_range=(0.1, 2.0))
+        for _ in range(3000)
+    ]
+    assert np.mean([g.flip for g in drawn]) == pytest.approx(0.5, abs=0.04)
+    widths = np.array([g.resized[1] for g in drawn])
+    # Width 64 · s · ½ for s in 0.1 … 2, cut to whole pixels.
+    assert widths.min() == 3 and widths.max() == 63
+    assert widths.mean() == pytest.approx(32 * 1.05 - 0.5, rel=0.03)
+    for g in drawn:
+        for side, start in zip(g.resized, g.offset, strict=True):
+            assert 0 <= start <= max(0, side - 32)
+    longest = [g.offset[1] for g in drawn if g.resized[1] > 60]
+    assert min(longest) == 0 and max(longest) >= 28
+
+
+def test_draw_geometry_at_scale_one_just_fits():
+    rng = np.random.default_rng(0)
+    draw = transforms.draw_geometry(rng, (48, 64), crop_size=32, scale_range=(1.0, 1.0))
+    assert dataclasses.replace(draw, flip=False) == Geometry(
+        flip=False, resized=(24, 32), offset=(0, 0), crop_size=32
+    )
+
+
+def test_draw_geometry_keeps_a_pixel_of_a_thin_strip():
+    rng = np.random.default_rng(0)
+    draw = transforms.draw_geometry(rng, (2, 900), crop_size=32, scale_range=(0.1, 0.2))
+    assert draw.resized[0] == 1
+
+
+def test_fit_size_rounds_half_to_even():
+    assert transforms.fit_size(480, 640, 640) == (480, 640)
+    assert transforms.fit_size(427, 640, 320) == (214, 320)
+    # 5 · 32 / 64 = 2.5 → 2 and 7 · 32 / 64 = 3.5 → 4
+    assert transforms.fit_size(5, 64, 32) == (2, 32)
+    assert transforms.fit_size(7, 64, 32) == (4, 32)
+    assert transforms.fit_size(1, 900, 32) == (1, 32)
+
+
+def test_fit_image_lies_in_the_top_left(photograph):
+    fitted = transforms.fit_image(photograph, 32)
+    expected = photograph.resize((32, 25), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(fitted[:25], np.asarray(expected))
+    assert not fitted[25:].any()
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_decode_image_gives_rgb_whatever_the_jpeg_holds(mode, encode_image):
+    color = Image.new("RGB", (16, 8), (180, 60, 30)).convert(mode)
+    decoded = transforms.decode_image(encode_image(color, "JPEG", quality=95))
+    assert decoded.mode == "RGB" and decoded.size == (16, 8)
+    expected = (93,) * 3 if mode == "L" else (180, 60, 30)
+    assert np.abs(np.asarray(decoded)[4, 8].astype(int) - expected).max() <= 4
+
+
+def test_decode_image_ignores_the_orientation_in_exif(encode_image):
+    image = Image.new("RGB", (16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    assert transforms.decode_image(encode_image(image, "JPEG", exif=exif)).size == (
+        16,
+        8,
+    )
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_decode_image_raises_when_the_file_is_cut_short(
+    photograph, encode_image, image_format
+):
+    encoded = encode_image(photograph, image_format)
+    for length in (0, 4, len(encoded) // 2, len(encoded) - 200):
+        with pytest.raises(ValueError, match=f"{length} bytes"):
+            transforms.decode_image(encoded[:length])
