@@ -1,0 +1,107 @@
+"""PyTorch's file formats: read safely, and damage is found."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from eomt_jax.weights.files import open_checkpoint
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.parity
+torch.set_num_threads(1)
+
+
+def read_all(path) -> dict[str, np.ndarray]:
+    with open_checkpoint(path) as checkpoint:
+        return {name: checkpoint.read(name) for name in checkpoint.shapes}
+
+
+@pytest.fixture
+def state():
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 4), "b": (50,), "c": (1, 2, 5)}
+    return {k: torch.randn(v, generator=generator) for k, v in shapes.items()}
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_state_dict_is_read_wrapped_or_not(tmp_path, state, wrapper, zipped):
+    value = {wrapper: state, "epoch": 3} if wrapper else state
+    path = tmp_path / "a.pt"
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    got = read_all(path)
+    assert got.keys() == state.keys()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(got[name], tensor.numpy())
+
+
+class Malicious:
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, zipped):
+    path, trace = tmp_path / "a.pth", tmp_path / "trace"
+    state["d"] = Malicious(trace)
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="a.pth .*never unpickled"):
+        read_all(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([torch.zeros(2)], "holds a list; wanted tensors by name"),
+        ({}, "holds a dict; wanted"),
+        ({"a": torch.zeros(2), "step": 3}, "no tensors: step"),
+        ({"a": torch.zeros(2, dtype=torch.int64)}, "a is stored as int64"),
+        ({"a": torch.tensor([1.0, float("nan")])}, "a holds 1 values"),
+        ({"a": torch.eye(3).to_sparse()}, "cannot read a"),
+    ],
+)
+def test_other_contents_are_named(tmp_path, value, message):
+    torch.save(value, tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=f"a.bin.*{message}"):
+        read_all(tmp_path / "a.bin")
+
+
+def test_web_page_in_place_of_weights_is_refused(tmp_path):
+    (tmp_path / "a.pth").write_text("<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(ValueError, match="a.pth cannot be read as PyTorch weights"):
+        read_all(tmp_path / "a.pth")
+
+
+def test_truncated_file_is_refused(tmp_path, state):
+    path = tmp_path / "a.pth"
+    torch.save(state, path)
+    good = path.read_bytes()
+    for length in np.linspace(0, len(good) - 1, 40).astype(int):
+        path.write_bytes(good[:length])
+        with pytest.raises(ValueError, match="a.pth cannot be read"):
+            read_all(path)
+
+
+def test_damaged_file_is_refused_or_harmless(tmp_path, state):
+    path = tmp_path / "a.pth"
+    torch.save(state, path)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(good)
+        damaged[rng.integers(len(good))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            got = read_all(path)
+        except ValueError:
+            refused += 1
+            continue
+        for name, tensor in state.items():
+            np.testing.assert_array_equal(got[name], tensor.numpy())
+    assert refused > 50
