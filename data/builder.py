@@ -1,5 +1,6 @@
 """What every dataset builder of this folder shares: records in, ArrayRecord out."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,11 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     shuffling here would write the whole dataset twice.
 
     A subclass sets VERSION, `classes` and `image_format`, and defines `plan` and
-    `make_record`.
+    `make_record`. What they open goes on `self.open_files`, and is closed after the
+    last record. Irregularities that don't stop the build go through `note`.
+
+    Attributes:
+      notes: names of the images (or files) by what was found about them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -31,6 +36,14 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     needs_archives = False
     # Nothing is downloaded; without this TFDS looks for lists of checksums.
     url_infos = None  # pyright: ignore
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.notes: dict[str, list[str]] = {}
+
+    def note(self, what: str, *names: str) -> None:
+        """Remembers an irregularity for the report after the build."""
+        self.notes.setdefault(what, []).extend(names)
 
     def plan(self) -> Mapping[str, Sequence[Any]]:
         """What each split holds, one item an image, in the order to be written."""
@@ -90,7 +103,8 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Silent: the caller reports."""
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        super()._download_and_prepare(dl_manager, download_config)
+        with contextlib.ExitStack() as self.open_files:
+            super()._download_and_prepare(dl_manager, download_config)
         # TFDS writes the metadata right after this, into the same unfinished folder.
         info = self._summary.dataset_info(self.name, self.classes)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)

@@ -22,7 +22,8 @@ from etils import epath
 # As a script this file lies in the path, not the folder above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from data import shapes
+from data import coco_panoptic, shapes
+from data.archives import some
 from data.builder import RecordBuilder
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
@@ -64,6 +65,8 @@ def prepare(
     with _staging_folder(data_dir) as staging:
         builder = builder_class(data_dir=os.fspath(staging), **options)
         builder.download_and_prepare(file_format="array_record")
+        for what, names in builder.notes.items():
+            logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
         if is_finished:
             target.rmtree()
         _publish(staging / name / version, target)
@@ -153,7 +156,10 @@ def _is_running(process: int) -> bool:
     return True
 
 
-DATASETS: dict[str, type[RecordBuilder]] = {"shapes": shapes.Shapes}
+DATASETS: dict[str, type[RecordBuilder]] = {
+    "coco_panoptic": coco_panoptic.CocoPanoptic,
+    "shapes": shapes.Shapes,
+}
 
 
 def define_flags() -> None:

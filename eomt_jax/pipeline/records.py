@@ -134,9 +134,8 @@ class RecordSource:
             )
         skip = tfds.decode.SkipDecoding()
         decoders = dict.fromkeys(_ENCODED, skip)
-        self._source = builder.as_data_source(  # pyright: ignore[reportCallIssue]
-            split, decoders=decoders
-        )
+        open_source: Any = builder.as_data_source
+        self._source = open_source(split, decoders=decoders)
 
     def __len__(self) -> int:
         return len(self._source)
