@@ -12,10 +12,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
 from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.types import Targets
+from eomt_jax.types import Array, Targets
 
 # clu reads annotations at run time: no `from __future__ import annotations` here.
 
@@ -92,14 +92,19 @@ class PanopticQuality(clu.metrics.Metric):
         total = jnp.where(batch_valid[:, None, None], per_image, 0.0).sum(0)
         return cls(iou=total[0], tp=total[1], fp=total[2], fn=total[3])
 
-    def merge(self, other: "PanopticQuality") -> "PanopticQuality":
+    # clu's own metrics narrow both types likewise.
+    def merge(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, other: "PanopticQuality"
+    ) -> "PanopticQuality":
         return jax.tree.map(lambda a, b: a + b, self, other)
 
     def to_host(self) -> "PanopticQuality":
         """The same numbers as NumPy float64."""
         return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self))
 
-    def compute(self) -> dict[str, Any]:
+    def compute(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+    ) -> dict[str, Any]:
         """PQ, SQ and RQ in percent, as published tables have them.
 
         Returns:

@@ -1,4 +1,6 @@
-"""Where a photograph lies in the network's input, and the way back to its pixels.
+"""The way back from the network's output to the photograph's own pixels.
+
+The way in, fitting and padding, is pipeline.transforms.fit_image.
 
 Legend: Q queries, h4 w4 the mask logits' size, S input size, Hc Wc canvas (the largest
 photograph that one compiled function serves).
@@ -8,26 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from eomt_jax.ops.resize import bilinear_matrix
-
-
-def fit_size(height: int, width: int, size: int | tuple[int, int]) -> tuple[int, int]:
-    """Size of a photograph scaled so that it just fits the network's input.
-
-    Python's round is used as the release does: half goes to the even neighbour, so
-    2.5 becomes 2. A side never gets shorter than one pixel (the release would make a
-    very long strip 0 pixels wide).
-
-    Args:
-      height: the photograph's, in pixels, at least 1.
-      width: the same.
-      size: side of the square input, or its (height, width).
-    """
-    size_h, size_w = (size, size) if isinstance(size, int) else size
-    factor = min(size_h / height, size_w / width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+from eomt_jax.types import Array
 
 
 def interpolation_matrix(

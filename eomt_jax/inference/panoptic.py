@@ -10,11 +10,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from eomt_jax.inference import geometry
+from eomt_jax.types import Array
 
-_STRIP_PIXELS = 2**16
+_STRIP_PIXELS = 2**15
 """Canvas pixels restored at a time: small enough for a CPU's cache."""
 
 

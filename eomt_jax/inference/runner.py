@@ -5,11 +5,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 from eomt_jax.inference import geometry, panoptic
 from eomt_jax.parallel.mesh import BATCH_AXES, create_mesh
-from eomt_jax.types import Batch, DatasetInfo
+from eomt_jax.types import Array, Batch, DatasetInfo
 
 
 class Runner:
@@ -71,7 +71,7 @@ class Runner:
         content_size: Array,
         original_size: Array,
     ) -> panoptic.PanopticPrediction:
-        outputs = self._model.apply({"params": params}, images)
+        outputs: Any = self._model.apply({"params": params}, images)
         image_size = (images.shape[1], images.shape[2])
 
         def post_process(
@@ -83,10 +83,11 @@ class Runner:
             ],
         ) -> panoptic.PanopticPrediction:
             mask_logits, class_logits, content_size, original_size = inputs
+            _, logits_height, logits_width = mask_logits.shape
             restore = geometry.restore_matrices(
                 content_size,
                 original_size,
-                logits_size=mask_logits.shape[1:],
+                logits_size=(logits_height, logits_width),
                 image_size=image_size,
                 canvas_size=self.canvas_size,
             )

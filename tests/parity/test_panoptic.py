@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.inference import geometry, panoptic
+from eomt_jax.pipeline.transforms import fit_size
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -60,7 +61,7 @@ def two_step_interpolate(masks, content, original):
 @pytest.mark.parametrize("original", [*ORIGINAL_SIZES, (95, 41), (1, 80), (96, 3)])
 def test_restore_masks_any_size_equals_two_interpolations(original):
     masks, classes = random_logits(0, 3)
-    content = geometry.fit_size(*original, SIZE)
+    content = fit_size(*original, SIZE)
     _, restored = segment(masks, classes, jnp.array(content), jnp.array(original))
     expected = two_step_interpolate(masks, content, original).numpy()
     found = np.asarray(restored)[:, : original[0], : original[1]]
@@ -75,7 +76,7 @@ def test_panoptic_segmentation_random_logits_equals_transformers(num_queries):
     for seed in range(6 * len(ORIGINAL_SIZES)):
         original = ORIGINAL_SIZES[seed % len(ORIGINAL_SIZES)]
         masks, classes = random_logits(seed, num_queries)
-        content = geometry.fit_size(*original, SIZE)
+        content = fit_size(*original, SIZE)
         expected = processor.post_process_panoptic_segmentation(
             SimpleNamespace(
                 masks_queries_logits=torch.tensor(masks)[None],
