@@ -53,6 +53,7 @@ class ZipSource:
         self._stream = stream
         try:
             self._zip = zipfile.ZipFile(stream)
+            _check_begins_at_zero(self._zip)
         except (zipfile.BadZipFile, EOFError, zlib.error) as error:
             size = stream.seek(0, os.SEEK_END)
             stream.close()
@@ -148,6 +149,14 @@ def _check_members(opened: ZipSource, archive: Archive) -> None:
                 f"{archive.name} is another archive under that name: it holds no "
                 f"{member}, but {holds}; {archive.source}"
             )
+
+
+def _check_begins_at_zero(archive: zipfile.ZipFile) -> None:
+    """Of an archive cut inside a nested one, zipfile may take the nested one's table
+    of contents for the whole, and its beginning for foreign bytes."""
+    offsets = [member.header_offset for member in archive.infolist()]
+    if offsets and min(offsets) > 0:
+        raise zipfile.BadZipFile(f"its first file begins at byte {min(offsets):,}")
 
 
 def some(names: Iterable[str]) -> str:

@@ -93,7 +93,9 @@ def clean_unfinished(data_dir: epath.Path) -> None:
         return
     for folder in staging.iterdir():
         host, _, process = folder.name.rpartition("-")
-        if host == socket.gethostname() and not _is_running(int(process)):
+        if host != socket.gethostname() or not process.isdigit():
+            continue  # another machine's, which may be at work
+        if not _is_running(int(process)):
             logging.warning("removing the remains of an interrupted build: %s", folder)
             folder.rmtree(missing_ok=True)
     if not any(staging.iterdir()):
@@ -118,7 +120,7 @@ def _staging_folder(data_dir: epath.Path) -> Iterator[epath.Path]:
         yield folder
     finally:
         folder.rmtree(missing_ok=True)
-        with contextlib.suppress(OSError):  # another process is building
+        with contextlib.suppress(OSError, ValueError):  # others build there
             folder.parent.rmdir()
 
 

@@ -1,0 +1,188 @@
+"""prepare.py: a dataset is either whole or not there, and TensorFlow stays out."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from data import prepare, shapes
+from eomt_jax.pipeline import records
+from tests.data import coco_archives
+
+ROOT = pathlib.Path(__file__).parents[2]
+NUM_EXAMPLES = {"train": 6, "validation": 2}
+
+
+@pytest.fixture
+def few_shapes(monkeypatch):
+    monkeypatch.setattr(shapes, "NUM_EXAMPLES", NUM_EXAMPLES)
+
+
+def run_python(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_ensure_draws_shapes_once(few_shapes, tmp_path, monkeypatch):
+    prepare.ensure("shapes", tmp_path)
+    assert records.read_info(tmp_path, "shapes").num_examples == NUM_EXAMPLES
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+    monkeypatch.setattr(shapes, "draw_record", None)  # drawing again would raise
+    prepare.ensure("shapes", tmp_path)
+
+
+def test_ensure_dataset_from_archives_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match=r"data/prepare\.py coco_panoptic --archives"):
+        prepare.ensure("coco_panoptic", tmp_path)
+
+
+def test_ensure_takes_a_dataset_that_someone_else_prepared(few_shapes, tmp_path):
+    prepare.prepare("shapes", tmp_path)
+    (tmp_path / "shapes").rename(tmp_path / "mine")
+    prepare.ensure("mine", tmp_path)
+
+
+def test_prepare_unknown_dataset_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match="'coco'; known: coco_panoptic"):
+        prepare.prepare("coco", tmp_path)
+
+
+def test_prepare_error_on_the_way_leaves_nothing(few_shapes, tmp_path, monkeypatch):
+    draw = shapes.draw_record
+
+    def fail_at_four(split, index):
+        if index == 4:
+            raise RuntimeError("disk full")
+        return draw(split, index)
+
+    monkeypatch.setattr(shapes, "draw_record", fail_at_four)
+    with pytest.raises(RuntimeError, match="disk full"):
+        prepare.prepare("shapes", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prepare_killed_leaves_nothing_finished_and_reruns(few_shapes, tmp_path):
+    code = """
+import os, signal, sys
+from data import prepare, shapes
+draw = shapes.draw_record
+def draw_or_die(split, index):
+    if index == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(split, index)
+shapes.draw_record = draw_or_die
+prepare.prepare("shapes", sys.argv[1])
+"""
+    killed = run_python("-c", code, str(tmp_path))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".building"]
+    assert records.prepared_versions(tmp_path, "shapes") == []
+
+    prepare.prepare("shapes", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert len(records.open_split(tmp_path, "shapes", "train")) == 6
+
+
+def test_prepare_leaves_running_builds_alone(few_shapes, tmp_path):
+    host = os.uname().nodename
+    running = tmp_path / ".building" / f"{host}-{os.getppid()}"
+    elsewhere = tmp_path / ".building" / "another-machine-1"
+    running.mkdir(parents=True)
+    elsewhere.mkdir()
+    prepare.prepare("shapes", tmp_path)
+    assert running.exists()
+    assert elsewhere.exists()
+
+
+def test_prepare_twice_keeps_the_first_unless_told(few_shapes, tmp_path, monkeypatch):
+    prepare.prepare("shapes", tmp_path)
+    monkeypatch.setattr(shapes, "NUM_EXAMPLES", {"train": 3, "validation": 1})
+    assert prepare.prepare("shapes", tmp_path).num_examples == NUM_EXAMPLES
+    info = prepare.prepare("shapes", tmp_path, overwrite=True)
+    assert info.num_examples == {"train": 3, "validation": 1}
+
+
+def test_prepare_when_another_process_was_first(few_shapes, tmp_path, monkeypatch):
+    draw = shapes.draw_record
+
+    def draw_after_the_other(split, index):
+        if (split, index) == ("train", 0):
+            monkeypatch.setattr(shapes, "draw_record", draw)
+            prepare.prepare("shapes", tmp_path / "other")
+            (tmp_path / "other" / "shapes").rename(tmp_path / "shapes")
+        return draw(split, index)
+
+    monkeypatch.setattr(shapes, "draw_record", draw_after_the_other)
+    assert prepare.prepare("shapes", tmp_path).num_examples == NUM_EXAMPLES
+    assert not (tmp_path / ".building").exists()
+
+
+def test_prepare_into_a_bucket_copies_the_metadata_last(
+    few_shapes, tmp_path, monkeypatch
+):
+    seen = []
+    is_finished = records.prepared_versions
+    copy = prepare.shutil.copyfileobj
+
+    def copy_and_look(source, target, length):
+        seen.append((pathlib.Path(target.name).name, is_finished(tmp_path, "shapes")))
+        copy(source, target, length)
+
+    monkeypatch.setattr(prepare, "_is_remote", lambda path: True)
+    monkeypatch.setattr(prepare.shutil, "copyfileobj", copy_and_look)
+    prepare.prepare("shapes", tmp_path)
+
+    assert seen[-1][0] == "metadata.json"
+    assert [finished for _, finished in seen[:-1]] == [[]] * (len(seen) - 1)
+    assert len(records.open_split(tmp_path, "shapes", "validation")) == 2
+
+
+def test_script_prepares_coco_without_tensorflow(tmp_path):
+    coco_archives.write_archives(tmp_path / "archives")
+    code = """
+import sys, runpy
+sys.argv = ["data/prepare.py", *sys.argv[1:]]
+try:
+    runpy.run_path("data/prepare.py", run_name="__main__")
+finally:
+    from eomt_jax.pipeline import records
+    source = records.open_split(sys.argv[3].split("=")[1], "coco_panoptic", "train")
+    assert len(source[2].labels) > 0
+    assert "tensorflow" not in sys.modules
+"""
+    done = run_python(
+        "-c",
+        code,
+        "coco_panoptic",
+        f"--archives={tmp_path / 'archives'}",
+        f"--data_dir={tmp_path / 'prepared'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "coco_panoptic is ready" in done.stdout
+    assert "3 train, 2 validation" in done.stdout
+    assert "building coco_panoptic: 100%" in done.stderr
+
+
+def test_script_says_what_is_wrong_without_a_traceback(tmp_path):
+    data_dir = tmp_path / "prepared"
+    done = run_python(
+        "data/prepare.py",
+        "coco_panoptic",
+        f"--archives={tmp_path}",
+        f"--data_dir={data_dir}",
+    )
+    assert done.returncode == 1
+    assert "error: missing from" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(data_dir.iterdir()) == []
