@@ -32,8 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset.eval_split = "validation"
     # A damaged image: "stop" with its id, or "replace" it by another and count it.
     config.dataset.on_damaged = "stop"
-    # Readers of a process: threads, or worker processes where num_workers > 0.
-    config.dataset.num_threads = 16
+    # Readers of a process: threads (0: one for each core), in so many worker processes
+    # (0: in the training process itself).
+    config.dataset.num_threads = 0
     config.dataset.num_workers = 0
     # Targets that fit into a sample; 0 takes the most segments of any image prepared.
     config.dataset.max_targets = 0

@@ -20,7 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.image_size = 96
     config.total_steps = 1500
     config.dataset.name = "shapes"
-    config.dataset.num_threads = 2
     config.augmentation.scale_range = (0.8, 1.25)
     config.model.variant = "tiny"
     config.model.patch_size = 8

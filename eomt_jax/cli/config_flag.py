@@ -1,0 +1,48 @@
+"""The flag --config and its overrides, with errors that a newcomer can act on."""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+
+def define_config_flag() -> flags.FlagHolder:
+    """Defines --config=FILE.py and --config.field=value; the fields are fixed."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "A recipe, as configs/quickstart.py.", lock_config=True
+    )
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """For app.run(main, flags_parser=parse_flags): absl's parser with plain errors.
+
+    A misspelt field, a value of the wrong type or a missing file ends the program with
+    exit code 2 and one message, not with a traceback.
+    """
+    try:
+        rest = flags.FLAGS(list(argv))
+        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+            # A file that cannot be read shows itself only here.
+            _ = len(flags.FLAGS.config)
+        return rest
+    except (AttributeError, KeyError) as error:
+        message = _unknown_field(str(error), argv)
+    except FileNotFoundError as error:
+        message = f"--config: {error}"
+    except (flags.Error, TypeError, ValueError) as error:
+        message = str(error)
+    print(f"error: {message}", file=sys.stderr)
+    print("--help lists the flags; configs/common.py every field.", file=sys.stderr)
+    sys.exit(2)
+
+
+def _unknown_field(error: str, argv: Sequence[str]) -> str:
+    """Names the flag whose field isn't there, and the field that comes closest."""
+    match = re.search(r"Did you mean \"(\w+)\" instead of \"(\w+)\"", error)
+    wrong = match[2] if match else error.strip("\\\"' ")
+    given = [arg for arg in argv if re.match(rf"--config\.([\w.]+\.)?{wrong}\b", arg)]
+    where = f" in {given[0]}" if given else ""
+    hint = f"; did you mean {match[1]!r}?" if match else ""
+    return f"the config has no field {wrong!r}{where}{hint}"

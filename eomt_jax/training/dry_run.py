@@ -1,0 +1,122 @@
+"""A run's first look at itself: config, parameters, memory, first batch; no step."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+
+from eomt_jax.inference.draw import Picture, draw_comparison
+from eomt_jax.parallel.batch import place_batch
+from eomt_jax.parallel.processes import is_main
+from eomt_jax.training import hooks
+from eomt_jax.training.initialization import format_report
+from eomt_jax.training.logging import say
+from eomt_jax.training.loop import compile_step, enable_compilation_cache
+from eomt_jax.training.schedules import annealing_steps, warmup_steps
+from eomt_jax.training.setup import Setup, setup
+from eomt_jax.types import Batch
+
+
+def dry_run(
+    config: ml_collections.ConfigDict,
+    workdir: epath.PathLike,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
+    """Prints what `loop.train` would do, and draws its first batch.
+
+    The training step is compiled, which takes as long as it does in training, and not
+    run. Writes `workdir`/first_batch.png and nothing else.
+
+    Args:
+      config: as configs/common.py lists it.
+      workdir: folder of the run.
+      devices: all that JAX sees unless given.
+    """
+    enable_compilation_cache(config.compilation_cache)
+    run = setup(config, devices=devices)
+    say(f"Config\n{_indent(config.to_yaml().strip())}")
+    say(f"Schedule\n{_indent(_describe_schedule(run))}")
+    say(f"Parameters\n{_indent(format_report(run.initialization.report))}")
+    with run.train_batches(start_example=0) as batches:
+        batch = next(batches)
+    if is_main():
+        path = epath.Path(workdir).expanduser() / "first_batch.png"
+        hooks.write_picture(path, draw_batch(batch, run, config.logging.num_pictures))
+        say(f"First batch, as the network sees it, with its targets: {path}")
+    with hooks.explain_out_of_memory():
+        say(f"Memory on each device\n{_indent(_describe_memory(run, batch))}")
+
+
+def draw_batch(batch: Batch, run: Setup, num_pictures: int) -> np.ndarray:
+    """Images of a training batch beside their targets; uint8 [H, W, 3]."""
+    pictures = [
+        Picture(batch.image[i], [(batch.targets.id_map[i], batch.targets.labels[i])])
+        for i in range(min(num_pictures, len(batch.image)))
+    ]
+    return draw_comparison(pictures, run.info, titles=("target", "image"))
+
+
+def _describe_schedule(run: Setup) -> str:
+    config, total_steps = run.config, run.total_steps
+    num_examples = len(run.source)
+    epochs = total_steps * config.batch_size / num_examples
+    head, vit = warmup_steps(
+        total_steps,
+        warmup_head=config.optimizer.warmup_head,
+        warmup_vit=config.optimizer.warmup_vit,
+        published_steps=config.optimizer.published_steps,
+    )
+    lines = [
+        f"{total_steps} steps of {config.batch_size} images: {epochs:.1f} epochs of "
+        + f"{num_examples} images",
+        f"warm-up: {head} steps outside the ViT, then {vit} steps of the ViT",
+    ]
+    if config.annealing.enabled:
+        num_blocks = run.initialization.model.num_query_blocks
+        spans = zip(*annealing_steps(total_steps, num_blocks))
+        spans = ", ".join(f"{start} to {end}" for start, end in spans)
+        lines.append(f"masked attention fades out, block by block: steps {spans}")
+    return "\n".join(lines)
+
+
+def _describe_memory(run: Setup, batch: Batch) -> str:
+    state = run.abstract_state()
+    params, opt_state = _local_bytes(state.params), _local_bytes(state.opt_state)
+    lines = [
+        f"parameters          {_gigabytes(params)}",
+        f"optimizer state     {_gigabytes(opt_state)}",
+        f"gradients           {_gigabytes(params)}",
+    ]
+    compiled = compile_step(run.train_step, state, place_batch(batch, run.mesh))
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        lines.append("activations         unknown: this compiler doesn't tell")
+        return "\n".join(lines)
+    platform = run.mesh.devices.flat[0].platform
+    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    lines += [
+        f"all temporaries     {_gigabytes(analysis.temp_size_in_bytes)}",
+        f"the step as a whole {_gigabytes(total)}, as compiled for {platform}",
+    ]
+    return "\n".join(lines)
+
+
+def _local_bytes(tree: Any) -> int:
+    """Bytes of a tree's shards on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

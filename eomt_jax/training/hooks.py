@@ -1,0 +1,213 @@
+"""What happens beside the steps: evaluation, pictures, and stopping on purpose."""
+
+import collections
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from eomt_jax.evaluation.evaluator import Results, evaluate
+from eomt_jax.inference.draw import batch_pictures, draw_comparison
+from eomt_jax.inference.runner import Runner
+from eomt_jax.parallel.batch import place_batch
+from eomt_jax.pipeline.loader import BatchIterator, eval_batches
+from eomt_jax.pipeline.records import RecordSource, open_split
+from eomt_jax.training.checkpoint import Checkpoints
+from eomt_jax.training.logging import Scalars
+from eomt_jax.training.setup import Setup
+from eomt_jax.types import Batch
+
+RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try once more.
+
+
+class Interrupted(SystemExit):
+    """A signal asked the run to stop and it is saved; its exit code is RUN_AGAIN."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is no longer a number."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The run does not fit into memory; the message says what to turn."""
+
+
+class Evaluation:
+    """Scores the network on the evaluation split, and draws some of its images."""
+
+    def __init__(self, setup: Setup):
+        """Opens the split; the network compiles when first called."""
+        data = setup.config.dataset
+        self._config = setup.config
+        self._source = open_split(data.data_dir, data.name, data.eval_split)
+        self._runner = Runner(
+            setup.initialization.model, self._source.info, mesh=setup.mesh
+        )
+        self._pictured: Batch | None = None
+
+    def evaluate(self, params: Any) -> Results:
+        """See evaluation.evaluator.evaluate."""
+        num_images = self._config.eval.num_images
+        with self._batches(num_images) as batches:
+            return evaluate(self._runner, params, batches, info=self._source.info)
+
+    def draw(self, params: Any) -> np.ndarray:
+        """Predictions beside targets, the same images each time; uint8 [H, W, 3]."""
+        num_pictures = self._config.logging.num_pictures
+        if self._pictured is None:
+            with self._batches(num_pictures) as batches:
+                self._pictured = next(batches)
+        batch = self._pictured
+        prediction = self._runner(params, place_batch(batch, self._runner.mesh))
+        prediction = jax.tree.map(_local_rows, prediction)
+        pictures = batch_pictures(batch, prediction, max_pictures=num_pictures)
+        return draw_comparison(pictures, self._source.info)
+
+    def _batches(self, num_images: int) -> BatchIterator:
+        return eval_batches(
+            self._source,
+            global_batch_size=self._config.eval.batch_size,
+            image_size=self._config.image_size,
+            num_examples=num_images,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=self._config.dataset.num_threads,
+        )
+
+
+def result_scalars(results: Results) -> Scalars:
+    """The numbers of an evaluation worth a curve, by name."""
+    return {
+        f"eval/{name}_{group}": results[group][name]
+        for group in ("all", "things", "stuff")
+        for name in ("pq", "sq", "rq")
+        if results[group][name] is not None
+    }
+
+
+def write_picture(path: epath.Path, picture: np.ndarray) -> None:
+    """Writes a PNG; a reader finds no half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    with unfinished.open("wb") as file:
+        Image.fromarray(picture).save(file, format="PNG")
+    unfinished.replace(path)
+
+
+class NonFiniteGuard:
+    """Stops a run whose loss or gradient is no number, and says which images did it.
+
+    It remembers the last batches' indices as they lie on the device, so that nothing
+    waits for them unless there is something to tell.
+    """
+
+    def __init__(
+        self, source: RecordSource, checkpoints: Checkpoints, *, num_steps: int = 1000
+    ):
+        """Watches a run.
+
+        Args:
+          source: what the batches come from, to name their images.
+          checkpoints: the run's, to name the last one.
+          num_steps: how many batches back it can name.
+        """
+        self._source = source
+        self._checkpoints = checkpoints
+        self._batches: collections.deque[tuple[int, Any]] = collections.deque(
+            maxlen=num_steps
+        )
+
+    def remember(self, step: int, batch: Batch) -> None:
+        """Notes which images step number `step` (from 1) is about to see."""
+        self._batches.append((step, batch.example_index))
+
+    def check(self, step: int, params: Any) -> None:
+        """Raises NonFiniteError when a parameter after `step` steps is not finite."""
+        if not _all_finite(params):
+            self.stop(step)
+
+    def stop(self, step: int) -> None:
+        """Raises NonFiniteError for step number `step`."""
+        indices = dict(self._batches).get(step)
+        images = "unknown"
+        if indices is not None:
+            rows = _local_rows(indices).tolist()
+            images = ", ".join(self._source.image_id(row) for row in rows)
+        self._checkpoints.wait()
+        last = self._checkpoints.latest_step()
+        saved = "there is none yet"
+        if last is not None:
+            saved = str(self._checkpoints.path(last))
+        raise NonFiniteError(
+            f"The loss or its gradient is not finite in step {step}, and the "
+            f"parameters are lost with it. Last good checkpoint: {saved}. Images of "
+            f"that step's batch: {images}. Look at these images and their targets; if "
+            "they are sound, lower optimizer.learning_rate or optimizer.clip_norm."
+        )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split along its first dimension."""
+    parts = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start].data) for start in sorted(parts)])
+
+
+@contextlib.contextmanager
+def explain_out_of_memory() -> Iterator[None]:
+    """Turns XLA's out-of-memory error into one that says what to turn."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            "Out of device memory. What helps, the cheapest first: a smaller "
+            "--config.batch_size; --config.model.remat=true (about a third slower); "
+            "--config.mesh.fsdp=N to spread parameters and optimizer over N devices; "
+            "a smaller --config.criterion.num_points; a smaller --config.image_size. "
+            "--dry_run tells how much the step needs."
+        ) from error
+
+
+class StopRequest:
+    """Turns SIGTERM and Ctrl-C into a flag, so that the run can save itself first.
+
+    A second signal ends the process at once, as it would have without this.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Only the main thread may set handlers. Several processes would have to agree
+        # on a step to save together.
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _request(self, *_: object) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

@@ -1,0 +1,192 @@
+"""Everything that a config describes, built and checked; nothing computed yet."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh
+
+from eomt_jax.losses.criterion import Criterion
+from eomt_jax.parallel.mesh import check_batch_size, create_mesh
+from eomt_jax.pipeline import loader
+from eomt_jax.pipeline.records import RecordSource, open_split
+from eomt_jax.pipeline.samples import TrainOptions
+from eomt_jax.training import optimizer, schedules
+from eomt_jax.training.checkpoint import DataPosition
+from eomt_jax.training.initialization import Initialization, initialize
+from eomt_jax.training.state import (
+    TrainState,
+    abstract_state,
+    create_state,
+    param_shapes,
+)
+from eomt_jax.training.step import TrainStep, make_train_step
+from eomt_jax.types import DatasetInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run before its first step.
+
+    Attributes:
+      config: the recipe, resolved.
+      mesh: of all devices.
+      source: the split that is trained on.
+      initialization: the network and its pre-trained weights.
+      total_steps: length of the run.
+      tx: the optimizer.
+      train_step: jitted, not yet compiled.
+    """
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    source: RecordSource
+    initialization: Initialization
+    total_steps: int
+    tx: object
+    train_step: TrainStep
+
+    @property
+    def info(self) -> DatasetInfo:
+        return self.source.info
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and places of the state."""
+        return abstract_state(self.initialization.model, self.tx, self.mesh)
+
+    def create_state(self) -> TrainState:
+        """The state before the first step."""
+        return create_state(
+            self.initialization.model,
+            self.tx,
+            jax.random.key(self.config.seed),
+            self.mesh,
+            loaded=self.initialization.loaded,
+        )
+
+    def position(self, step: int) -> DataPosition:
+        """Where in the stream of examples the run stands after `step` steps."""
+        config = self.config
+        return DataPosition(
+            next_example=step * config.batch_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            dataset=config.dataset.name,
+            split=config.dataset.train_split,
+            fingerprint=self.info.fingerprint,
+        )
+
+    def train_batches(self, *, start_example: int) -> loader.BatchIterator:
+        """This process's rows of the training batches, from a position on."""
+        config = self.config
+        options = TrainOptions(
+            image_size=config.image_size,
+            scale_range=tuple(config.augmentation.scale_range),
+            color_jitter=config.augmentation.color_jitter,
+            max_targets=config.dataset.max_targets or max(1, self.info.max_segments),
+            on_damaged=config.dataset.on_damaged,
+        )
+        return loader.train_batches(
+            self.source,
+            global_batch_size=config.batch_size,
+            options=options,
+            seed=config.seed,
+            start_example=start_example,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_threads=config.dataset.num_threads,
+            num_workers=config.dataset.num_workers,
+        )
+
+
+def setup(
+    config: ml_collections.ConfigDict, *, devices: Sequence[jax.Device] | None = None
+) -> Setup:
+    """Builds what `config` describes.
+
+    Args:
+      config: as configs/common.py lists it.
+      devices: all that JAX sees unless given.
+
+    Raises:
+      ValueError: the dataset is not prepared, or fields contradict one another.
+    """
+    mesh = create_mesh(**config.mesh, devices=devices)
+    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.eval.batch_size, mesh, field="eval.batch_size")
+    data = config.dataset
+    source = open_split(data.data_dir, data.name, data.train_split)
+    initialization = initialize(
+        **config.model,
+        num_classes=source.info.num_classes,
+        image_size=(config.image_size, config.image_size),
+        backbone=config.init.backbone,
+    )
+    model = initialization.model
+    total_steps = count_steps(config, num_examples=len(source))
+    tx = optimizer.create_optimizer(
+        param_shapes(model), total_steps=total_steps, **config.optimizer
+    )
+    rate_fields = ("learning_rate", "warmup_head", "warmup_vit", "published_steps")
+    train_step = make_train_step(
+        model,
+        Criterion(**config.criterion),
+        tx,
+        mask_probs_fn=mask_probs_schedule(
+            config.annealing,
+            total_steps=total_steps,
+            num_query_blocks=model.num_query_blocks,
+        ),
+        learning_rate_fns=schedules.learning_rate_schedules(
+            total_steps=total_steps,
+            power=config.optimizer.power,
+            **{name: config.optimizer[name] for name in rate_fields},
+        ),
+        mesh=mesh,
+    )
+    return Setup(
+        config=config,
+        mesh=mesh,
+        source=source,
+        initialization=initialization,
+        total_steps=total_steps,
+        tx=tx,
+        train_step=train_step,
+    )
+
+
+def count_steps(config: ml_collections.ConfigDict, *, num_examples: int) -> int:
+    """Length of the run: `total_steps`, or what `epochs` amount to where that is 0."""
+    if config.total_steps < 0 or config.epochs < 0:
+        raise ValueError(
+            f"total_steps = {config.total_steps} and epochs = {config.epochs}: "
+            "neither may be negative"
+        )
+    if config.total_steps:
+        return config.total_steps
+    length = loader.epoch_length(num_examples, config.batch_size)
+    total_steps = config.epochs * length // config.batch_size
+    if not total_steps:
+        raise ValueError("set total_steps or epochs: both are 0")
+    return total_steps
+
+
+def mask_probs_schedule(
+    config: ml_collections.ConfigDict, *, total_steps: int, num_query_blocks: int
+) -> schedules.Schedule:
+    """step → probability that each query block is masked [L2].
+
+    Args:
+      config: the recipe's `annealing`. Disabled, nothing is masked; every block still
+        predicts and bears its loss.
+      total_steps: length of the run, which the annealing is a fraction of.
+      num_query_blocks: L2.
+    """
+    if not config.enabled:
+        return lambda step: jnp.zeros(num_query_blocks)
+    starts, ends = schedules.annealing_steps(total_steps, num_query_blocks)
+    return lambda step: schedules.mask_probs(
+        step, starts=starts, ends=ends, power=config.power
+    )

@@ -1,0 +1,36 @@
+"""Trains an EoMT; run again, the same command goes on where it was stopped.
+
+python train.py --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from absl import app, flags, logging
+
+from data import prepare
+from eomt_jax.cli import config_flag
+
+_CONFIG = config_flag.define_config_flag()
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Say what would be trained and what it needs, and stop."
+)
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
+    # After the flags, so that --help and misspelt fields answer at once.
+    from eomt_jax.parallel import processes
+    from eomt_jax.training import dry_run, loop
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    processes.initialize()
+    config = _CONFIG.value
+    prepare.ensure(config.dataset.name, config.dataset.data_dir)
+    run = dry_run.dry_run if _DRY_RUN.value else loop.train
+    run(config, _WORKDIR.value)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=config_flag.parse_flags)
