@@ -102,6 +102,18 @@ def test_newest_complete_step_is_read(tmp_path):
     assert native.read_params(steps / "2")["queries"][0, 0] == 2
 
 
+def test_step_that_orbax_calls_unfinished_is_passed_over(tmp_path, monkeypatch):
+    # In a bucket nothing is renamed: an unfinished step has its final name already.
+    for step in ("1", "2"):
+        item = tmp_path / "checkpoints" / step / "params"
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(item, {"queries": np.full(3, float(step), np.float32)})
+    monkeypatch.setattr(
+        ocp.utils, "is_checkpoint_finalized", lambda path: path.name != "2"
+    )
+    assert native.read_params(tmp_path)["queries"][0] == 1
+
+
 def test_parameters_written_on_a_mesh_are_read_whole(tmp_path):
     mesh = jax.make_mesh(
         (jax.device_count(),), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,)
