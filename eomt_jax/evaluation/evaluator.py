@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from etils import epath
@@ -21,6 +21,8 @@ from eomt_jax.types import Batch, DatasetInfo
 Results = dict[str, Any]
 
 
+@runtime_checkable
+@runtime_checkable
 class Predictor(Protocol):
     """What can be evaluated: inference.runner.Runner, or a baseline."""
 
