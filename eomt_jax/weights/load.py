@@ -98,25 +98,11 @@ def load_backbone(
       ValueError: the file is damaged, not of this architecture, or an override
         contradicts it.
     """
-    if native.is_native(path):
-        config = native.read_model_config(path)
-        params = native.read_params(path)
-        if config.kind == "EoMT":
-            fields = dict(config.fields)
-            vit_fields = fields.pop("vit", {})
-            _check_tree(path, _build_eomt(path, vit_fields, fields), params)
-            params = params["vit"]
-        else:
-            vit_fields = config.fields
-            _check_tree(path, _build_vit(path, vit_fields), params)
-    else:
-        with open_checkpoint(path) as checkpoint:
-            architecture, params = read_dinov2(
-                checkpoint,
-                num_heads=overrides.get("num_heads"),
-                layer_norm_eps=overrides.get("layer_norm_eps"),
-            )
-        vit_fields = architecture.vit_fields()
+    vit_fields, params = read_backbone(
+        path,
+        num_heads=overrides.get("num_heads"),
+        layer_norm_eps=overrides.get("layer_norm_eps"),
+    )
     return _refit(
         path,
         vit_fields,
@@ -125,6 +111,33 @@ def load_backbone(
         patch_size=patch_size,
         overrides=overrides,
     )
+
+
+def read_backbone(
+    path: epath.PathLike,
+    *,
+    num_heads: int | None = None,
+    layer_norm_eps: float | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A backbone's fields and parameters at the sizes that are stored.
+
+    Args and errors as in `load_backbone`.
+    """
+    if not native.is_native(path):
+        with open_checkpoint(path) as checkpoint:
+            architecture, params = read_dinov2(
+                checkpoint, num_heads=num_heads, layer_norm_eps=layer_norm_eps
+            )
+        return architecture.vit_fields(), params
+    config = native.read_model_config(path)
+    params = native.read_params(path)
+    if config.kind == "ViT":
+        _check_tree(path, _build_vit(path, config.fields), params)
+        return config.fields, params
+    fields = dict(config.fields)
+    vit_fields = fields.pop("vit", {})
+    _check_tree(path, _build_eomt(path, vit_fields, fields), params)
+    return vit_fields, params["vit"]
 
 
 def _refit(

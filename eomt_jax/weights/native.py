@@ -120,7 +120,7 @@ def read_params(folder: epath.PathLike) -> dict[str, Any]:
     Args:
       folder: a checkpoint folder or work directory, or one step of it.
     """
-    item = _step_folder(epath.Path(folder).expanduser().resolve()) / PARAMS_ITEM
+    item = step_folder(folder) / PARAMS_ITEM
     if not item.exists():
         raise ValueError(
             f"{item} does not exist; {item.parent} is no step that eomt_jax wrote."
@@ -152,7 +152,9 @@ def _root(folder: epath.PathLike) -> epath.Path:
     return folder.parent.parent if is_step else folder
 
 
-def _step_folder(folder: epath.Path) -> epath.Path:
+def step_folder(folder: epath.PathLike) -> epath.Path:
+    """The newest complete step of a checkpoint folder; a step's folder is itself."""
+    folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
         return folder
     steps_folder = folder / STEPS_FOLDER
