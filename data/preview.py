@@ -1,0 +1,263 @@
+"""Shows what a prepared dataset holds, before hours go into training on it.
+
+python data/preview.py coco_panoptic --data_dir=~/eomt_data --image_size=640 \
+    --out=preview.png
+
+Writes a contact sheet of samples, each photograph beside its segments with their
+names; prints what there is of each class; warns of classes too rare and of objects
+too small to be learnt at the configured size.
+"""
+
+import dataclasses
+import io
+import pathlib
+import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from absl import app, flags
+from etils import epath
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+# As a script this file lies in the path, not the folder above, where data/ is.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from eomt_jax.inference import draw
+from eomt_jax.pipeline import records
+from eomt_jax.types import DatasetInfo
+
+RARE = 20  # segments of a class; fewer are hardly learnt
+_GAP, _CAPTION = 12, 18
+_INK, _PAPER = (32, 35, 42), (255, 255, 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a split holds of each class, crowds aside, as they are no targets.
+
+    Attributes:
+      num_images: images looked at.
+      max_segments: most segments in one of them.
+      images: int [K], images that have the class.
+      segments: int [K], segments of the class.
+      small: int [K], of them smaller than a patch in the network's input.
+      side: float [K], the median segment's side in the network's input, as the
+        square root of its area in pixels; 0 where there is none.
+      pixels: float [K], the class's share of all pixels.
+      crowds: crowd regions.
+      void: share of all pixels that belong to nothing or to a crowd.
+    """
+
+    num_images: int
+    max_segments: int
+    images: np.ndarray
+    segments: np.ndarray
+    small: np.ndarray
+    side: np.ndarray
+    pixels: np.ndarray
+    crowds: int
+    void: float
+
+
+def count(
+    source: Iterable[records.Record],
+    info: DatasetInfo,
+    *,
+    image_size: int,
+    patch_size: int = 16,
+) -> Counts:
+    """Counts what `source` holds when its photographs just fit `image_size`."""
+    areas: list[list[float]] = [[] for _ in info.classes]  # in the network's input
+    images, pixels = np.zeros((2, info.num_classes))
+    num_images = max_segments = crowds = total = 0
+    for record in source:
+        num_images += 1
+        max_segments = max(max_segments, len(record.labels))
+        crowds += int(record.is_crowd.sum())
+        total += record.segment_map.size
+        scale = min(image_size / record.height, image_size / record.width)
+        area = np.bincount(record.segment_map.ravel(), minlength=len(record.labels) + 1)
+        is_target = ~record.is_crowd
+        labels, area = record.labels[is_target], area[1:][is_target]
+        images[np.unique(labels)] += 1
+        for label, segment_area in zip(labels, area, strict=True):
+            areas[label].append(segment_area * scale**2)
+            pixels[label] += segment_area
+    return Counts(
+        num_images=num_images,
+        max_segments=max_segments,
+        images=images.astype(int),
+        segments=np.array([len(a) for a in areas]),
+        small=np.array([np.sum(np.array(a) < patch_size**2) for a in areas], int),
+        side=np.array([np.sqrt(np.median(a)) if a else 0.0 for a in areas]),
+        pixels=pixels / max(total, 1),
+        crowds=crowds,
+        void=1 - float(pixels.sum()) / max(total, 1),
+    )
+
+
+def format_counts(counts: Counts, info: DatasetInfo) -> str:
+    """A table with the most frequent class first; absent classes are left out."""
+    rows = [
+        f"{'class':24}{'images':>8}{'segments':>10}{'pixels':>8}{'median side':>13}"
+    ]
+    for label in np.argsort(-counts.segments, kind="stable"):
+        if counts.segments[label]:
+            row = info.classes[label]
+            name = row.name if row.is_thing else f"{row.name} (stuff)"
+            rows.append(
+                f"{name:24}{counts.images[label]:8,}{counts.segments[label]:10,}"
+                f"{counts.pixels[label]:8.1%}{counts.side[label]:10.0f} px"
+            )
+    rows.append(
+        f"{counts.num_images:,} images, {counts.segments.sum():,} segments, at most "
+        f"{counts.max_segments} in one image; {counts.crowds:,} crowds; "
+        f"{counts.void:.1%} of the pixels are void"
+    )
+    return "\n".join(rows)
+
+
+def find_problems(
+    counts: Counts, info: DatasetInfo, *, image_size: int, patch_size: int = 16
+) -> list[str]:
+    """A sentence for each thing that training won't mend."""
+    names = np.array([c.name for c in info.classes])
+    is_thing = info.is_thing
+    absent = counts.segments == 0
+    rare = (counts.segments < RARE) & ~absent
+    small = is_thing & ~absent & (counts.small > counts.segments / 2)
+    problems = []
+    if absent.any():
+        problems.append(f"classes without a segment: {_several(names[absent])}")
+    if rare.any():
+        problems.append(
+            f"classes too rare to learn, with fewer than {RARE} segments: "
+            f"{_several(names[rare])}"
+        )
+    if small.any():
+        problems.append(
+            f"classes whose objects are mostly smaller than a patch ({patch_size} x "
+            f"{patch_size}) at image_size={image_size}: {_several(names[small])}"
+        )
+    num_things = counts.segments[is_thing].sum()
+    share = counts.small[is_thing].sum() / max(num_things, 1)
+    if share > 0.1:
+        problems.append(
+            f"{share:.0%} of all objects are smaller than a patch at "
+            f"image_size={image_size}; a larger image_size would show them"
+        )
+    return problems
+
+
+def draw_sheet(
+    samples: Sequence[records.Record], info: DatasetInfo, *, panel: int = 420
+) -> Image.Image:
+    """Photographs beside their segments, two samples a row, with their ids.
+
+    Args:
+      samples: what to draw.
+      info: the class table.
+      panel: longest side of a photograph on the sheet, in pixels.
+    """
+    cells = [_draw_cell(sample, info, panel) for sample in samples]
+    width = 2 * panel + _GAP // 2
+    columns = 2 if len(cells) > 1 else 1
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    sheet = Image.new(
+        "RGB",
+        (_GAP + columns * (width + _GAP), _GAP + sum(h + _GAP for h in heights)),
+        _PAPER,
+    )
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_GAP + column * (width + _GAP), top))
+        top += height + _GAP
+    return sheet
+
+
+def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.Image:
+    image = Image.open(io.BytesIO(record.image_bytes)).convert("RGB")
+    segments = Image.fromarray(
+        draw.draw_panoptic(
+            np.asarray(image),
+            record.segment_map,
+            record.labels,
+            info,
+            long_side=panel,
+        )
+    )
+    cell = Image.new("RGB", (2 * panel + _GAP // 2, segments.height + _CAPTION), _PAPER)
+    photograph = image.resize(segments.size, Image.Resampling.BICUBIC)
+    cell.paste(photograph, (panel - segments.width, 0))
+    cell.paste(segments, (panel + _GAP // 2, 0))
+    crowds = f", {n} of them crowds" if (n := int(record.is_crowd.sum())) else ""
+    ImageDraw.Draw(cell).text(
+        (panel - segments.width, segments.height + 3),
+        f"{record.image_id}   {record.width} x {record.height} px   "
+        f"{len(record.labels)} segments{crowds}",
+        _INK,
+        ImageFont.load_default(12),
+    )
+    return cell
+
+
+def _several(names: np.ndarray, shown: int = 12) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """At most `wanted` indices, evenly over `total`; all where `wanted` is 0."""
+    if wanted == 0 or wanted >= total:
+        return list(range(total))
+    return [i * total // wanted for i in range(wanted)]
+
+
+def define_flags() -> None:
+    """Defines this script's flags; not on import, for tests import it."""
+    flags.DEFINE_string("data_dir", "~/eomt_data", "Root of prepared datasets.")
+    flags.DEFINE_string("split", "train", "Split to show.")
+    flags.DEFINE_integer("image_size", 0, "Size to train at; 0: the photographs' own.")
+    flags.DEFINE_integer("patch_size", 16, "The network's patch size.")
+    flags.DEFINE_integer("num_samples", 12, "Pictures on the sheet.")
+    flags.DEFINE_integer("max_images", 5000, "Images to count; 0: all.")
+    flags.DEFINE_string("out", "preview.png", "Where the contact sheet goes.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 2:
+        raise app.UsageError("name one prepared dataset")
+    options = flags.FLAGS
+    try:
+        source = records.open_split(options.data_dir, argv[1], options.split)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    info = source.info
+    size = options.image_size or max(info.max_image_size)
+    chosen = _spread(len(source), options.max_images)
+    counts = count(
+        (source[i] for i in tqdm(chosen, desc="counting", unit="image")),
+        info,
+        image_size=size,
+        patch_size=options.patch_size,
+    )
+    print(format_counts(counts, info))
+    for problem in find_problems(
+        counts, info, image_size=size, patch_size=options.patch_size
+    ):
+        print(f"warning: {problem}")
+
+    samples = [source[i] for i in _spread(len(source), options.num_samples)]
+    out = epath.Path(options.out).expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("wb") as file:
+        draw_sheet(samples, info).save(file, format="PNG")
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
