@@ -117,7 +117,7 @@ class RecordSource:
 
     Attributes:
       info: the dataset's classes and sizes.
-      split: "train" or "validation".
+      split: "train" or "validation", or part of one as TFDS writes it: "train[:8]".
     """
 
     def __init__(self, directory: epath.PathLike, split: str):
@@ -126,11 +126,11 @@ class RecordSource:
         self.split = split
         self.info = _read_metadata(self.directory)
         builder = tfds.builder_from_directory(self.directory)
-        if split not in builder.info.splits:
+        if split.partition("[")[0] not in builder.info.splits:
             known = ", ".join(sorted(builder.info.splits))
             raise ValueError(
                 f"{self.info.name} in {self.directory} has no split {split!r}; "
-                f"it has {known}"
+                f"it has {known}, and parts of them such as train[:100]"
             )
         skip = tfds.decode.SkipDecoding()
         decoders = dict.fromkeys(_ENCODED, skip)
