@@ -132,7 +132,8 @@ def _summary(computed: dict[str, Any], info: DatasetInfo) -> Results:
     return {**groups, "per_class": classes}
 
 
-def _none_if_nan(value: float) -> float | None:
+def _none_if_nan(value: Any) -> Any:
+    """JSON has no NaN."""
     return None if math.isnan(value) else value
 
 
