@@ -86,3 +86,23 @@ def param_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
         return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def gather_fsdp(params: PyTree, mesh: Mesh) -> PyTree:
+    """Parameters as the network is to compute with them, split over `tensor` alone.
+
+    Call it under jit, between the stored parameters and model.apply. `fsdp` splits
+    both the parameters and the batch, and XLA's partitioner must not be left to choose
+    which of the two it moves: it computes wrong numbers where a matrix is split over
+    fsdp × tensor and the batch over data × fsdp, all three larger than 1 (seen with
+    jax 0.10.2; two Dense layers in a row are enough). Gathered first, every layer sees
+    a split batch and whole or tensor-split weights.
+    """
+
+    def gather(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = partition_spec(name, leaf.shape, mesh)
+        spec = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(gather, params)

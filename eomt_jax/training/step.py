@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import batch_sharding, replicated
+from eomt_jax.parallel.partition import gather_fsdp
 from eomt_jax.training.schedules import Schedule
 from eomt_jax.training.state import PyTree, TrainState, state_shardings
 from eomt_jax.types import Batch
@@ -32,7 +33,7 @@ def make_loss(
       criterion: a `losses.criterion.Criterion`.
       mask_probs_fn: step → mask probabilities [L2]. When all are 0 nothing is masked,
         but every block still makes its prediction and bears its loss.
-      mesh: over which the matcher is split; None matches all images in one place.
+      mesh: on which parameters and batch lie; None computes in one place.
     """
 
     def loss(
@@ -41,6 +42,8 @@ def make_loss(
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
         mask_key, loss_key = jax.random.split(key)
         probs = mask_probs_fn(step)
+        if mesh is not None:
+            params = gather_fsdp(params, mesh)
         outputs = model.apply(
             {"params": params}, batch.image, mask_probs=probs, rngs={"mask": mask_key}
         )
@@ -93,7 +96,7 @@ def make_train_step(
         gradient = jax.grad(loss, has_aux=True)
         grads, metrics = gradient(state.params, batch, rng=state.rng, step=state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate/head"] = head_rate(state.step)
         metrics["learning_rate/vit"] = vit_rate(state.step)
         state = dataclasses.replace(
