@@ -65,7 +65,7 @@ class Progress:
         if not self._live and time.monotonic() < self._next and done < total:
             return
         self._next = time.monotonic() + 30
-        line = f"{done}/{total} images, {speed:.1f} a second"
+        line = f"{done}/{total} images" + (f", {speed:.1f} a second" if speed else "")
         end = "\n" if done >= total or not self._live else "  \r"
         print(line, end=end, file=sys.stderr, flush=True)
 

@@ -50,8 +50,8 @@ def evaluate(
       batches: in host memory, each process its own rows, as pipeline.loader's
         eval_batches yields them; closed at the end.
       info: of the data set that the batches come from.
-      progress: called after each batch with the number of images done by this
-        process and images a second, the first batch (which compiles) left out.
+      progress: called after each batch with the number of images done, over all
+        processes, and images a second: 0 after the first batch, which compiles.
 
     Returns:
       all, things, stuff: {pq, sq, rq, num_classes}; None where no class occurs.
@@ -116,19 +116,18 @@ def _count_function(metric_type: type[PanopticQuality], mesh: Mesh) -> Callable:
 
 
 def _summary(computed: dict[str, Any], info: DatasetInfo) -> Results:
-    per_class = computed.pop("per_class")
+    per_class = computed["per_class"]
     groups = {
-        group: {name: _none_if_nan(value) for name, value in means.items()}
-        for group, means in computed.items()
+        group: {name: _none_if_nan(value) for name, value in computed[group].items()}
+        for group in ("all", "things", "stuff")
     }
-    classes = [
-        {
-            "name": row.name,
-            "is_thing": row.is_thing,
-            **{name: _none_if_nan(float(v[i])) for name, v in per_class.items()},
-        }
-        for i, row in enumerate(info.classes)
-    ]
+    classes = []
+    for i, row in enumerate(info.classes):
+        quality = {n: _none_if_nan(float(per_class[n][i])) for n in ("pq", "sq", "rq")}
+        counts = {n: int(per_class[n][i]) for n in ("tp", "fp", "fn")}
+        classes.append(
+            {"name": row.name, "is_thing": row.is_thing, **quality, **counts}
+        )
     return {**groups, "per_class": classes}
 
 
@@ -146,7 +145,7 @@ def format_table(results: Results, *, per_class: bool = True) -> str:
         rows = [row for row in results["per_class"] if row["pq"] is not None]
         for row in sorted(rows, key=lambda row: -row["pq"]):
             kind = "thing" if row["is_thing"] else "stuff"
-            counts = f"{row['tp']:>8.0f}{row['fp']:>7.0f}{row['fn']:>8.0f}"
+            counts = f"{row['tp']:>8}{row['fp']:>7}{row['fn']:>8}"
             lines.append(f"{row['name'][:21]:<22}{kind:<6}{_numbers(row)}{counts}")
         lines.append("")
     lines.append(f"{header}{'classes':>9}")

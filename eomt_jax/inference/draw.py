@@ -38,7 +38,7 @@ class Picture:
 
 def draw_panoptic(
     image: UInt8[np.ndarray, "H W 3"],
-    id_map: Integer[np.ndarray, "H W"],
+    id_map: Integer[np.ndarray, "height width"],  # checked below, so not H W
     labels: Integer[np.ndarray, " n"],
     info: DatasetInfo,
     *,
@@ -106,7 +106,7 @@ def draw_comparison(
     total_height = header + sum(row[0].shape[0] + gap for row in rows)
     sheet = Image.new("RGB", (total_width, total_height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = load_font(panel / 22)
+    font = load_font(max(13, panel // 22))
     for column, title in enumerate(titles):
         center = gap + column * (width + gap) + width / 2
         draw.text((center, header / 2), title, _INK, font, anchor="mm")
@@ -134,7 +134,8 @@ def batch_pictures(
     """
     pictures = []
     for i in np.flatnonzero(batch.valid)[:max_pictures]:
-        (height, width), content = batch.original_size[i], batch.content_size[i]
+        height, width = (int(side) for side in batch.original_size[i])
+        content = batch.content_size[i]
         image = np.asarray(batch.image[i][: content[0], : content[1]])
         image = _to_uint8(_resize_image(image, (height, width)))
         segmentations = [
@@ -156,8 +157,8 @@ def _to_uint8(image: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
 
 def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """float32 RGB at `size`."""
-    if image.shape[:2] != tuple(size):
-        height, width = int(size[0]), int(size[1])
+    if image.shape[:2] != size:
+        height, width = size
         resized = Image.fromarray(image).resize(
             (width, height), Image.Resampling.BICUBIC
         )
@@ -231,5 +232,5 @@ def _outline(canvas: np.ndarray, index: np.ndarray) -> Float[np.ndarray, "H W 3"
     if not edge.any():
         return canvas
     distance: np.ndarray = ndimage.distance_transform_edt(~edge)  # pyright: ignore
-    strength = np.clip(max(index.shape) / 600 - distance, 0, 1)[..., None]
+    strength = np.clip(max(1.7, max(index.shape) / 550) - distance, 0, 1)[..., None]
     return canvas + (255 - canvas) * 0.9 * strength

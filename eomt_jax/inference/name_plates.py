@@ -14,6 +14,8 @@ from scipy import ndimage
 _MIN_AREA = 1 / 600
 """Of the picture; smaller segments get colour and outline but no name."""
 _MAX_TRIALS = 8
+_MARGIN = 2
+"""Pixels between a plate and the picture's border."""
 
 
 class Box(NamedTuple):
@@ -43,7 +45,7 @@ def write_names(
       colors: of the segments, 0 to 255.
     """
     draw = ImageDraw.Draw(picture)
-    font = load_font(max(13, max(index.shape) / 30))
+    font = load_font(max(13, max(index.shape) // 30))
     pad = font.size / 3
     areas = np.bincount(index[index >= 0], minlength=len(names))
     taken: list[Box] = []
@@ -63,14 +65,14 @@ def write_names(
         draw.text(center, name, (255, 255, 255), font, anchor="mm")
 
 
-def load_font(size: float) -> ImageFont.FreeTypeFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, `size` pixels high, so that pictures look alike anywhere."""
     if not features.check("freetype2"):
         raise ValueError(
             "this Pillow was built without FreeType and can't write names; install "
             "the one from PyPI"
         )
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(round(size)))
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 def _free_box(
@@ -92,9 +94,14 @@ def _free_box(
         y, x = divmod(deepest, width)
         if depth[y, x] <= 0:
             return None
-        x = min(max(x, half_width), max(width - half_width, half_width))
-        y = min(max(y, half_height), max(height - half_height, half_height))
-        box = Box(x - half_width, y - half_height, x + half_width, y + half_height)
+        mid_x = _clamp(x, half_width + _MARGIN, width)
+        mid_y = _clamp(y, half_height + _MARGIN, height)
+        box = Box(
+            left=mid_x - half_width,
+            top=mid_y - half_height,
+            right=mid_x + half_width,
+            bottom=mid_y + half_height,
+        )
         clashes = [other for other in taken if _overlap(box, other)]
         if not clashes:
             return box
@@ -110,6 +117,11 @@ def _free_box(
             )
             depth[rows, columns] = 0
     return None
+
+
+def _clamp(center: int, half: float, length: int) -> float:
+    """The centre moved so that half of a plate fits on either side."""
+    return min(max(center + 0.5, half), max(length - half, half))
 
 
 def _overlap(one: Box, other: Box) -> bool:
