@@ -6,8 +6,6 @@ h w mask logits.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -18,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from eomt_jax.losses import mask_losses
 from eomt_jax.losses.matcher import MATCHERS
+from eomt_jax.losses.pair_losses import pair_losses
 from eomt_jax.ops import points as point_ops
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Outputs, Targets
@@ -168,8 +167,8 @@ class Criterion:
         valid = targets.valid & ~targets.is_crowd
         match_rngs, loss_rngs = _fold_in(rngs, 0), _fold_in(rngs, 1)
         query_of_target = self._match(outputs, targets, valid, match_rngs)
-        weighted, mask, dice = _with_early_gradient(self._pair_losses)(
-            outputs.mask_logits, query_of_target, targets, valid, loss_rngs
+        weighted, mask, dice = pair_losses(
+            self, outputs.mask_logits, query_of_target, targets, loss_rngs
         )
         return weighted, mask, dice, query_of_target
 
@@ -200,113 +199,6 @@ class Criterion:
         costs = jax.lax.stop_gradient(jnp.stack(costs))
         return MATCHERS[self.matcher](costs, valid)
 
-    def _pair_losses(
-        self,
-        run: Callable,
-        mask_logits: tuple[Float[Array, "B Q h w"], ...],
-        query_of_target: Int[Array, "M B T"],
-        targets: Targets,
-        valid: Bool[Array, "B T"],
-        rngs: Key[Array, " B"],
-    ):
-        """Runs `run(losses, mask_logits)` on the losses of the matched pairs.
-
-        The cost follows the real pairs and not the padding: pairs are moved to the
-        front, and of a few sizes the smallest that holds them all is run.
-
-        `losses` maps mask logits to per-image sums [M, B] over pairs: the weighted
-        mask loss, and beside it (mask, dice).
-        """
-        num_predictions, batch, num_targets = query_of_target.shape
-        queries = jnp.maximum(query_of_target, 0).reshape(num_predictions, -1)
-        matched = ((query_of_target >= 0) & valid).reshape(num_predictions, -1)
-        order = jnp.argsort(~matched, axis=-1, stable=True)
-        num_pairs = matched.sum(-1)
-
-        def losses(size, mask_logits):
-            pair = order[:, :size]
-            image, target = pair // num_targets, pair % num_targets
-            query = jnp.take_along_axis(queries, pair, axis=1)
-            logits = [masks[image[m], query[m]] for m, masks in enumerate(mask_logits)]
-            logits = jnp.concatenate(logits)
-            prediction = jnp.repeat(jnp.arange(num_predictions), size)
-            image, target = image.reshape(-1), target.reshape(-1)
-            fold_in = jax.vmap(jax.random.fold_in)
-            points, weights = mask_losses.uncertain_points(
-                fold_in(fold_in(rngs[image], target), prediction),
-                logits,
-                num_points=self.num_points,
-                oversample_ratio=self.oversample_ratio,
-                importance_ratio=self.importance_ratio,
-            )
-            logits = point_ops.sample_each(logits, points)
-            values = target_masks.sample_each(
-                targets.id_map, points, image=image, target=target
-            )
-            mask = mask_losses.binary_cross_entropy(logits, values, weights)
-            dice = mask_losses.dice(logits, values, weights)
-            real = (jnp.arange(size) < num_pairs[:, None]).reshape(-1)
-            sums = jnp.zeros((2, num_predictions, batch))
-            sums = sums.at[:, prediction, image].add(
-                jnp.where(real, jnp.stack([mask, dice]), 0.0)
-            )
-            weighted = self.mask_weight * sums[0] + self.dice_weight * sums[1]
-            return weighted, (sums[0], sums[1])
-
-        max_pairs = batch * min(num_targets, mask_logits[0].shape[1])
-        sizes = _bucket_sizes(max_pairs)
-        branches = [functools.partial(run, functools.partial(losses, n)) for n in sizes]
-        branch = (num_pairs.max() > jnp.array(sizes)).sum()
-        return jax.lax.switch(branch, branches, mask_logits)
-
-
-def _with_early_gradient(pair_losses: Callable) -> Callable:
-    """Makes the gradient of the pair losses during the forward pass.
-
-    Differentiating a switch keeps the residuals of all its branches, taken or not, and
-    recomputing them would draw and choose the points twice. An image's sum depends on
-    its own logits alone, so its gradient is known up to the factor that the backward
-    pass brings, and has the size of the logits.
-    """
-
-    @jax.custom_vjp
-    def losses(mask_logits, *matching):
-        def evaluate(losses, mask_logits):
-            weighted, (mask, dice) = losses(mask_logits)
-            return weighted, mask, dice
-
-        return pair_losses(evaluate, mask_logits, *matching)
-
-    def forward(mask_logits, *matching):
-        def differentiate(losses, mask_logits):
-            weighted, pullback, (mask, dice) = jax.vjp(
-                losses, mask_logits, has_aux=True
-            )
-            (gradient,) = pullback(jnp.ones_like(weighted))
-            return (weighted, mask, dice), gradient
-
-        sums, gradient = pair_losses(differentiate, mask_logits, *matching)
-        return sums, gradient
-
-    def backward(gradient, cotangents):
-        scale = cotangents[0][..., None, None, None]
-        gradient = tuple(g * scale[m] for m, g in enumerate(gradient))
-        return gradient, None, None, None, None
-
-    losses.defvjp(forward, backward)
-    return losses
-
 
 def _fold_in(rngs: Key[Array, " B"], data: int) -> Key[Array, " B"]:
     return jax.vmap(lambda rng: jax.random.fold_in(rng, data))(rngs)
-
-
-def _bucket_sizes(max_pairs: int) -> list[int]:
-    """Doubling from at least 16 up to `max_pairs`, so at most half is padding."""
-    sizes = []
-    size = max_pairs
-    while True:
-        sizes.append(size)
-        if size <= 16:
-            return sizes[::-1]
-        size = -(-size // 2)
