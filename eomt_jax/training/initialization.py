@@ -1,7 +1,6 @@
 """The network of a config with its pre-trained weights, and a report of what is new."""
 
 import dataclasses
-import math
 import re
 from typing import Any
 
@@ -12,10 +11,8 @@ from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.state import param_shapes
-from eomt_jax.weights import native
-from eomt_jax.weights.dinov2 import detect_naming
-from eomt_jax.weights.files import open_checkpoint
-from eomt_jax.weights.load import load_backbone
+from eomt_jax.weights.load import read_backbone
+from eomt_jax.weights.resample import resample_vit
 
 PyTree = Any
 
@@ -93,7 +90,7 @@ def initialize(
       patch_size: in pixels.
       dtype: of activations.
       remat: recompute blocks in the backward pass.
-      backbone: whatever `weights.load.load_backbone` reads; empty for none.
+      backbone: path of whatever `weights.load.read_backbone` reads; empty for none.
 
     Raises:
       ValueError: the backbone is of another variant, or cannot be read.
@@ -109,20 +106,21 @@ def initialize(
     )
     loaded, resampled = None, set()
     if backbone:
-        vit, params = load_backbone(
-            backbone,
-            image_size=image_size,
+        fields, params = read_backbone(backbone)
+        _check_variant(variant, fields, backbone)
+        stored = ViT(**{**fields, "image_size": tuple(fields["image_size"])})
+        vit = stored.clone(
+            image_size=model.vit.image_size,
             patch_size=patch_size,
             dtype=model.vit.dtype,
             remat=remat,
         )
-        _check_variant(variant, vit, backbone)
         model = model.clone(vit=vit)
+        params = resample_vit(params, grid_size=vit.grid_size, patch_size=patch_size)
         loaded = {"vit": params}
-        stored_patch, stored_grid = _stored_sizes(backbone)
-        if stored_patch != vit.patch_size:
+        if stored.patch_size != vit.patch_size:
             resampled.add("vit/patch_embedding/kernel")
-        if stored_grid != vit.grid_size:
+        if stored.grid_size != vit.grid_size:
             resampled.add("vit/position_embedding")
     return Initialization(model, loaded, _report(model, loaded, resampled))
 
@@ -167,8 +165,8 @@ def _sizes(tree: PyTree) -> dict[str, int]:
     }
 
 
-def _check_variant(variant: str, vit: ViT, path: epath.PathLike) -> None:
-    found = {name: getattr(vit, name) for name in VARIANT_FIELDS}
+def _check_variant(variant: str, fields: dict[str, Any], path: epath.PathLike) -> None:
+    found = {name: fields[name] for name in VARIANT_FIELDS}
     wanted = {name: getattr(variants.VARIANTS[variant], name) for name in found}
     if found == wanted:
         return
@@ -187,22 +185,3 @@ def _check_variant(variant: str, vit: ViT, path: epath.PathLike) -> None:
         f"init.backbone = {str(path)!r} is not a ViT of model.variant = {variant!r}: "
         f"it has {differing}; {advice}"
     )
-
-
-def _stored_sizes(path: epath.PathLike) -> tuple[int, tuple[int, int]]:
-    """Patch size and patch grid that the file was trained with."""
-    if native.is_native(path):
-        fields = native.read_model_config(path).fields
-        fields = fields.get("vit", fields)
-        height, width = fields["image_size"]
-        patch_size = fields["patch_size"]
-        return patch_size, (height // patch_size, width // patch_size)
-    with open_checkpoint(path) as checkpoint:
-        names = detect_naming(checkpoint).table(
-            depth=0, mlp_type="gelu", registers=False
-        )
-        kernel = checkpoint.shapes[names["patch_embedding/kernel"][0]]
-        positions = checkpoint.shapes[names["position_embedding"][0]]
-    # With or without the class token's position: the root rounds down.
-    side = math.isqrt(positions[1])
-    return kernel[-1], (side, side)

@@ -1,0 +1,68 @@
+import jax
+import numpy as np
+import pytest
+
+from eomt_jax.parallel.batch import place_batch, prefetch
+from eomt_jax.parallel.mesh import batch_sharding, create_mesh
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return create_mesh(2, 4)
+
+
+def host_batch(step=0):
+    rows = np.arange(8, dtype=np.int32) + 8 * step
+    return {"image": np.tile(rows.astype(np.uint8)[:, None], (1, 3)), "index": rows}
+
+
+def test_place_batch_keeps_values_and_splits_rows(mesh):
+    placed = place_batch(host_batch(), mesh)
+    assert placed["index"].sharding == batch_sharding(mesh)
+    assert placed["image"].sharding.shard_shape((8, 3)) == (1, 3)
+    jax.tree.map(np.testing.assert_array_equal, placed, host_batch())
+
+
+def test_place_batch_that_does_not_divide_raises(mesh):
+    batch = jax.tree.map(lambda leaf: leaf[:6], host_batch())
+    with pytest.raises(ValueError, match="batch_size = 6 .*mesh.data × mesh.fsdp"):
+        place_batch(batch, mesh)
+
+
+def test_place_batch_with_uneven_leaves_raises(mesh):
+    with pytest.raises(ValueError, match="differ in their number of rows"):
+        place_batch({**host_batch(), "index": np.arange(4)}, mesh)
+
+
+class Source:
+    """Yields a few batches and counts; closeable as the loader is."""
+
+    def __init__(self, length):
+        self.length, self.taken, self.closed = length, 0, False
+
+    def __iter__(self):
+        for step in range(self.length):
+            self.taken += 1
+            yield host_batch(step)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_prefetch_yields_every_batch_in_order(mesh, length):
+    source = Source(length)
+    firsts = [int(batch["index"][0]) for batch in prefetch(source, mesh)]
+    assert firsts == [8 * step for step in range(length)]
+    assert source.closed
+
+
+def test_prefetch_runs_ahead_by_its_depth_and_closes_its_source(mesh):
+    source = Source(10)
+    batches = prefetch(source, mesh, depth=2)
+    next(batches)
+    assert source.taken == 3
+    next(batches)
+    assert source.taken == 4
+    batches.close()
+    assert source.closed and source.taken == 4

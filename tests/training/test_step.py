@@ -1,0 +1,138 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from eomt_jax.losses.criterion import Criterion
+from eomt_jax.models import variants
+from eomt_jax.parallel.batch import place_batch
+from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.training import optimizer, schedules
+from eomt_jax.training.state import create_state, param_shapes
+from eomt_jax.training.step import make_train_step
+from eomt_jax.types import Batch, Targets
+
+STARTS, ENDS = (2,), (4,)
+OPTIONS = {"total_steps": 12, "learning_rate": 1e-2, "warmup_head": 1, "warmup_vit": 2}
+
+
+def create_batch():
+    rng = np.random.default_rng(0)
+    id_map = rng.integers(0, 3, (2, 32, 32), np.uint8)
+    sizes = np.full((2, 2), 32, np.int32)
+    return Batch(
+        image=rng.integers(0, 256, (2, 32, 32, 3), np.uint8),
+        targets=Targets(
+            id_map=id_map,
+            labels=np.array([[0, 2], [1, 1]], np.int32),
+            valid=np.ones((2, 2), bool),
+            is_crowd=np.zeros((2, 2), bool),
+        ),
+        valid=np.ones(2, bool),
+        example_index=np.arange(2, dtype=np.int32),
+        content_size=sizes,
+        original_size=sizes,
+    )
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Six steps on one device: (state as NumPy, metrics) before and after each."""
+    mesh = create_mesh(devices=jax.devices()[:1])
+    model = variants.create_eomt(
+        "tiny",
+        num_classes=3,
+        num_queries=4,
+        num_query_blocks=1,
+        image_size=(32, 32),
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=32,
+        layer_scale_init=1.0,
+    )
+    tx = optimizer.create_optimizer(param_shapes(model), **OPTIONS)
+    train_step = make_train_step(
+        model,
+        Criterion(num_points=32),
+        tx,
+        mask_probs_fn=functools.partial(schedules.mask_probs, starts=STARTS, ends=ENDS),
+        learning_rate_fns=schedules.learning_rate_schedules(**OPTIONS),
+        mesh=mesh,
+    )
+    state = create_state(model, tx, jax.random.key(0), mesh)
+    batch = place_batch(create_batch(), mesh)
+    states, metrics = [jax.device_get(state)], []
+    for _ in range(6):
+        state, row = train_step(state, batch)
+        states.append(jax.device_get(state))
+        metrics.append(jax.device_get(row))
+    return train_step, batch, states, metrics
+
+
+def test_step_counts_and_reports_what_it_used(run):
+    _, _, states, metrics = run
+    assert [int(state.step) for state in states] == list(range(7))
+    assert [int(state.opt_state.count) for state in states] == list(range(7))
+    head, vit = schedules.learning_rate_schedules(**OPTIONS)
+    for step, row in enumerate(metrics):
+        np.testing.assert_allclose(row["learning_rate/head"], head(step), rtol=1e-6)
+        np.testing.assert_allclose(row["learning_rate/vit"], vit(step), rtol=1e-6)
+        probs = schedules.mask_probs(step, starts=STARTS, ends=ENDS)
+        np.testing.assert_allclose([row["mask_prob/0"]], probs)
+    assert metrics[0]["mask_prob/0"] == 1 and metrics[4]["mask_prob/0"] == 0
+
+
+def test_metrics_are_weighted_parts_that_sum_to_the_loss(run):
+    # Masked or no longer masked, there are as many predictions as query blocks and one.
+    for row in run[3]:
+        parts = [row[f"loss/{name}"] for name in ("mask", "dice", "class")]
+        np.testing.assert_allclose(row["loss"], sum(parts), rtol=1e-5)
+        for name, part in zip(("mask", "dice", "class"), parts):
+            each = [row[f"loss/{name}_{i}"] for i in range(2)]
+            np.testing.assert_allclose(part, sum(each), rtol=1e-5)
+            assert f"loss/{name}_2" not in row
+        assert all(np.shape(value) == () for value in row.values())
+
+
+def test_first_step_moves_nothing_and_the_second_only_what_is_outside_the_vit(run):
+    _, _, states, metrics = run
+    assert metrics[0]["grad_norm"] > 0.01  # of the gradients as they were
+
+    def moved(a, b):
+        tree = jax.tree.map(lambda x, y: bool(np.any(x != y)), a.params, b.params)
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {optimizer.leaf_path(path) for path, changed in leaves if changed}
+
+    everything = moved(states[0], states[6])
+    assert len(everything) == len(jax.tree.leaves(states[0].params))
+    assert moved(states[0], states[1]) == set()
+    second = moved(states[1], states[2])
+    assert second == {path for path in everything if not path.startswith("vit/")}
+
+
+def test_loss_falls_on_one_batch(run):
+    losses = [row["loss"] for row in run[3]]
+    assert losses[-1] < losses[0]
+
+
+def test_step_is_a_function_of_its_state(run):
+    train_step, batch, states, metrics = run
+    # The state passed in is given away: from its copy on the host the run repeats.
+    mesh = batch.image.sharding.mesh
+    placed = jax.device_put(states[3], jax.NamedSharding(mesh, jax.P()))
+    state, row = train_step(placed, batch)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), states[4])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(row), metrics[3])
+
+
+def test_random_points_change_with_the_step_alone(run):
+    metrics = run[3]
+    # After the first step, at rate 0, the parameters are still the same.
+    same = [metrics[0]["mask_prob/0"], metrics[1]["mask_prob/0"]]
+    assert same == [1, 1]
+    assert metrics[0]["loss/mask_0"] != metrics[1]["loss/mask_0"]
+    np.testing.assert_allclose(
+        metrics[0]["loss/mask_0"], metrics[1]["loss/mask_0"], rtol=0.3
+    )
