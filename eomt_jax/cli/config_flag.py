@@ -24,13 +24,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-            # A file that cannot be read shows itself only here.
-            _ = len(flags.FLAGS.config)
+            # A recipe that cannot be loaded shows itself only here.
+            _ = flags.FLAGS.config.is_locked
         return rest
     except (AttributeError, KeyError) as error:
         message = _unknown_field(str(error), argv)
-    except FileNotFoundError as error:
-        message = f"--config: {error}"
+    except OSError as error:
+        message = " ".join(str(error).partition("failure to load: ")[2].split())
     except (flags.Error, TypeError, ValueError) as error:
         message = str(error)
     print(f"error: {message}", file=sys.stderr)

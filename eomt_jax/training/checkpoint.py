@@ -9,7 +9,7 @@ one another and renames into place when all are complete:
 """
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -141,7 +141,7 @@ class Checkpoints:
         """Returns when everything saved is complete on disk."""
         self._manager.wait_until_finished()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from eomt_jax.parallel.batch import place_batch
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import RecordSource, open_split
 from eomt_jax.training.checkpoint import Checkpoints
-from eomt_jax.training.logging import Scalars
+from eomt_jax.training.logging import MetricsWindow, Scalars
 from eomt_jax.training.setup import Setup
 from eomt_jax.types import Batch
 
@@ -128,10 +128,22 @@ class NonFiniteGuard:
         """Notes which images step number `step` (from 1) is about to see."""
         self._batches.append((step, batch.example_index))
 
-    def check(self, step: int, params: Any) -> None:
-        """Raises NonFiniteError when a parameter after `step` steps is not finite."""
+    def check(self, step: int, params: Any, window: MetricsWindow) -> None:
+        """Raises NonFiniteError when a parameter is not finite.
+
+        Args:
+          step: steps done.
+          params: after these steps.
+          window: metrics of the last of these steps.
+        """
         if not _all_finite(params):
+            self.check_metrics(step, num_steps=len(window), num_finite=window.read()[1])
             self.stop(step)
+
+    def check_metrics(self, step: int, *, num_steps: int, num_finite: int) -> None:
+        """Raises NonFiniteError unless the last `num_steps` of `step` were finite."""
+        if num_finite < num_steps:
+            self.stop(step - num_steps + num_finite + 1)
 
     def stop(self, step: int) -> None:
         """Raises NonFiniteError for step number `step`."""
@@ -191,7 +203,7 @@ class StopRequest:
         self.requested = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         # Only the main thread may set handlers. Several processes would have to agree
         # on a step to save together.
         is_main_thread = threading.current_thread() is threading.main_thread()

@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,8 @@ class MetricsWindow:
           that was not (all of them in a sound run), and how many images stood in for
           others.
         """
+        if not self._count:
+            return {}, 0, 0
         totals, num_finite, num_replaced = jax.device_get(self._totals)
         means = {name: float(total) / self._count for name, total in totals.items()}
         schedules = {k: v for k, v in self._last.items() if k.startswith(_SCHEDULES)}
@@ -199,7 +201,10 @@ class MetricsWriter:
         _keep_records(self._path, up_to=step)
         # TensorBoard drops what older event files say from `purge_step` on.
         self._events = tensorboardX.SummaryWriter(
-            str(epath.Path(workdir) / "tensorboard"), purge_step=step + 1
+            str(epath.Path(workdir) / "tensorboard"),
+            purge_step=step + 1,
+            # Files are named by the second, and one must not replace another.
+            filename_suffix=f".after_{step:08d}",
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -226,7 +231,7 @@ class MetricsWriter:
         self._records.clear()
         self._events.flush()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -243,9 +248,9 @@ def _keep_records(path: epath.Path, *, up_to: int) -> None:
     unfinished.replace(path)
 
 
-def _step_of(line: str) -> float:
-    """The record's step; infinity for a line that a killed process left torn."""
+def _step_of(line: str) -> int:
+    """The record's step; past any for a line that a killed process left torn."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return sys.maxsize

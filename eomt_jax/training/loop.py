@@ -108,8 +108,7 @@ def _run_steps(
         if due(config.logging.every_steps):
             num_steps = len(window)
             metrics, num_finite, replaced = window.read()
-            if num_finite < num_steps:
-                guard.stop(step - num_steps + num_finite + 1)
+            guard.check_metrics(step, num_steps=num_steps, num_finite=num_finite)
             seconds = stopwatch.lap() / num_steps
             num_replaced += replaced
             metrics["images_per_second"] = config.batch_size / seconds
@@ -126,7 +125,7 @@ def _run_steps(
             )
         if save or picture or evaluate:
             # Nothing is shown or kept of parameters that are lost.
-            guard.check(step, state.params)
+            guard.check(step, state.params, window)
         with stopwatch.pause():
             if evaluate:
                 results = evaluation.evaluate(state.params)

@@ -1,0 +1,44 @@
+"""Errors of the command line, as a newcomer meets them."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def train(*arguments):
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *arguments],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("batch_sise=3", "no field 'batch_sise'"),
+        ("model.remt=true", "did you mean 'remat'?"),
+        ("batch_size=many", "invalid literal"),
+    ],
+)
+def test_wrong_override_is_refused_in_one_line(override, said, tmp_path):
+    config = "--config=configs/quickstart.py"
+    result = train(config, f"--workdir={tmp_path}", f"--config.{override}")
+    assert result.returncode == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_recipe_is_named(tmp_path):
+    result = train("--config=configs/quikstart.py", f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert "configs/quikstart.py" in result.stderr
+    assert "Traceback" not in result.stderr

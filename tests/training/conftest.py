@@ -1,0 +1,42 @@
+"""A run small enough to be repeated: few drawn shapes, a network of two blocks."""
+
+import pytest
+
+from configs import quickstart
+from data import prepare, shapes
+from eomt_jax.models import variants
+
+
+@pytest.fixture(scope="session")
+def shapes_dir(tmp_path_factory):
+    """Where a small version of the shapes dataset is prepared."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "NUM_EXAMPLES", {"train": 10, "validation": 3})
+        prepare.prepare("shapes", folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(shapes_dir, monkeypatch):
+    """Six steps that compile in seconds, for one device."""
+    monkeypatch.setitem(variants.VARIANTS, "micro", variants.Variant(16, 2, 2, 32, 1))
+    config = quickstart.get_config()
+    config.dataset.data_dir = str(shapes_dir)
+    config.dataset.num_threads = 1
+    config.compilation_cache = ""
+    config.image_size = 32
+    config.model.variant = "micro"
+    config.model.num_queries = 8
+    config.criterion.num_points = 32
+    config.batch_size = 2
+    config.total_steps = 6
+    config.optimizer.published_steps = 6
+    config.optimizer.warmup_head = 1
+    config.optimizer.warmup_vit = 1
+    config.eval.batch_size = 2
+    config.eval.every_steps = 0
+    config.logging.every_steps = 1
+    config.logging.picture_every_steps = 0
+    config.checkpoint.every_steps = 2
+    return config

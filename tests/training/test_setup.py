@@ -1,0 +1,65 @@
+"""What a config leads to, without a step of training."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs import common
+from eomt_jax.training import setup
+
+
+def test_steps_come_from_epochs_unless_given():
+    config = common.get_config()
+    config.batch_size, config.epochs = 4, 3
+    # The last two of ten images don't fill a batch.
+    assert setup.count_steps(config, num_examples=10) == 6
+    config.total_steps = 7
+    assert setup.count_steps(config, num_examples=10) == 7
+
+
+@pytest.mark.parametrize("total_steps, epochs", [(0, 0), (-1, 2), (0, -2)])
+def test_no_length_is_refused(total_steps, epochs):
+    config = common.get_config()
+    config.total_steps, config.epochs = total_steps, epochs
+    with pytest.raises(ValueError, match="total_steps"):
+        setup.count_steps(config, num_examples=100)
+
+
+def test_annealing_follows_the_length_and_can_be_left_out():
+    config = common.get_config().annealing
+    probs = setup.mask_probs_schedule(config, total_steps=60, num_query_blocks=2)
+    # Starts at a sixth and at four sixths of the run.
+    np.testing.assert_array_equal(probs(10), [1, 1])
+    np.testing.assert_array_equal(probs(30), [0, 1])
+    np.testing.assert_array_equal(probs(50), [0, 0])
+    config.enabled = False
+    probs = setup.mask_probs_schedule(config, total_steps=60, num_query_blocks=2)
+    np.testing.assert_array_equal(probs(0), [0, 0])
+
+
+def test_batch_that_the_mesh_cannot_split_names_its_field(tiny_config):
+    tiny_config.batch_size = 3
+    with pytest.raises(ValueError, match="batch_size = 3"):
+        setup.setup(tiny_config, devices=jax.devices()[:2])
+    tiny_config.batch_size, tiny_config.eval.batch_size = 4, 5
+    with pytest.raises(ValueError, match="eval.batch_size = 5"):
+        setup.setup(tiny_config, devices=jax.devices()[:2])
+
+
+def test_dataset_that_is_not_prepared_says_how(tiny_config):
+    tiny_config.dataset.name = "coco_panoptic"
+    with pytest.raises(ValueError, match="data/prepare.py coco_panoptic"):
+        setup.setup(tiny_config, devices=jax.devices()[:1])
+
+
+def test_training_position_counts_examples_of_all_epochs(tiny_config):
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    position = run.position(7)
+    assert position.next_example == 14
+    assert position.dataset == "shapes"
+    with run.train_batches(start_example=position.next_example) as batches:
+        expected = next(batches)
+    with run.train_batches(start_example=0) as batches:
+        for _ in range(8):
+            batch = next(batches)
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
