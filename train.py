@@ -3,6 +3,8 @@
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
+import sys
+
 from absl import app, flags, logging
 
 from data import prepare
@@ -27,7 +29,10 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     processes.initialize()
     config = _CONFIG.value
-    prepare.ensure(config.dataset.name, config.dataset.data_dir)
+    try:
+        prepare.ensure(config.dataset.name, config.dataset.data_dir)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     run = dry_run.dry_run if _DRY_RUN.value else loop.train
     run(config, _WORKDIR.value)
 

@@ -1,0 +1,244 @@
+"""The loop's promises: resumed equals uninterrupted, and every stop says why."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_jax.pipeline.records import open_split
+from eomt_jax.training import dry_run, hooks, loop
+from eomt_jax.training.setup import Setup
+from eomt_jax.training.state import TrainState
+from eomt_jax.weights.load import load
+
+_compile_step = loop.compile_step
+_create_state = Setup.create_state
+_compiled = []
+_created = []
+
+
+@pytest.fixture(autouse=True)
+def compile_once(monkeypatch):
+    """All runs here share the programs that take longer to compile than to run."""
+
+    def compile_step(*args):
+        if not _compiled:
+            _compiled.append(_compile_step(*args))
+        return _compiled[0]
+
+    def create_state(self):
+        if not _created:
+            state = _create_state(self)
+            _created.append(
+                (
+                    jax.tree.map(np.array, state),
+                    jax.tree.map(lambda x: x.sharding, state),
+                )
+            )
+        state, shardings = _created[0]
+        # Copied, for the step overwrites what it is given.
+        return jax.device_put(jax.tree.map(np.copy, state), shardings)
+
+    monkeypatch.setattr(loop, "compile_step", compile_step)
+    monkeypatch.setattr(dry_run, "compile_step", compile_step)
+    monkeypatch.setattr(Setup, "create_state", create_state)
+
+
+def run(config, workdir):
+    return loop.train(config, workdir, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Final state and losses of a run that nothing disturbed, by one of the tests."""
+    return {}
+
+
+@pytest.fixture
+def reference(uninterrupted, tiny_config, tmp_path_factory):
+    if not uninterrupted:
+        workdir = tmp_path_factory.mktemp("uninterrupted")
+        uninterrupted["state"] = jax.tree.map(np.array, run(tiny_config, workdir))
+        uninterrupted["losses"] = read_losses(workdir)
+    return uninterrupted
+
+
+def read_losses(workdir):
+    """[(step, loss)] as metrics.jsonl has them."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [(r["step"], r["loss"]) for r in map(json.loads, lines)]
+
+
+def before_step(monkeypatch, step, action):
+    """Does `action` right before step number `step`, counted from 1."""
+    remember = hooks.NonFiniteGuard.remember
+
+    def remember_and_act(self, number, batch):
+        remember(self, number, batch)
+        if number == step:
+            action()
+
+    monkeypatch.setattr(hooks.NonFiniteGuard, "remember", remember_and_act)
+
+
+def assert_equal(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def crash():
+    raise RuntimeError("power cut")
+
+
+def test_run_that_crashed_between_checkpoints_ends_bit_for_bit_as_uninterrupted(
+    tiny_config, tmp_path, monkeypatch, reference
+):
+    tiny_config.checkpoint.every_steps = 3
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 6, crash)
+        run(tiny_config, tmp_path)
+    # Steps 4 and 5 are told already, and will be once more.
+    assert [step for step, _ in read_losses(tmp_path)] == [1, 2, 3, 4, 5]
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    assert read_losses(tmp_path) == reference["losses"]
+
+
+def test_run_that_crashed_before_any_checkpoint_begins_anew(
+    tiny_config, tmp_path, monkeypatch, reference
+):
+    tiny_config.checkpoint.every_steps = 4
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 3, crash)
+        run(tiny_config, tmp_path)
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    assert read_losses(tmp_path) == reference["losses"]
+
+
+def test_sigterm_saves_exits_with_run_again_and_continues(
+    tiny_config, tmp_path, monkeypatch, capsys, reference
+):
+    tiny_config.checkpoint.every_steps = 100
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        before_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run(tiny_config, tmp_path)
+    assert stop.value.code == 75
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert (tmp_path / "checkpoints/3").exists()
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    assert "Going on from" in capsys.readouterr().out
+
+
+def test_whole_run_leaves_a_model_metrics_and_pictures(tiny_config, tmp_path, capsys):
+    tiny_config.eval.every_steps = 4
+    tiny_config.eval.num_images = 3
+    tiny_config.logging.every_steps = 4
+    tiny_config.logging.picture_every_steps = 6
+    tiny_config.logging.num_pictures = 2
+    state = run(tiny_config, tmp_path)
+
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    assert [record["step"] for record in records] == [4, 6]
+    assert records[0].keys() >= {"loss", "grad_norm", "images_per_second"}
+    for step in (4, 6):
+        results = json.loads((tmp_path / f"evaluations/{step:08d}.json").read_text())
+        assert results["num_images"] == 3
+    with Image.open(tmp_path / "pictures/00000006.png") as picture:
+        assert min(picture.size) > 100
+    assert list((tmp_path / "tensorboard").iterdir())
+    model, params = load(tmp_path)
+    assert model.num_classes == 6
+    assert_equal(params, jax.tree.map(np.array, state.params))
+    out = capsys.readouterr().out
+    assert "step 4/6" in out
+    assert "circle" in out
+
+    # The same command once more has nothing to do, and says so.
+    assert_equal(run(tiny_config, tmp_path), jax.tree.map(np.array, state))
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_loss_that_is_no_number_stops_with_step_checkpoint_and_images(
+    tiny_config, tmp_path, monkeypatch
+):
+    """Found when step 4 is about to be saved, though told only every 5 steps."""
+    tiny_config.logging.every_steps = 5
+    compile_step = loop.compile_step
+    seen = []
+
+    def compile_poisoned_step(*args):
+        step = compile_step(*args)
+
+        def poisoned(state, batch):
+            seen.append(np.array(batch.example_index))
+            state, metrics = step(state, batch)
+            if len(seen) == 3:
+                queries = state.params["queries"].at[0].set(jnp.nan)
+                state = state.replace(params={**state.params, "queries": queries})
+                metrics = {**metrics, "grad_norm": jnp.float32(jnp.nan)}
+            return state, metrics
+
+        return poisoned
+
+    monkeypatch.setattr(loop, "compile_step", compile_poisoned_step)
+    with pytest.raises(hooks.NonFiniteError, match="not finite") as error:
+        run(tiny_config, tmp_path)
+    message = str(error.value)
+    source = open_split(tiny_config.dataset.data_dir, "shapes", "train")
+    assert "step 3" in message
+    assert str(tmp_path / "checkpoints/2") in message
+    for index in seen[2].tolist():
+        assert source.image_id(index) in message
+    assert not (tmp_path / "checkpoints/4").exists()
+
+
+def test_out_of_memory_names_the_fields_to_turn(tiny_config, tmp_path, monkeypatch):
+    def compile_step(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(loop, "compile_step", compile_step)
+    with pytest.raises(hooks.OutOfMemoryError) as error:
+        run(tiny_config, tmp_path)
+    for field in ("batch_size", "image_size", "remat", "fsdp", "num_points"):
+        assert field in str(error.value)
+
+
+def test_resuming_with_another_seed_is_refused_other_changes_are_told(
+    tiny_config, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 4, crash)
+        run(tiny_config, tmp_path)
+    tiny_config.seed = 1
+    with pytest.raises(ValueError, match="config.seed: 0 then, 1 now"):
+        run(tiny_config, tmp_path)
+    tiny_config.seed = 0
+    tiny_config.logging.every_steps = 3
+    run(tiny_config, tmp_path)
+    assert "config.logging.every_steps from 1 to 3" in capsys.readouterr().out
+
+
+def test_dry_run_tells_what_is_needed_and_trains_nothing(tiny_config, tmp_path, capsys):
+    dry_run.dry_run(tiny_config, tmp_path, devices=jax.devices()[:1])
+    out = capsys.readouterr().out
+    for said in ("num_queries: 8", "6 steps of 2", "resampled", "optimizer state"):
+        assert said in out
+    assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
+
+
+def test_compilation_is_told_before_and_after(capsys):
+    state = TrainState(step=jnp.int32(0), params=jnp.zeros(3), opt_state=(), rng=None)
+    step = jax.jit(lambda state, batch: (state, {"loss": batch.sum()}))
+    compiled = _compile_step(step, state, jnp.ones(2))
+    before, after = capsys.readouterr().out.splitlines()
+    assert before.startswith("Compiling the training step for 1 × cpu")
+    assert after.startswith("Compiled in 0 s")
+    assert compiled(state, jnp.ones(2))[1]["loss"] == 2
