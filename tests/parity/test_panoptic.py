@@ -73,7 +73,7 @@ def test_panoptic_segmentation_random_logits_equals_transformers(num_queries):
     eomt = pytest.importorskip("transformers.models.eomt.image_processing_pil_eomt")
     processor = eomt.EomtImageProcessorPil()
     num_segments = 0
-    for seed in range(6 * len(ORIGINAL_SIZES)):
+    for seed in range(4 * len(ORIGINAL_SIZES)):
         original = ORIGINAL_SIZES[seed % len(ORIGINAL_SIZES)]
         masks, classes = random_logits(seed, num_queries)
         content = fit_size(*original, SIZE)
@@ -101,4 +101,4 @@ def test_panoptic_segmentation_random_logits_equals_transformers(num_queries):
         # Two queries may tie in a pixel but for the last bit.
         assert (id_map != expected_ids).mean() < 1e-3
         num_segments += len(queries)
-    assert num_segments > 100
+    assert num_segments > 40

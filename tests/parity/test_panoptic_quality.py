@@ -138,7 +138,7 @@ def ours(cases) -> dict:
 def test_pq_random_segmentations_equals_panopticapi(tmp_path):
     rng = np.random.default_rng(0)
     cases = []
-    for _ in range(300):
+    for _ in range(200):
         target = random_target(rng)
         cases.append((*target, *random_prediction(rng, *target[:2])))
     expected, found = official(tmp_path, cases), ours(cases)
@@ -149,7 +149,7 @@ def test_pq_random_segmentations_equals_panopticapi(tmp_path):
                 found[group][name] / 100, expected[group][name], atol=1e-6
             )
     per_class = found["per_class"]
-    assert min(per_class["tp"][:-1]) > 10, "the cases must have matches in each class"
+    assert min(per_class["tp"][:-1]) > 8, "the cases must have matches in each class"
     for k in range(NUM_CLASSES - 1):
         for name in ("tp", "fp", "fn"):
             assert per_class[name][k] == getattr(expected["counts"][k], name)
