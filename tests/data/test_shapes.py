@@ -27,7 +27,7 @@ def test_first_picture_is_the_same_on_every_machine():
     record = shapes.draw_record("train", 0)
     assert record.labels.tolist() == [1, 2, 0, 2, 4, 3]
     pixels = np.bincount(record.segment_map.ravel())
-    np.testing.assert_allclose(pixels, [0, 508, 539, 1060, 607, 3241, 3261], atol=3)
+    np.testing.assert_allclose(pixels, [0, 818, 533, 1110, 742, 3158, 2855], atol=3)
 
 
 def test_pictures_have_their_numbers_of_things_and_stuff(drawn):
@@ -66,7 +66,7 @@ def test_things_are_as_wide_as_promised_and_hide_one_another(drawn):
             diameter = max(np.ptp(rows), np.ptp(columns)) + 1
             solidity.append(len(rows) / (np.pi / 4 * diameter**2))
     assert 20 <= np.percentile(widths, 10)
-    assert max(widths) <= 45
+    assert max(widths) <= 58  # 46 wide, tilted by up to 14 degrees
     assert 0.1 < np.mean(np.array(solidity) < 0.9) < 0.6
 
 
