@@ -1,0 +1,93 @@
+"""Who may import whom."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Packages of the library, each with those below it that it may import.
+ALLOWED = {
+    "cli": {"*"},
+    "benchmark": {"*"},
+    "training": {
+        "dataset_info",
+        "evaluation",
+        "inference",
+        "losses",
+        "models",
+        "ops",
+        "parallel",
+        "pipeline",
+        "weights",
+    },
+    "evaluation": {"inference", "models", "ops", "parallel", "pipeline", "weights"},
+    "inference": {"models", "ops", "parallel", "pipeline", "weights", "dataset_info"},
+    "weights": {"models", "ops"},
+    "pipeline": {"dataset_info", "ops"},
+    "models": {"ops"},
+    "losses": {"ops"},
+    "dataset_info": set(),
+    "parallel": set(),
+    "ops": set(),
+}
+RECIPES = {"configs", "data", "train", "eval", "tests"}
+
+
+def imported_modules(path: pathlib.Path) -> set[str]:
+    """Absolute names, imports inside functions included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def library_files():
+    return sorted((ROOT / "eomt_jax").rglob("*.py"))
+
+
+def test_library_never_imports_a_recipe():
+    for path in library_files():
+        roots = {name.split(".")[0] for name in imported_modules(path)}
+        assert not roots & RECIPES, f"{path} imports {roots & RECIPES}"
+
+
+def test_arrows_inside_the_library_point_down():
+    for path in library_files():
+        parts = path.relative_to(ROOT / "eomt_jax").parts
+        if len(parts) == 1:
+            continue
+        package = parts[0]
+        allowed = ALLOWED[package] | {package}
+        for name in imported_modules(path):
+            if not name.startswith("eomt_jax."):
+                continue
+            target = name.split(".")[1]
+            if target in ALLOWED and "*" not in allowed:
+                assert target in allowed, f"{path} imports {name}"
+
+
+def test_allowed_imports_have_no_cycle():
+    order = list(ALLOWED)
+    for package, below in ALLOWED.items():
+        for target in below - {"*"}:
+            assert order.index(target) > order.index(package), (package, target)
+
+
+def test_base_install_needs_neither_tensorflow_nor_torch():
+    """torch may be imported inside functions only, tensorflow nowhere."""
+    for path in [*library_files(), *(ROOT / "data").glob("*.py")]:
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.Import):
+                names = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            forbidden = {"tensorflow", "torch", "transformers", "tensorboard"}
+            assert not names & forbidden, f"{path} imports {names & forbidden}"
+        assert "tensorflow" not in {n.split(".")[0] for n in imported_modules(path)}
