@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from eomt_jax.inference import geometry, panoptic
 from eomt_jax.parallel.mesh import BATCH_AXES, create_mesh
+from eomt_jax.parallel.partition import gather_fsdp
 from eomt_jax.types import Array, Batch, DatasetInfo
 
 
@@ -71,6 +72,7 @@ class Runner:
         content_size: Array,
         original_size: Array,
     ) -> panoptic.PanopticPrediction:
+        params = gather_fsdp(params, self.mesh)
         outputs: Any = self._model.apply({"params": params}, images)
         image_size = (images.shape[1], images.shape[2])
 

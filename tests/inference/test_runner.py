@@ -29,7 +29,7 @@ class BrightestChannel(nn.Module):
         batch, height, width, _ = images.shape
         shape = (batch, height // 4, 4, width // 4, 4, 3)
         pooled = images.reshape(shape).astype(jnp.float32).mean((2, 4))
-        logits = self.param("classes", nn.initializers.zeros, (3, INFO.num_classes + 1))
+        logits = self.param("queries", nn.initializers.zeros, (3, INFO.num_classes + 1))
         return Outputs(
             mask_logits=(jnp.moveaxis(pooled, -1, 1) - 127.0,),
             class_logits=(jnp.broadcast_to(logits, (batch, *logits.shape)),),
@@ -45,7 +45,7 @@ def model():
 def params():
     classes = np.zeros((3, INFO.num_classes + 1), np.float32)
     classes[[0, 1, 2], [0, 3, 1]] = 10.0
-    return {"classes": classes}
+    return {"queries": classes}
 
 
 @pytest.fixture
