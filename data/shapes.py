@@ -1,11 +1,11 @@
 """Shapes: a small synthetic panoptic set, drawn and not downloaded.
 
-Two or three textures (stuff) divide each picture; two to four flat-coloured things
-lie on them and hide parts of one another. Outline alone says the thing class, for the
-things' colours are random; texture and a pale hue of its own say the stuff class. What
-can be learnt from scratch in a few minutes decides how hard the set is: things stand
-nearly upright, and none is mostly hidden. Every picture is a function of its split and
-index.
+Two or three textures (stuff) divide each picture; two to four things lie on them and
+hide parts of one another. The things' colours are random: outline and relief (round,
+framed, folded) say the thing class; texture and a pale hue of its own say the stuff
+class. What can be learnt from scratch in a few minutes decides how hard the set is:
+things stand nearly upright, and none is mostly hidden. Every picture is a function of
+its split and index.
 
 Legend: S side of the picture in pixels, coordinates in pixels as (y, x).
 """
@@ -101,16 +101,18 @@ def _draw_scene(
 
 @dataclasses.dataclass(frozen=True)
 class _Thing:
-    """A flat-coloured shape.
+    """A shape of one colour.
 
     Attributes:
       label: class index.
       distance: [S, S] signed distance to the outline in pixels, negative inside.
+      relief: [S, S] factor of the colour's brightness.
       color: RGB in [0, 1].
     """
 
     label: int
     distance: np.ndarray
+    relief: np.ndarray
     color: np.ndarray
 
     @property
@@ -122,9 +124,8 @@ class _Thing:
         """The canvas [S, S, 3] with the thing's shadow, body and rim on top."""
         shadow = np.pad(self.distance, ((2, 0), (2, 0)), mode="edge")[:-2, :-2]
         canvas = canvas * (1 - 0.35 * _coverage(shadow, softness=4.0))
-        light = 1.08 - 0.22 * np.linspace(0, 1, SIZE)[:, None, None]
         inside_rim = _coverage(self.distance + 2.0)
-        body = self.color * light * (0.62 + 0.38 * inside_rim)
+        body = self.color * self.relief[..., None] * (0.62 + 0.38 * inside_rim)
         cover = _coverage(self.distance)
         return canvas * (1 - cover) + body * cover
 
@@ -158,18 +159,24 @@ def _random_thing(rng: np.random.Generator) -> _Thing:
     size = rng.uniform(*THING_SIZE)
     y, x = rng.uniform(size / 2 - 2, SIZE - size / 2 + 2, 2)
     label = int(rng.integers(_NUM_THING_CLASSES))
+    tilt = rng.uniform(-MAX_TILT, MAX_TILT)
+    rows, columns = _pixel_centres()
     if label == 0:
-        rows, columns = _pixel_centres()
         distance = np.hypot(rows - y, columns - x) - size / 2
+        lit = np.hypot(rows - y + size / 6, columns - x + size / 6) / size
+        relief = 1.2 - 0.9 * lit
+    elif label == 1:
+        distance = _polygon_distance(4, size, np.pi / 4 + tilt, centre=(y, x))
+        inside_frame = _coverage(distance + size / 5)[..., 0]
+        relief = 1.1 - 0.55 * inside_frame
     else:
-        # A square has its first corner at 45°, a triangle points up.
-        corners, upright = (4, np.pi / 4) if label == 1 else (3, -np.pi / 2)
-        angle = upright + rng.uniform(-MAX_TILT, MAX_TILT)
-        distance = _polygon_distance(corners, size, angle, centre=(y, x))
+        distance = _polygon_distance(3, size, -np.pi / 2 + tilt, centre=(y, x))
+        right_of_fold = (columns - x) * np.cos(tilt) + (rows - y) * np.sin(tilt)
+        relief = 1.1 - 0.5 * np.clip(right_of_fold + 0.5, 0, 1)
     color = colorsys.hsv_to_rgb(
         rng.uniform(), rng.uniform(0.65, 0.95), rng.uniform(0.8, 1.0)
     )
-    return _Thing(label, distance, np.array(color))
+    return _Thing(label, distance, relief, np.array(color))
 
 
 def _polygon_distance(

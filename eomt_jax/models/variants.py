@@ -10,7 +10,11 @@ from eomt_jax.models.vit import ViT
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Sizes of one ViT and how many of its blocks see the queries."""
+    """Sizes of one ViT, how many of its blocks see the queries, and LayerScale's start.
+
+    The published sizes start at timm's 1e-5, which only pre-trained weights replace in
+    time; what is trained from scratch starts at 1.
+    """
 
     embed_dim: int
     depth: int
@@ -18,10 +22,11 @@ class Variant:
     mlp_dim: int
     num_query_blocks: int
     mlp_type: str = "gelu"
+    layer_scale_init: float = 1e-5
 
 
 VARIANTS = {
-    "tiny": Variant(128, 6, 4, 512, 2),
+    "tiny": Variant(128, 6, 4, 512, 2, layer_scale_init=1.0),
     "small": Variant(384, 12, 6, 1536, 3),
     "base": Variant(768, 12, 12, 3072, 3),
     "large": Variant(1024, 24, 16, 4096, 4),
