@@ -1,0 +1,49 @@
+"""The quickstart, cut to about 90 seconds, must beat a predictor that learns nothing."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from eomt_jax.evaluation import baseline, evaluator
+from eomt_jax.pipeline import loader, records
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(600)
+def test_short_quickstart_beats_the_most_frequent_class(tmp_path):
+    subprocess.run(
+        [
+            sys.executable,
+            "train.py",
+            "--config=configs/quickstart.py",
+            f"--workdir={tmp_path}/run",
+            f"--config.dataset.data_dir={tmp_path}/data",
+            "--config.total_steps=250",
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=550,
+    )
+    trained = json.loads((tmp_path / "run/evaluations/00000250.json").read_text())
+
+    train = records.open_split(tmp_path / "data", "shapes", "train[:200]")
+    validation = records.open_split(tmp_path / "data", "shapes", "validation")
+    segmentations = (
+        (np.asarray(record.segment_map), np.asarray(record.labels))
+        for record in (train[i] for i in range(len(train)))
+    )
+    label = baseline.most_frequent_class(segmentations, train.info.num_classes)
+    constant = evaluator.evaluate(
+        baseline.ConstantClass(label),
+        {},
+        loader.eval_batches(validation, global_batch_size=16, image_size=64),
+        info=validation.info,
+    )
+    assert constant["all"]["pq"] > 0
+    assert trained["stuff"]["pq"] > 50 + constant["stuff"]["pq"]
+    assert trained["all"]["pq"] > 25 + constant["all"]["pq"]
