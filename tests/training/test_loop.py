@@ -2,24 +2,38 @@
 
 import json
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.training import dry_run, hooks, loop
+from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.setup import Setup
-from eomt_jax.training.state import TrainState
 from eomt_jax.weights.load import load
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _compile_step = loop.compile_step
 _create_state = Setup.create_state
 _compiled = []
 _created = []
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Folder of compiled programs, shared with other processes."""
+    yield tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +74,9 @@ def uninterrupted():
 
 
 @pytest.fixture
-def reference(uninterrupted, tiny_config, tmp_path_factory):
+def reference(uninterrupted, tiny_config, tmp_path_factory, cache):
     if not uninterrupted:
+        tiny_config.compilation_cache = str(cache)
         workdir = tmp_path_factory.mktemp("uninterrupted")
         uninterrupted["state"] = jax.tree.map(np.array, run(tiny_config, workdir))
         uninterrupted["losses"] = read_losses(workdir)
@@ -117,6 +132,23 @@ def test_run_that_crashed_before_any_checkpoint_begins_anew(
         run(tiny_config, tmp_path)
     assert_equal(run(tiny_config, tmp_path), reference["state"])
     assert read_losses(tmp_path) == reference["losses"]
+
+
+def test_run_killed_while_saving_ends_bit_for_bit_as_uninterrupted(
+    shapes_dir, tmp_path, cache, reference
+):
+    def start(*step):
+        command = [sys.executable, "-m", "tests.training.killed_run"]
+        command += [shapes_dir, tmp_path, cache, *step]
+        return subprocess.run(command, cwd=ROOT, check=False, timeout=250).returncode
+
+    assert start("4") == -signal.SIGKILL
+    assert not (tmp_path / "checkpoints/6").exists()
+    assert start() == 0
+    assert read_losses(tmp_path) == reference["losses"]
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        like = jax.tree.map(jnp.asarray, reference["state"])
+        assert_equal(checkpoints.restore(6, like), reference["state"])
 
 
 def test_sigterm_saves_exits_with_run_again_and_continues(
@@ -232,13 +264,3 @@ def test_dry_run_tells_what_is_needed_and_trains_nothing(tiny_config, tmp_path, 
     for said in ("num_queries: 8", "6 steps of 2", "resampled", "optimizer state"):
         assert said in out
     assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
-
-
-def test_compilation_is_told_before_and_after(capsys):
-    state = TrainState(step=jnp.int32(0), params=jnp.zeros(3), opt_state=(), rng=None)
-    step = jax.jit(lambda state, batch: (state, {"loss": batch.sum()}))
-    compiled = _compile_step(step, state, jnp.ones(2))
-    before, after = capsys.readouterr().out.splitlines()
-    assert before.startswith("Compiling the training step for 1 × cpu")
-    assert after.startswith("Compiled in 0 s")
-    assert compiled(state, jnp.ones(2))[1]["loss"] == 2
