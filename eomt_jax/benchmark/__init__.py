@@ -1,0 +1,1 @@
+"""Measurements: speed, and loss curves beside another implementation's."""
