@@ -1,7 +1,7 @@
 """Batches from the host onto the mesh."""
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import jax
@@ -30,7 +30,9 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     )
 
 
-def prefetch(batches: Iterable[Tree], mesh: Mesh, *, depth: int = 2) -> Iterator[Tree]:
+def prefetch(
+    batches: Iterable[Tree], mesh: Mesh, *, depth: int = 2
+) -> Generator[Tree, None, None]:
     """Places batches ahead of their use, so that copies run while the device computes.
 
     Closing the generator closes `batches` where it can be closed.

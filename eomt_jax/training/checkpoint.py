@@ -135,7 +135,7 @@ class Checkpoints:
             ),
         )
         training = items["training"]
-        return like.replace(params=items["params"], **training)
+        return dataclasses.replace(like, params=items["params"], **training)
 
     def wait(self) -> None:
         """Returns when everything saved is complete on disk."""

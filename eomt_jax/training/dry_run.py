@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 
@@ -17,15 +16,15 @@ from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step, enable_compilation_cache
 from eomt_jax.training.schedules import annealing_steps, warmup_steps
-from eomt_jax.training.setup import Setup, setup
+from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.types import Batch
 
 
 def dry_run(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: epath.PathLike,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> None:
     """Prints what `loop.train` would do, and draws its first batch.
 
@@ -54,9 +53,11 @@ def dry_run(
 
 def draw_batch(batch: Batch, run: Setup, num_pictures: int) -> np.ndarray:
     """Images of a training batch beside their targets; uint8 [H, W, 3]."""
+    images, id_maps = np.asarray(batch.image), np.asarray(batch.targets.id_map)
+    labels = np.asarray(batch.targets.labels)
     pictures = [
-        Picture(batch.image[i], [(batch.targets.id_map[i], batch.targets.labels[i])])
-        for i in range(min(num_pictures, len(batch.image)))
+        Picture(images[i], [(id_maps[i], labels[i])])
+        for i in range(min(num_pictures, len(images)))
     ]
     return draw_comparison(pictures, run.info, titles=("target", "image"))
 

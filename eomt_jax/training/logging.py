@@ -16,6 +16,8 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
+from eomt_jax.types import Array
+
 Scalars = dict[str, float]
 
 # Reported as the last step used them; all else as the mean since the last report.
@@ -47,9 +49,7 @@ class MetricsWindow:
     def __len__(self) -> int:
         return self._count
 
-    def add(
-        self, metrics: dict[str, jax.Array], replaced: jax.Array | None = None
-    ) -> None:
+    def add(self, metrics: dict[str, jax.Array], replaced: Array | None = None) -> None:
         """Takes one more step.
 
         Args:

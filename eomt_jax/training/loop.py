@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 from etils import epath
 
 from eomt_jax.evaluation.evaluator import format_table, write_results
@@ -25,18 +24,17 @@ from eomt_jax.training.logging import (
     memory_use,
     say,
 )
-from eomt_jax.training.setup import Setup, setup
+from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.training.state import TrainState
-from eomt_jax.training.step import TrainStep
 from eomt_jax.types import Batch
 from eomt_jax.weights import native
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: Config,
     workdir: epath.PathLike,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> TrainState:
     """Trains as `config` says, or goes on from the newest checkpoint in `workdir`.
 
@@ -153,7 +151,7 @@ def _run_steps(
     return state
 
 
-def compile_step(train_step: TrainStep, state: TrainState, batch: Batch) -> Any:
+def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
     """The step as a compiled program, with a word before and after.
 
     Args:

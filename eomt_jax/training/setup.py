@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+import optax
 from jax.sharding import Mesh
 
 from eomt_jax.losses.criterion import Criterion
@@ -25,6 +26,9 @@ from eomt_jax.training.state import (
 from eomt_jax.training.step import TrainStep, make_train_step
 from eomt_jax.types import DatasetInfo
 
+# An ml_collections.ConfigDict, whose fields have no static types.
+Config: TypeAlias = Any
+
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
@@ -40,12 +44,12 @@ class Setup:
       train_step: jitted, not yet compiled.
     """
 
-    config: ml_collections.ConfigDict
+    config: Config
     mesh: Mesh
     source: RecordSource
     initialization: Initialization
     total_steps: int
-    tx: object
+    tx: optax.GradientTransformation
     train_step: TrainStep
 
     @property
@@ -101,9 +105,7 @@ class Setup:
         )
 
 
-def setup(
-    config: ml_collections.ConfigDict, *, devices: Sequence[jax.Device] | None = None
-) -> Setup:
+def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
     """Builds what `config` describes.
 
     Args:
@@ -157,7 +159,7 @@ def setup(
     )
 
 
-def count_steps(config: ml_collections.ConfigDict, *, num_examples: int) -> int:
+def count_steps(config: Config, *, num_examples: int) -> int:
     """Length of the run: `total_steps`, or what `epochs` amount to where that is 0."""
     if config.total_steps < 0 or config.epochs < 0:
         raise ValueError(
@@ -174,7 +176,7 @@ def count_steps(config: ml_collections.ConfigDict, *, num_examples: int) -> int:
 
 
 def mask_probs_schedule(
-    config: ml_collections.ConfigDict, *, total_steps: int, num_query_blocks: int
+    config: Config, *, total_steps: int, num_query_blocks: int
 ) -> schedules.Schedule:
     """step → probability that each query block is masked [L2].
 
