@@ -46,7 +46,7 @@ def to_reference(params: PyTree) -> dict[str, Weight]:
             weights[match.expand(name)] = Weight(path, layout(np.asarray(value)))
     if "vit/register_tokens" not in flat:
         # Always there in transformers; empty it adds nothing.
-        width = np.shape(flat["vit/class_token"])[-1]
+        width = np.asarray(flat["vit/class_token"]).shape[-1]
         empty = np.zeros((1, 0, width), np.float32)
         weights["embeddings.register_tokens"] = Weight("vit/class_token", empty)
     return weights

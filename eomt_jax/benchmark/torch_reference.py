@@ -180,7 +180,7 @@ def train(
     workdir: epath.PathLike,
     *,
     num_steps: int = 0,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Reference:
     """Trains the reference as `loop.train` would train ours; from the start always.
 

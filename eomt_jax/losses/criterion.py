@@ -6,6 +6,7 @@ h w mask logits.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.struct
 import jax
@@ -103,9 +104,10 @@ class Criterion:
 
         num_pairs = (query_of_target >= 0).sum((1, 2))
         num_pairs = jnp.maximum(num_pairs, 1).astype(jnp.float32)
+        labels = jnp.asarray(targets.labels)
         classification = jnp.stack(
             [
-                self.class_loss(logits, matched, targets.labels)
+                self.class_loss(jnp.asarray(logits), matched, labels)
                 for logits, matched in zip(outputs.class_logits, query_of_target)
             ]
         )
@@ -164,13 +166,13 @@ class Criterion:
         Int[Array, "M B T"],
     ]:
         """Per image, summed over its pairs: weighted, mask, dice; and the matching."""
-        valid = targets.valid & ~targets.is_crowd
+        valid = jnp.asarray(targets.valid) & ~jnp.asarray(targets.is_crowd)
         match_rngs, loss_rngs = _fold_in(rngs, 0), _fold_in(rngs, 1)
         query_of_target = self._match(outputs, targets, valid, match_rngs)
-        weighted, mask, dice = pair_losses(
+        sums: Any = pair_losses(
             self, outputs.mask_logits, query_of_target, targets, loss_rngs
         )
-        return weighted, mask, dice, query_of_target
+        return *sums, query_of_target
 
     def _match(
         self,

@@ -129,7 +129,10 @@ def _run(
             importance_ratio=options.importance_ratio,
         )
         values = target_masks.sample_each(
-            targets.id_map, points, image=image.reshape(-1), target=target.reshape(-1)
+            jnp.asarray(targets.id_map),
+            points,
+            image=image.reshape(-1),
+            target=target.reshape(-1),
         )
 
         def losses(logits):

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 Dtype = Any
@@ -121,7 +122,7 @@ class TransposedConv2x2(nn.Module):
         init = uniform_fan_in(4 * dim)
         kernel = self.param("kernel", init, (dim, 2, 2, dim))
         bias = self.param("bias", init, (dim,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = jnp.einsum("bhwc,cyxd->bhywxd", x, kernel)
         return x.reshape(batch, 2 * height, 2 * width, dim) + bias
 
@@ -139,13 +140,13 @@ class DepthwiseConv3x3(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         _, height, width, dim = x.shape
         kernel = self.param("kernel", uniform_fan_in(9), (3, 3, dim))
-        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return sum(
-            padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx]
-            for dy in range(3)
-            for dx in range(3)
-        )
+        out = jnp.zeros_like(x)
+        for dy in range(3):
+            for dx in range(3):
+                out += padded[:, dy : dy + height, dx : dx + width] * kernel[dy, dx]
+        return out
 
 
 class UpscaleBlock(nn.Module):

@@ -54,7 +54,10 @@ def sample_shared(
     num_maps, height, width = maps.shape
     rows = maps.reshape(num_maps, height * width).T
     indices, weights = neighbours(points, (height, width))
-    return sum(rows[indices[:, k]] * weights[:, k, None] for k in range(4))
+    values = jnp.zeros((len(points), num_maps), maps.dtype)
+    for k in range(4):
+        values += rows[indices[:, k]] * weights[:, k, None]
+    return values
 
 
 def sample_each(
@@ -64,7 +67,8 @@ def sample_each(
     num_maps, height, width = maps.shape
     flat = maps.reshape(num_maps, height * width)
     indices, weights = neighbours(points, (height, width))
-    return sum(
-        jnp.take_along_axis(flat, indices[..., k], axis=1) * weights[..., k]
-        for k in range(4)
-    )
+    values = jnp.zeros(points.shape[:-1], maps.dtype)
+    for k in range(4):
+        neighbour = jnp.take_along_axis(flat, indices[..., k], axis=1)
+        values += neighbour * weights[..., k]
+    return values

@@ -22,13 +22,14 @@ def sample_all(
       points: (y, x) in [0, 1].
       num_targets: T.
     """
-    indices, weights = neighbours(points, id_map.shape)
+    height, width = id_map.shape
+    indices, weights = neighbours(points, (height, width))
     ids = id_map.reshape(-1)[indices].astype(jnp.int32)
     targets = jnp.arange(1, num_targets + 1)
-    return sum(
-        jnp.where(ids[:, k, None] == targets, weights[:, k, None], 0.0)
-        for k in range(4)
-    )
+    values = jnp.zeros((len(points), num_targets))
+    for k in range(4):
+        values += jnp.where(ids[:, k, None] == targets, weights[:, k, None], 0.0)
+    return values
 
 
 def sample_each(
