@@ -1,0 +1,91 @@
+"""EoMT's own promises; agreement with another implementation is in tests/parity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models.attention import attend
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.vit import ViT
+
+
+def small_model(**overrides) -> EoMT:
+    vit = ViT(
+        embed_dim=16,
+        depth=3,
+        num_heads=2,
+        mlp_dim=32,
+        patch_size=8,
+        image_size=(32, 48),
+        layer_scale_init=1.0,
+        **overrides,
+    )
+    return EoMT(vit=vit, num_classes=3, num_queries=5, num_query_blocks=2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def params(images):
+    return small_model().init(jax.random.key(0), images)["params"]
+
+
+def test_outputs_have_a_quarter_of_a_non_square_image(params, images):
+    outputs = small_model().apply({"params": params}, images)
+    assert [m.shape for m in outputs.mask_logits] == [(2, 5, 8, 12)]
+    assert [c.shape for c in outputs.class_logits] == [(2, 5, 4)]
+
+
+def test_bfloat16_computes_near_float32_and_returns_float32(params, images):
+    expected = small_model().apply({"params": params}, images)
+    found = small_model(dtype=jnp.bfloat16).apply({"params": params}, images)
+    assert found.mask_logits[0].dtype == found.class_logits[0].dtype == jnp.float32
+    scale = float(jnp.abs(expected.mask_logits[0]).max())
+    error = np.abs(found.mask_logits[0] - expected.mask_logits[0]).max()
+    assert 1e-5 * scale < error < 0.05 * scale
+
+
+def test_remat_changes_no_gradient(params, images):
+    def gradient(model):
+        def loss(params):
+            outputs = model.apply(
+                {"params": params},
+                images,
+                mask_probs=jnp.full(2, 0.5),
+                rngs={"mask": jax.random.key(1)},
+            )
+            return sum(jnp.square(m).mean() for m in outputs.mask_logits)
+
+        return jax.grad(loss)(params)
+
+    expected, found = gradient(small_model()), gradient(small_model(remat=True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4),
+        found,
+        expected,
+    )
+
+
+def test_masking_without_an_rng_says_what_to_pass(params, images):
+    with pytest.raises(ValueError, match=r'rngs=\{"mask": key\}'):
+        small_model().apply({"params": params}, images, mask_probs=jnp.ones(2))
+
+
+def test_images_of_another_size_are_refused(params):
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"\(32, 48\).*got \(32, 32\)"):
+        small_model().apply({"params": params}, images)
+
+
+def test_attention_ignores_what_is_closed(rng):
+    query, key, value = jax.random.normal(rng, (3, 1, 2, 2, 4))
+    mask = jnp.array([[[True, False], [True, True]]])
+    out = attend(query, key, value, mask)
+    np.testing.assert_allclose(out[:, 0], value[:, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        out[:, 1], attend(query, key, value)[:, 1], atol=1e-6, rtol=1e-6
+    )
