@@ -80,7 +80,7 @@ def draw_comparison(
     pictures: Sequence[Picture],
     info: DatasetInfo,
     *,
-    titles: Sequence[str] = ("prediction", "target", "photograph"),
+    titles: Sequence[str] = ("prediction", "target", "image"),
     panel: int = 420,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Several photographs below each other, each after its segmentations.
