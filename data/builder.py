@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from eomt_jax.pipeline import records
-from eomt_jax.types import ClassInfo, DatasetInfo
+from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
 EXAMPLES_PER_SHARD = 2048
 
@@ -31,6 +31,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     classes: tuple[ClassInfo, ...] = ()
+    task: Task = "panoptic"
     image_format = "jpeg"
     description = ""
     needs_archives = False
@@ -57,7 +58,9 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.description,
-            features=records.features(self.image_format),
+            features=records.features(
+                self.image_format, overlapping=self.task == "instance"
+            ),
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )
@@ -106,7 +109,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         with contextlib.ExitStack() as self.open_files:
             super()._download_and_prepare(dl_manager, download_config)
         # TFDS writes the metadata right after this, into the same unfinished folder.
-        info = self._summary.dataset_info(self.name, self.classes)
+        info = self._summary.dataset_info(self.name, self.classes, self.task)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
 
@@ -119,18 +122,25 @@ class _Summary:
     height: int = 0
     width: int = 0
     max_segments: int = 0
+    max_aspect_ratio: float = 1.0
 
     def add(self, split: str, record: records.Record) -> None:
         self.num_examples[split] = self.num_examples.get(split, 0) + 1
         self.height = max(self.height, record.height)
         self.width = max(self.width, record.width)
         self.max_segments = max(self.max_segments, len(record.labels))
+        aspect_ratio = max(record.size) / min(record.size)
+        self.max_aspect_ratio = max(self.max_aspect_ratio, aspect_ratio)
 
-    def dataset_info(self, name: str, classes: tuple[ClassInfo, ...]) -> DatasetInfo:
+    def dataset_info(
+        self, name: str, classes: tuple[ClassInfo, ...], task: Task
+    ) -> DatasetInfo:
         return DatasetInfo(
             name=name,
+            task=task,
             classes=classes,
             max_image_size=(self.height, self.width),
             max_segments=self.max_segments,
             num_examples=self.num_examples,
+            max_aspect_ratio=self.max_aspect_ratio,
         )

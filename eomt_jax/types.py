@@ -1,12 +1,13 @@
 """The values that the library's packages hand to one another.
 
-Legend: B batch, Q queries, T targets (padded), K classes, H W pixels, h w patch grid.
+Legend: B batch, Q queries, T targets (padded), T8 bytes for T bits, K classes, H W
+pixels, S side of the network's input, h w patch grid.
 """
 
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.struct
 import jax
@@ -14,24 +15,31 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
 Array = jax.Array | np.ndarray
+Task = Literal["panoptic", "instance", "semantic"]
+TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @flax.struct.dataclass
 class Targets:
-    """Segments of a batch that don't overlap, as one id map an image.
+    """What a batch shows, with masks in one of two compact forms or in none.
+
+    Segments that don't overlap travel as one id map an image, those that may as one bit
+    a target and pixel. The evaluation of instances needs labels alone on the device.
 
     Attributes:
-      id_map: 0 where a pixel belongs to no target (void, padding, a dropped crowd),
-        t + 1 where it belongs to target t. uint8 up to 255 targets, else uint16.
       labels: class index of each target, 0 in padded rows.
       valid: False in padded rows.
       is_crowd: True for crowd regions; training drops them, evaluation keeps them.
+      id_map: 0 where a pixel belongs to no target (void, padding, a dropped crowd),
+        t + 1 where it belongs to target t. uint8 up to 255 targets, else uint16.
+      mask_bits: bit t % 8 of byte t // 8 is set where a pixel belongs to target t.
     """
 
-    id_map: Integer[Array, "B H W"]
     labels: Int[Array, "B T"]
     valid: Bool[Array, "B T"]
     is_crowd: Bool[Array, "B T"]
+    id_map: Integer[Array, "B H W"] | None = None
+    mask_bits: UInt8[Array, "B H W T8"] | None = None
 
 
 @flax.struct.dataclass
@@ -43,18 +51,20 @@ class Batch:
     quality is measured on the pixels that were annotated.
 
     Attributes:
-      image: RGB; rows and columns past `content_size` are 0.
+      image: RGB; rows and columns past `content_size` are 0. Evaluated in windows, an
+        image has a further axis for them; those past the photograph's last are 0.
       targets: see Targets.
       valid: False for rows that only fill up the last batch of an evaluation.
       example_index: position of each image in its prepared split.
-      content_size: (height, width) that the photograph takes in `image`.
+      content_size: (height, width) that the photograph takes in `image`; in windows,
+        of the resized photograph that they are cut from.
       original_size: (height, width) of the photograph as published.
       replaced: True where another photograph stands in for the one whose turn it was,
         because that one is damaged or shows no target. None in evaluation, where
         nothing is ever replaced.
     """
 
-    image: UInt8[Array, "B H W 3"]
+    image: UInt8[Array, "B *windows S S 3"]
     targets: Targets
     valid: Bool[Array, " B"]
     example_index: Int[Array, " B"]
@@ -99,10 +109,12 @@ class DatasetInfo:
 
     Attributes:
       name: the prepared dataset's name.
+      task: "panoptic", "instance" or "semantic": what its annotations are made for.
       classes: the class table in label order.
       max_image_size: largest (height, width) over all photographs of all splits.
       max_segments: most segments in one image, crowds included.
       num_examples: images in each split.
+      max_aspect_ratio: of the longest and thinnest photograph, long side over short.
     """
 
     name: str
@@ -110,6 +122,8 @@ class DatasetInfo:
     max_image_size: tuple[int, int]
     max_segments: int
     num_examples: dict[str, int]
+    task: Task = "panoptic"
+    max_aspect_ratio: float = 1.0
 
     @property
     def num_classes(self) -> int:

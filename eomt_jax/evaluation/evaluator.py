@@ -22,7 +22,6 @@ Results = dict[str, Any]
 
 
 @runtime_checkable
-@runtime_checkable
 class Predictor(Protocol):
     """What can be evaluated: inference.runner.Runner, or a baseline."""
 

@@ -181,23 +181,15 @@ class Criterion:
         valid: Bool[Array, "B T"],
         rngs: Key[Array, " B"],
     ) -> Int[Array, "M B T"]:
-        num_targets = targets.labels.shape[1]
-
-        def image_costs(mask_logits, class_logits, id_map, labels, rng):
-            points = mask_losses.uniform_points(rng, self.num_points)
-            values = target_masks.sample_all(id_map, points, num_targets=num_targets)
-            return self.matching_costs(
-                mask_logits, class_logits, values, labels, points
-            )
-
-        costs = [
-            jax.vmap(image_costs)(
-                masks, classes, targets.id_map, targets.labels, _fold_in(rngs, m)
-            )
-            for m, (masks, classes) in enumerate(
-                zip(outputs.mask_logits, outputs.class_logits)
-            )
-        ]
+        labels = jnp.asarray(targets.labels)
+        draw = jax.vmap(lambda rng: mask_losses.uniform_points(rng, self.num_points))
+        costs = []
+        predictions: Any = zip(outputs.mask_logits, outputs.class_logits)
+        for m, (masks, classes) in enumerate(predictions):
+            points = draw(_fold_in(rngs, m))
+            values = target_masks.sample_all(targets, points)
+            image_costs = jax.vmap(self.matching_costs)
+            costs.append(image_costs(masks, classes, values, labels, points))
         costs = jax.lax.stop_gradient(jnp.stack(costs))
         return MATCHERS[self.matcher](costs, valid)
 

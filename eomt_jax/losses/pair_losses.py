@@ -32,7 +32,6 @@ Sums = tuple[Float[Array, "M B"], Float[Array, "M B"], Float[Array, "M B"]]
 
 
 @runtime_checkable
-@runtime_checkable
 class Options(Protocol):
     """The fields of `criterion.Criterion` that matter here."""
 
@@ -129,7 +128,7 @@ def _run(
             importance_ratio=options.importance_ratio,
         )
         values = target_masks.sample_each(
-            jnp.asarray(targets.id_map),
+            targets,
             points,
             image=image.reshape(-1),
             target=target.reshape(-1),

@@ -1,39 +1,44 @@
 """Reading target masks at points without ever making the masks.
 
-Targets travel as one id map an image (`eomt_jax.types.Targets`); a mask's value between
-pixels is the summed weight of those of the four neighbours that carry its id.
+Targets travel compact (`eomt_jax.types.Targets`): one id map an image where segments
+don't overlap, one bit a target where they may. A mask's value between pixels is the
+summed weight of those of the four neighbours that belong to it.
 
 Legend: B batch, N pairs, P points, T targets, H W pixels.
 """
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int
 
 from eomt_jax.ops.points import neighbours
+from eomt_jax.types import Targets
 
 
 def sample_all(
-    id_map: Integer[Array, "H W"], points: Float[Array, "P 2"], *, num_targets: int
-) -> Float[Array, "P T"]:
-    """The masks of all of one image's targets at the same points.
+    targets: Targets, points: Float[Array, "B P 2"]
+) -> Float[Array, "B P T"]:
+    """All masks of each image, at the same points for all of an image's masks.
 
     Args:
-      id_map: 0 for none, t + 1 for target t.
-      points: (y, x) in [0, 1].
-      num_targets: T.
+      targets: of a batch; padded ones read 0.
+      points: (y, x) in [0, 1], a set for each image.
     """
-    height, width = id_map.shape
-    indices, weights = neighbours(points, (height, width))
-    ids = id_map.reshape(-1)[indices].astype(jnp.int32)
-    targets = jnp.arange(1, num_targets + 1)
-    values = jnp.zeros((len(points), num_targets))
+    batch, num_points, _ = points.shape
+    num_targets = targets.labels.shape[1]
+    indices, weights = neighbours(points, _size(targets))
+    pixels = _pixels(targets)
+    image = jnp.arange(batch)[:, None]
+    values = jnp.zeros((batch, num_points, num_targets))
     for k in range(4):
-        values += jnp.where(ids[:, k, None] == targets, weights[:, k, None], 0.0)
+        found = pixels[image, indices[..., k]]
+        belongs = _belongs_to_each(targets, found, num_targets)
+        values += jnp.where(belongs, weights[..., k, None], 0.0)
     return values
 
 
 def sample_each(
-    id_maps: Integer[Array, "B H W"],
+    targets: Targets,
     points: Float[Array, "N P 2"],
     *,
     image: Int[Array, " N"],
@@ -42,13 +47,45 @@ def sample_each(
     """One mask of one image at its own points, for each of N pairs.
 
     Args:
-      id_maps: 0 for none, t + 1 for target t.
+      targets: of a batch.
       points: (y, x) in [0, 1].
-      image: which of the B id maps.
+      image: which image of the batch.
       target: which target of that image, from 0.
     """
-    batch, height, width = id_maps.shape
-    indices, weights = neighbours(points, (height, width))
-    flat = id_maps.reshape(batch, height * width)
-    ids = flat[image[:, None, None], indices].astype(jnp.int32)
-    return jnp.where(ids == target[:, None, None] + 1, weights, 0.0).sum(-1)
+    indices, weights = neighbours(points, _size(targets))
+    image, target = image[:, None, None], target[:, None, None]
+    pixels = _pixels(targets)
+    if targets.id_map is not None:
+        belongs = pixels[image, indices].astype(jnp.int32) == target + 1
+    else:
+        byte = pixels[image, indices, target // 8]
+        belongs = (byte >> (target % 8).astype(jnp.uint8)) & 1 == 1
+    return jnp.where(belongs, weights, 0.0).sum(-1)
+
+
+def _masks(targets: Targets) -> jax.Array:
+    masks = targets.id_map if targets.id_map is not None else targets.mask_bits
+    if masks is None:
+        raise ValueError("these targets carry no masks: id_map and mask_bits are None")
+    return jnp.asarray(masks)
+
+
+def _size(targets: Targets) -> tuple[int, int]:
+    _, height, width, *_ = _masks(targets).shape
+    return height, width
+
+
+def _pixels(targets: Targets) -> jax.Array:
+    """[B, H·W] ids, or [B, H·W, T8] bits."""
+    masks = _masks(targets)
+    batch, height, width, *rest = masks.shape
+    return masks.reshape(batch, height * width, *rest)
+
+
+def _belongs_to_each(
+    targets: Targets, found: jax.Array, num_targets: int
+) -> Bool[Array, "B P T"]:
+    if targets.id_map is not None:
+        return found.astype(jnp.int32)[..., None] == jnp.arange(1, num_targets + 1)
+    bits = jnp.unpackbits(found, axis=-1, bitorder="little")
+    return bits[..., :num_targets] == 1

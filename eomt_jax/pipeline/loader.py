@@ -18,8 +18,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.samples import (
-    EvalSampler,
     Sample,
     Source,
     TrainOptions,

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from jaxtyping import Bool
 from PIL import Image
+from pycocotools import mask as mask_codec
 
 from eomt_jax.types import DatasetInfo
 
@@ -27,37 +29,75 @@ _ENCODED = ("image", "segment_map")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image with its segments, which don't overlap.
+    """One image with its segments: an id map where they don't overlap, else masks.
 
     Attributes:
       image_bytes: the photograph as published, still encoded (JPEG or PNG).
-      segment_map: uint16 [H, W]; 0 where there is no segment, t + 1 on segment t.
       labels: int32 [T], class index of each segment.
       is_crowd: bool [T], True where the segment is a group of things of one class.
       image_id: the dataset's own name of the image.
       height: H, rows of the photograph.
       width: W, columns of the photograph.
+      segment_map: uint16 [H, W]; 0 where there is no segment, t + 1 on segment t.
+      rles: masks that may overlap, one a segment, in COCO's compressed run lengths
+        (the "counts" of pycocotools).
+      areas: float64 [T], beside `rles`: the published areas in pixels, by which average
+        precision calls objects small, medium or large.
     """
 
     image_bytes: bytes
-    segment_map: np.ndarray
     labels: np.ndarray
     is_crowd: np.ndarray
     image_id: str
     height: int
     width: int
+    segment_map: np.ndarray | None = None
+    rles: tuple[bytes, ...] | None = None
+    areas: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the segments, which the photograph's own should equal."""
+        if self.segment_map is not None:
+            height, width = self.segment_map.shape
+            return height, width
+        return self.height, self.width
+
+    def masks(self) -> Bool[np.ndarray, "H W T"]:
+        """Every segment's mask, whichever form they have."""
+        if self.segment_map is not None:
+            return self.segment_map[..., None] == np.arange(1, len(self.labels) + 1)
+        if not self.rles:
+            return np.zeros((*self.size, 0), bool)
+        rles: Any = [{"size": list(self.size), "counts": rle} for rle in self.rles]
+        return mask_codec.decode(rles).astype(bool)
 
 
-def features(image_format: str = "jpeg") -> tfds.features.FeaturesDict:
-    """What the builders in data/ declare; `image_format` is "jpeg" or "png"."""
-    image = tfds.features.Image(shape=(None, None, 3), encoding_format=image_format)
-    segment_map = tfds.features.Image(
-        shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
-    )
+def features(
+    image_format: str = "jpeg", *, overlapping: bool = False
+) -> tfds.features.FeaturesDict:
+    """What the builders in data/ declare.
+
+    Args:
+      image_format: "jpeg" or "png".
+      overlapping: whether segments may overlap, and so travel as masks of their own.
+    """
+    segments: dict[str, Any] = {
+        "segment_map": tfds.features.Image(
+            shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
+        )
+    }
+    if overlapping:
+        segments = {
+            "rles": tfds.features.Sequence(tfds.features.Text()),
+            "areas": tfds.features.Tensor(shape=(None,), dtype=np.float64),
+        }
     return tfds.features.FeaturesDict(
         {
-            "image": image,
-            "segment_map": segment_map,
+            "image": tfds.features.Image(
+                shape=(None, None, 3), encoding_format=image_format
+            ),
+            **segments,
             "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "is_crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
             "image_id": tfds.features.Text(),
@@ -69,27 +109,37 @@ def features(image_format: str = "jpeg") -> tfds.features.FeaturesDict:
 
 def to_example(record: Record) -> dict[str, Any]:
     """A record as TFDS stores it. Already encoded bytes keep TensorFlow out."""
-    return {
+    example = {
         "image": io.BytesIO(record.image_bytes),
-        "segment_map": io.BytesIO(encode_segment_map(record.segment_map)),
         "labels": np.asarray(record.labels, np.int32),
         "is_crowd": np.asarray(record.is_crowd, np.bool_),
         "image_id": record.image_id,
         "height": record.height,
         "width": record.width,
     }
+    if record.segment_map is not None:
+        encoded = encode_segment_map(record.segment_map)
+        return {**example, "segment_map": io.BytesIO(encoded)}
+    areas = np.asarray(record.areas, np.float64)
+    return {**example, "rles": list(record.rles or ()), "areas": areas}
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
     """The inverse of `to_example`, from what TFDS deserialises without decoding."""
+    masks: dict[str, Any] = {}
+    if "segment_map" in example:
+        masks["segment_map"] = decode_segment_map(bytes(example["segment_map"]))
+    else:
+        masks["rles"] = tuple(bytes(rle) for rle in example["rles"])
+        masks["areas"] = np.asarray(example["areas"], np.float64)
     return Record(
         image_bytes=bytes(example["image"]),
-        segment_map=decode_segment_map(bytes(example["segment_map"])),
         labels=np.asarray(example["labels"], np.int32),
         is_crowd=np.asarray(example["is_crowd"], np.bool_),
         image_id=_text(example["image_id"]),
         height=int(example["height"]),
         width=int(example["width"]),
+        **masks,
     )
 
 
@@ -133,7 +183,8 @@ class RecordSource:
                 f"it has {known}, and parts of them such as train[:100]"
             )
         skip = tfds.decode.SkipDecoding()
-        decoders = dict.fromkeys(_ENCODED, skip)
+        stored: Any = builder.info.features
+        decoders = {name: skip for name in _ENCODED if name in stored}
         open_source: Any = builder.as_data_source
         self._source = open_source(split, decoders=decoders)
 

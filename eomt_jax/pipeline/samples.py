@@ -1,4 +1,4 @@
-"""One prepared record → one sample, for training and for evaluation.
+"""One prepared record → one training sample.
 
 Runs in grain's threads or worker processes: NumPy and Pillow, no JAX computation.
 A training sample is a pure function of the seed and its position in the endless
@@ -127,8 +127,9 @@ class TrainSampler:
             logging.warning("%s; another one takes its place", error)
             return None
         keep = ~record.is_crowd
-        with _naming_image(self.source, index):
+        with naming_image(self.source, index):
             targets.check_num_targets(int(keep.sum()), self.max_targets)
+            masks = targets.segment_masks(record)
         for _ in range(MAX_DRAWS if keep.any() else 0):
             jitter = color.draw_color_jitter(rng) if options.color_jitter else None
             geometry = transforms.draw_geometry(
@@ -138,8 +139,8 @@ class TrainSampler:
                 scale_range=options.scale_range,
             )
             # Targets first: a draw that loses them all costs no work on the image.
-            id_map = transforms.crop_map(record.segment_map, geometry)
-            visible = keep & targets.visible_segments(id_map, keep.size)
+            cropped = masks.crop(geometry)
+            visible = keep & cropped.visible()
             if visible.any():
                 break
         else:
@@ -150,7 +151,7 @@ class TrainSampler:
         return {
             "image": transforms.crop_image(image, geometry),
             "targets": targets.compact_targets(
-                id_map,
+                cropped,
                 visible,
                 labels=record.labels,
                 is_crowd=record.is_crowd,
@@ -160,77 +161,7 @@ class TrainSampler:
             "valid": np.bool_(True),
             "example_index": np.int32(index),
             "content_size": np.array(geometry.content_size, np.int32),
-            "original_size": np.array(record.segment_map.shape, np.int32),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalSampler:
-    """position → sample; a position past the last example gives an empty row.
-
-    Damaged photographs always stop: with another one in its place a score would not
-    be this dataset's.
-
-    Attributes:
-      source: the prepared split.
-      num_examples: how many of its examples are evaluated, from the first on.
-      image_size: side of the square input.
-      canvas_size: (height, width) of the id map, no smaller than any photograph.
-      max_targets: rows of the padded targets, crowds included.
-    """
-
-    source: Source
-    num_examples: int
-    image_size: int
-    canvas_size: tuple[int, int]
-    max_targets: int
-
-    def __call__(self, position: int) -> Sample:
-        if position >= self.num_examples:
-            return self._empty_row()
-        record, image = load(self.source, position)
-        size: tuple[int, int] = record.segment_map.shape
-        with _naming_image(self.source, position):
-            if size[0] > self.canvas_size[0] or size[1] > self.canvas_size[1]:
-                raise ValueError(
-                    f"{size[0]}×{size[1]} pixels don't fit the canvas of "
-                    f"{self.canvas_size[0]}×{self.canvas_size[1]} for original sizes"
-                )
-            compact = targets.compact_targets(
-                record.segment_map,
-                np.ones(record.labels.size, bool),
-                labels=record.labels,
-                is_crowd=record.is_crowd,
-                size=self.canvas_size,
-                max_targets=self.max_targets,
-            )
-        return {
-            "image": transforms.fit_image(image, self.image_size),
-            "targets": compact,
-            "valid": np.bool_(True),
-            "example_index": np.int32(position),
-            "content_size": np.array(
-                transforms.fit_size(*size, self.image_size), np.int32
-            ),
-            "original_size": np.array(size, np.int32),
-        }
-
-    def _empty_row(self) -> Sample:
-        """Black, without targets; its sizes are legal so that nothing divides by 0."""
-        return {
-            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
-            "targets": targets.compact_targets(
-                np.zeros((1, 1), np.uint8),
-                np.zeros(0, bool),
-                labels=np.zeros(0, np.int32),
-                is_crowd=np.zeros(0, bool),
-                size=self.canvas_size,
-                max_targets=self.max_targets,
-            ),
-            "valid": np.bool_(False),
-            "example_index": np.int32(-1),
-            "content_size": np.array([self.image_size] * 2, np.int32),
-            "original_size": np.array(self.canvas_size, np.int32),
+            "original_size": np.array(record.size, np.int32),
         }
 
 
@@ -256,8 +187,8 @@ def load(source: Source, index: int) -> tuple[Any, Image.Image]:
     record = source[index]
     try:
         image = transforms.decode_image(record.image_bytes)
-        if (image.height, image.width) != record.segment_map.shape:
-            height, width = record.segment_map.shape
+        if (image.height, image.width) != record.size:
+            height, width = record.size
             raise ValueError(
                 f"{image.height}×{image.width} pixels, its segments {height}×{width}"
             )
@@ -275,7 +206,7 @@ def _name(source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _naming_image(source: Source, index: int) -> Iterator[None]:
+def naming_image(source: Source, index: int) -> Iterator[None]:
     """Adds the image's id to a ValueError that passes through."""
     try:
         yield

@@ -1,11 +1,124 @@
-"""From a record's segments to the compact, padded targets of one sample."""
+"""From a record's segments to the compact, padded targets of one sample.
 
+Segments that don't overlap stay one id map from the file to the device. Those that may
+are one bit a pixel each. Both are cropped and renumbered without ever being spread out.
+
+Legend: H W pixels, T segments, T8 bytes for T bits.
+"""
+
+import abc
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Bool, Int, Integer, UInt8
+
+from eomt_jax.pipeline.records import Record
+from eomt_jax.pipeline.transforms import Geometry, crop_map
 
 SampleTargets = Mapping[str, np.ndarray]
+
+
+class SegmentMasks(abc.ABC):
+    """Masks of one image's segments, in either form."""
+
+    @abc.abstractmethod
+    def crop(self, geometry: Geometry) -> "SegmentMasks":
+        """As the training crop shows them, without its padding."""
+
+    @abc.abstractmethod
+    def visible(self) -> Bool[np.ndarray, " T"]:
+        """Segments with at least one pixel."""
+
+    @abc.abstractmethod
+    def compact(
+        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+    ) -> SampleTargets:
+        """The field of `Targets` with the kept segments, renumbered without gaps.
+
+        Args:
+          keep: which segments; the others' pixels become no one's.
+          size: (height, width) of the padded result, with the masks in its top left.
+          max_targets: the most that are ever kept.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class IdMap(SegmentMasks):
+    """Segments that don't overlap.
+
+    Attributes:
+      ids: 0 none, t + 1 segment t.
+      num_segments: T.
+    """
+
+    ids: Integer[np.ndarray, "H W"]
+    num_segments: int
+
+    def crop(self, geometry: Geometry) -> "IdMap":
+        return IdMap(crop_map(self.ids, geometry), self.num_segments)
+
+    def visible(self) -> Bool[np.ndarray, " T"]:
+        seen = np.zeros(self.num_segments + 1, bool)
+        seen[self.ids] = True
+        return seen[1:]
+
+    def compact(
+        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+    ) -> SampleTargets:
+        dtype = id_map_dtype(max_targets)
+        renumbered = np.zeros(keep.size + 1, dtype)
+        renumbered[1:][keep] = np.arange(1, keep.sum() + 1)
+        height, width = self.ids.shape
+        padded = np.zeros(size, dtype)
+        np.take(renumbered, self.ids, out=padded[:height, :width])
+        return {"id_map": padded}
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskBits(SegmentMasks):
+    """Segments that may overlap.
+
+    Attributes:
+      bits: bit t % 8 of byte t // 8 is segment t.
+      num_segments: T.
+    """
+
+    bits: UInt8[np.ndarray, "H W T8"]
+    num_segments: int
+
+    @classmethod
+    def pack(cls, masks: Bool[np.ndarray, "H W T"]) -> "MaskBits":
+        return cls(np.packbits(masks, axis=-1, bitorder="little"), masks.shape[-1])
+
+    def crop(self, geometry: Geometry) -> "MaskBits":
+        return MaskBits(crop_map(self.bits, geometry), self.num_segments)
+
+    def visible(self) -> Bool[np.ndarray, " T"]:
+        return self._unpack(np.bitwise_or.reduce(self.bits, axis=(0, 1)))
+
+    def compact(
+        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+    ) -> SampleTargets:
+        bits = self.bits
+        if not keep.all():
+            bits = self.pack(self._unpack(bits)[..., keep]).bits
+        height, width, num_bytes = bits.shape
+        padded = np.zeros((*size, num_mask_bytes(max_targets)), np.uint8)
+        padded[:height, :width, :num_bytes] = bits
+        return {"mask_bits": padded}
+
+    def _unpack(self, bits: np.ndarray) -> np.ndarray:
+        return np.unpackbits(
+            bits, axis=-1, count=self.num_segments, bitorder="little"
+        ).astype(bool)
+
+
+def segment_masks(record: Record) -> SegmentMasks:
+    """A record's segments in the form that they have there."""
+    if record.segment_map is not None:
+        return IdMap(record.segment_map, len(record.labels))
+    return MaskBits.pack(record.masks())
 
 
 def id_map_dtype(max_targets: int) -> type[np.unsignedinteger]:
@@ -13,17 +126,13 @@ def id_map_dtype(max_targets: int) -> type[np.unsignedinteger]:
     return np.uint8 if max_targets <= np.iinfo(np.uint8).max else np.uint16
 
 
-def visible_segments(
-    id_map: Integer[np.ndarray, "H W"], num_segments: int
-) -> Bool[np.ndarray, " T"]:
-    """Segments with at least one pixel; pixel value t + 1 is segment t, 0 is none."""
-    seen = np.zeros(num_segments + 1, bool)
-    seen[id_map] = True
-    return seen[1:]
+def num_mask_bytes(max_targets: int) -> int:
+    """T8: bytes that hold one bit for each of so many targets."""
+    return -(-max_targets // 8)
 
 
 def compact_targets(
-    id_map: Integer[np.ndarray, "H W"],
+    masks: SegmentMasks | None,
     keep: Bool[np.ndarray, " T"],
     *,
     labels: Int[np.ndarray, " T"],
@@ -34,24 +143,18 @@ def compact_targets(
     """Keeps some segments, renumbers them without gaps and pads.
 
     Args:
-      id_map: 0 none, t + 1 segment t.
-      keep: segments that become targets, in their order; pixels of the others become 0.
+      masks: of the segments; None leaves masks out of the targets.
+      keep: segments that become targets, in their order.
       labels: class index of each segment.
       is_crowd: of each segment.
-      size: (height, width) of the padded id map; `id_map` lies in its top left.
+      size: (height, width) of the padded masks, which lie in its top left.
       max_targets: rows of the padded vectors.
 
     Returns:
-      id_map [*size], labels, valid and is_crowd [max_targets].
+      The fields of `Targets` for one image.
     """
     num_targets = int(keep.sum())
     check_num_targets(num_targets, max_targets)
-    dtype = id_map_dtype(max_targets)
-    renumbered = np.zeros(keep.size + 1, dtype)
-    renumbered[1:][keep] = np.arange(1, num_targets + 1)
-    height, width = id_map.shape
-    padded_map = np.zeros(size, dtype)
-    np.take(renumbered, id_map, out=padded_map[:height, :width])
 
     def pad(values: np.ndarray, dtype: type) -> np.ndarray:
         padded = np.zeros(max_targets, dtype)
@@ -59,10 +162,10 @@ def compact_targets(
         return padded
 
     return {
-        "id_map": padded_map,
         "labels": pad(labels[keep], np.int32),
         "valid": pad(np.ones(num_targets, bool), np.bool_),
         "is_crowd": pad(is_crowd[keep], np.bool_),
+        **(masks.compact(keep, size, max_targets) if masks is not None else {}),
     }
 
 

@@ -70,19 +70,19 @@ def draw_geometry(
 
 
 def crop_map(
-    id_map: Integer[np.ndarray, "H W"], geometry: Geometry
-) -> Integer[np.ndarray, "h w"]:
+    pixels: Integer[np.ndarray, "H W *rest"], geometry: Geometry
+) -> Integer[np.ndarray, "h w *rest"]:
     """The content of the crop, without its padding; nearest neighbour.
 
     Pixel i of n shows source pixel floor(i · in / n), in whole numbers (in float32, as
     PyTorch has it, some land one lower).
     """
-    height, width = id_map.shape
+    height, width = pixels.shape[:2]
     rows = _source_pixels(height, geometry.resized[0], geometry.offset[0], geometry)
     columns = _source_pixels(width, geometry.resized[1], geometry.offset[1], geometry)
     if geometry.flip:
         columns = width - 1 - columns
-    return id_map.take(rows, axis=0).take(columns, axis=1)
+    return pixels.take(rows, axis=0).take(columns, axis=1)
 
 
 def _source_pixels(in_size: int, out_size: int, start: int, geometry: Geometry):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from eomt_jax.pipeline import samples
-from eomt_jax.pipeline.samples import DamagedImageError, EvalSampler, TrainOptions
+from eomt_jax.pipeline.eval_samples import EvalSampler
+from eomt_jax.pipeline.samples import DamagedImageError, TrainOptions
 
 # Neighbours that must be of the same segment for a pixel to count as inside it.
 MARGIN = 3
@@ -251,7 +252,7 @@ def test_eval_sample_shows_the_fitted_image_and_the_original_map(
     for index in range(3):
         record = source[index]
         sample = sample_at(index)
-        size = record.segment_map.shape
+        size = record.size
         np.testing.assert_array_equal(sample["original_size"], size)
         assert max(sample["content_size"]) == 64
         canvas = np.zeros((70, 90), np.uint8)

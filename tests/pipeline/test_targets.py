@@ -11,17 +11,17 @@ NO_CROWD = np.zeros(4, bool)
 
 
 def test_visible_segments_are_those_with_a_pixel():
-    seen = targets.visible_segments(ID_MAP, 4)
+    seen = targets.IdMap(ID_MAP, 4).visible()
     np.testing.assert_array_equal(seen, [True, False, True, True])
 
 
 def test_visible_segments_of_an_empty_record_are_none():
-    assert targets.visible_segments(np.zeros((2, 2), np.uint16), 0).shape == (0,)
+    assert targets.IdMap(np.zeros((2, 2), np.uint16), 0).visible().shape == (0,)
 
 
 def test_compact_targets_renumbers_pads_and_voids_what_is_dropped():
     compact = targets.compact_targets(
-        ID_MAP,
+        targets.IdMap(ID_MAP, 4),
         np.array([False, False, True, True]),
         labels=LABELS,
         is_crowd=np.array([False, False, False, True]),
@@ -45,7 +45,7 @@ def test_id_map_takes_one_byte_up_to_255_targets(max_targets, dtype):
     num_targets = max_targets
     id_map = np.arange(num_targets + 1, dtype=np.uint16)[None]
     compact = targets.compact_targets(
-        id_map,
+        targets.IdMap(id_map, num_targets),
         np.ones(num_targets, bool),
         labels=np.zeros(num_targets, np.int32),
         is_crowd=np.zeros(num_targets, bool),
@@ -58,7 +58,7 @@ def test_id_map_takes_one_byte_up_to_255_targets(max_targets, dtype):
 def test_compact_targets_refuses_more_than_fit_and_names_the_field():
     with pytest.raises(ValueError, match=r"4 targets.*config\.dataset\.max_targets"):
         targets.compact_targets(
-            ID_MAP,
+            targets.IdMap(ID_MAP, 4),
             np.ones(4, bool),
             labels=LABELS,
             is_crowd=NO_CROWD,
