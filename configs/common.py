@@ -102,6 +102,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval.batch_size = 16
     # The first images of the split; 0 takes all of them.
     config.eval.num_images = 0
+    # "panoptic", "instance" or "semantic"; "" takes the dataset's own.
+    config.eval.task = ""
 
     config.logging = ml_collections.ConfigDict()
     config.logging.every_steps = 50
