@@ -167,9 +167,14 @@ def target_lists(targets: Targets) -> tuple[list[Any], list[Any]]:
 
     masks, classes = [], []
     wanted = np.asarray(targets.valid) & ~np.asarray(targets.is_crowd)
-    for id_map, labels, keep in zip(targets.id_map, targets.labels, wanted):
+    for b, (labels, keep) in enumerate(zip(targets.labels, wanted)):
         (kept,) = np.nonzero(keep)
-        found = np.asarray(id_map) == kept[:, None, None] + 1
+        if targets.id_map is not None:
+            found = np.asarray(targets.id_map[b]) == kept[:, None, None] + 1
+        else:
+            bits = np.asarray(targets.mask_bits)[b]
+            found = np.unpackbits(bits, axis=-1, bitorder="little")[..., kept]
+            found = found.transpose(2, 0, 1)
         masks.append(torch.from_numpy(found.astype(np.float32)))
         classes.append(torch.from_numpy(np.asarray(labels)[kept].astype(np.int64)))
     return masks, classes

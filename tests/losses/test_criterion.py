@@ -57,6 +57,16 @@ def assert_same(found, expected):
     )
 
 
+def test_masks_as_bits_give_the_loss_and_gradient_of_the_same_id_map():
+    targets = make_targets((3, 1), padded=9)
+    masks = np.asarray(targets.id_map)[..., None] == np.arange(1, 10)
+    bits = np.packbits(masks, axis=-1, bitorder="little")
+    assert_same(
+        value_and_gradient(targets.replace(id_map=None, mask_bits=jnp.asarray(bits))),
+        value_and_gradient(targets),
+    )
+
+
 def test_padding_changes_neither_loss_nor_gradients():
     few = make_targets((3, 2), padded=4)
     many = make_targets((3, 2), padded=40)

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_codec
 
 from eomt_jax.pipeline import samples
 from eomt_jax.pipeline.eval_samples import EvalSampler
@@ -27,6 +28,22 @@ def sampler(drawn_source):
         )
 
     return make
+
+
+class OtherRecords:
+    """A source whose records are changed on the way."""
+
+    def __init__(self, source):
+        self.source, self.info, self.split = source, source.info, source.split
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return self.change(self.source[index])
+
+    def image_id(self, index):
+        return self.source.image_id(index)
 
 
 def inside(mask):
@@ -74,6 +91,28 @@ def test_masks_fit_the_colors_of_the_image_after_augmentation(
     assert checked > 500
 
 
+def test_instances_are_augmented_as_an_id_map_of_the_same_segments(sampler):
+    class Instances(OtherRecords):
+        def change(self, record):
+            masks = np.asfortranarray(record.masks(), np.uint8)
+            rles = tuple(rle["counts"] for rle in mask_codec.encode(masks))
+            return dataclasses.replace(record, segment_map=None, rles=rles)
+
+    segments = sampler(options=TrainOptions(image_size=48, max_targets=9))
+    instances = dataclasses.replace(segments, source=Instances(segments.source))
+    for position in range(10):
+        expected, found = segments(position), instances(position)
+        np.testing.assert_array_equal(found["image"], expected["image"])
+        np.testing.assert_array_equal(
+            found["targets"]["labels"], expected["targets"]["labels"]
+        )
+        assert found["targets"]["mask_bits"].shape == (48, 48, 2)
+        np.testing.assert_array_equal(
+            np.unpackbits(found["targets"]["mask_bits"], axis=-1, bitorder="little"),
+            expected["targets"]["id_map"][..., None] == np.arange(1, 17),
+        )
+
+
 def test_sample_is_a_function_of_seed_and_position(sampler):
     options = TrainOptions(image_size=48, color_jitter=True)
     first, again = (sampler(options=options)(7) for _ in range(2))
@@ -101,19 +140,9 @@ def test_sample_needs_at_most_twice_its_images_bytes(sampler):
 
 
 def test_crowds_are_no_targets(sampler):
-    class SomeCrowds:
-        def __init__(self, source):
-            self.source, self.info, self.split = source, source.info, source.split
-
-        def __len__(self):
-            return len(self.source)
-
-        def __getitem__(self, index):
-            crowd = np.array([False, True, False])
-            return dataclasses.replace(self.source[index], is_crowd=crowd)
-
-        def image_id(self, index):
-            return self.source.image_id(index)
+    class SomeCrowds(OtherRecords):
+        def change(self, record):
+            return dataclasses.replace(record, is_crowd=np.array([False, True, False]))
 
     sample_at = sampler(options=TrainOptions(image_size=64, scale_range=(1.0, 1.0)))
     sample_at = dataclasses.replace(sample_at, source=SomeCrowds(sample_at.source))

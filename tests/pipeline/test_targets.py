@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eomt_jax.pipeline import targets
+from eomt_jax.pipeline import targets, transforms
 
 ID_MAP = np.array([[0, 1, 1], [3, 3, 4]], np.uint16)
 LABELS = np.array([7, 8, 9, 10], np.int32)
@@ -65,3 +65,64 @@ def test_compact_targets_refuses_more_than_fit_and_names_the_field():
             size=(2, 3),
             max_targets=3,
         )
+
+
+def overlapping_masks(num_segments):
+    rng = np.random.default_rng(num_segments)
+    return rng.random((5, 6, num_segments)) < 0.4
+
+
+def test_mask_bits_by_hand():
+    masks = np.zeros((1, 2, 10), bool)
+    masks[0, 0, [0, 9]] = True
+    masks[0, 1, 3] = True
+    np.testing.assert_array_equal(targets.MaskBits.pack(masks).bits, [[[1, 2], [8, 0]]])
+
+
+@pytest.mark.parametrize("num_segments", [1, 8, 11])
+def test_mask_bits_compact_keeps_renumbers_and_pads(num_segments):
+    masks = overlapping_masks(num_segments)
+    masks[..., -1] = False
+    packed = targets.MaskBits.pack(masks)
+    visible = packed.visible()
+    np.testing.assert_array_equal(visible, masks.any((0, 1)))
+
+    keep = visible & (np.arange(num_segments) % 3 != 1)
+    bits = packed.compact(keep, (7, 8), 19)["mask_bits"]
+    assert bits.shape == (7, 8, 3) and bits.dtype == np.uint8
+    expected = np.zeros((7, 8, 24), bool)
+    expected[:5, :6, : keep.sum()] = masks[..., keep]
+    np.testing.assert_array_equal(
+        np.unpackbits(bits, axis=-1, bitorder="little"), expected
+    )
+
+
+def test_mask_bits_crop_as_an_id_map_of_the_same_segments_does():
+    geometry = transforms.Geometry(
+        flip=True, resized=(9, 11), offset=(2, 3), crop_size=6
+    )
+    masks = ID_MAP[..., None] == np.arange(1, 5)
+    cropped = targets.MaskBits.pack(masks).crop(geometry)
+    expected = targets.IdMap(ID_MAP, 4).crop(geometry)
+    np.testing.assert_array_equal(cropped.visible(), expected.visible())
+    np.testing.assert_array_equal(
+        cropped.bits[..., 0], np.where(expected.ids, 1 << (expected.ids - 1), 0)
+    )
+
+
+def test_mask_bits_without_a_segment():
+    packed = targets.MaskBits.pack(np.zeros((3, 4, 0), bool))
+    assert packed.visible().shape == (0,)
+    assert not packed.compact(np.zeros(0, bool), (5, 5), 3)["mask_bits"].any()
+
+
+def test_targets_without_masks_have_labels_alone():
+    compact = targets.compact_targets(
+        None,
+        np.ones(4, bool),
+        labels=LABELS,
+        is_crowd=NO_CROWD,
+        size=(2, 3),
+        max_targets=4,
+    )
+    assert set(compact) == {"labels", "valid", "is_crowd"}
