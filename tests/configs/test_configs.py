@@ -1,43 +1,28 @@
 """Recipes load, are locked, and have no field that nobody reads."""
 
 import importlib
-import pathlib
 import re
 
-import ml_collections
 import pytest
 
 from configs import common
 from eomt_jax.models import variants
 from eomt_jax.training.setup import count_steps
+from tests.configs.golden import RECIPES, ROOT, fields, get_config
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RECIPES = sorted(
-    path.stem
-    for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common")
-)
-# COCO's annotated training photographs.
+# COCO's photographs with panoptic annotations.
 COCO_IMAGES = 118_262
 
 
-def load(name):
-    return importlib.import_module(f"configs.{name}")
-
-
-def fields(config, prefix=()):
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from fields(value, (*prefix, name))
-        else:
-            yield (*prefix, name)
+def names(config):
+    return [name for name, _ in fields(config)]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_locked_and_has_the_fields_of_common(name):
-    config = load(name).get_config()
+    config = get_config(name)
     assert config.is_locked
-    assert list(fields(config)) == list(fields(common.get_config()))
+    assert names(config) == names(common.get_config())
     variants.get_variant(config.model.variant)
     assert config.image_size % config.model.patch_size == 0
 
@@ -45,14 +30,15 @@ def test_recipe_is_locked_and_has_the_fields_of_common(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_says_its_command(name):
     command = f"python train.py --config=configs/{name}.py --workdir="
-    assert command in load(name).__doc__
+    assert command in importlib.import_module(f"configs.{name}").__doc__
 
 
 def test_every_field_has_a_reader():
     sources = [*(ROOT / "eomt_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
     text = "\n".join(path.read_text() for path in sources if path.exists())
     words = set(re.findall(r"\w+", text))
-    assert [f for f in fields(common.get_config()) if f[-1] not in words] == []
+    unread = [f for f in names(common.get_config()) if f.split(".")[-1] not in words]
+    assert unread == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +63,7 @@ def test_every_field_has_a_reader():
     ],
 )
 def test_published_recipe_has_the_published_length(name, num_examples, total_steps):
-    config = load(name).get_config()
+    config = get_config(name)
     steps = count_steps(config, num_examples=num_examples)
     assert steps == total_steps
     # The published warm-ups, not shortened.
@@ -103,3 +89,25 @@ def test_published_numbers():
     }
     assert config.augmentation.scale_range == (0.1, 2.0)
     assert not config.augmentation.color_jitter
+
+
+def test_table_of_recipes_says_what_they_are():
+    rows = {}
+    for line in (ROOT / "docs" / "recipes.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 1 and cells[0].startswith("`"):
+            rows[cells[0].strip("`")] = cells[1:]
+    assert sorted(rows) == RECIPES
+    published = {name: cells for name, cells in rows.items() if len(cells) == 7}
+    assert len(published) == 16
+    for name, (dataset, score, px, queries, epochs, scale, jitter) in published.items():
+        config = get_config(name)
+        assert dataset == f"`{config.dataset.name}`", name
+        assert (int(px), int(queries)) == (config.image_size, config.model.num_queries)
+        assert int(epochs) == config.epochs
+        low, high = scale.split("–")
+        assert (float(low), float(high)) == config.augmentation.scale_range
+        assert (jitter == "yes") == config.augmentation.color_jitter
+        number, metric = score.split()[:2]
+        docstring = importlib.import_module(f"configs.{name}").__doc__
+        assert f"Published: {number} {metric}" in docstring, name
