@@ -1,5 +1,7 @@
 """From a batch of prepared images to segmentations at the photographs' own sizes."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,10 +9,15 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int
 
-from eomt_jax.inference import geometry, panoptic
+from eomt_jax.inference import geometry, instance, panoptic
+from eomt_jax.inference.instance import InstancePrediction
+from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.parallel.mesh import BATCH_AXES, create_mesh
 from eomt_jax.parallel.partition import gather_fsdp
-from eomt_jax.types import Array, Batch, DatasetInfo
+from eomt_jax.pipeline.eval_samples import chosen_task
+from eomt_jax.types import Array, Batch, DatasetInfo, Outputs
+
+Prediction = PanopticPrediction | InstancePrediction
 
 
 class Runner:
@@ -18,6 +25,11 @@ class Runner:
 
     One compiled function serves every original size up to the canvas; the batch is
     split over the mesh's batch axes, each device post-processing its own images.
+
+    Attributes:
+      task: what the predictions are, whatever the model was trained for.
+      mesh: where params live.
+      canvas_size: (height, width) that holds every photograph.
     """
 
     def __init__(
@@ -25,43 +37,52 @@ class Runner:
         model: nn.Module,
         info: DatasetInfo,
         *,
+        task: str | None = None,
         canvas_size: tuple[int, int] | None = None,
         mesh: Mesh | None = None,
-        task: str = "panoptic",
         score_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
+        num_instances: int = 100,
     ):
         """Prepares the function; compiles at the first call.
 
         Args:
           model: an EoMT.
           info: of the data set whose classes the model predicts.
+          task: "panoptic", "instance" or "semantic"; the data set's own by default.
           canvas_size: (height, width) that holds every photograph; the data set's
             largest by default.
           mesh: where params live; by default the first device alone.
-          task: "panoptic" for now.
           score_threshold: see panoptic_segmentation.
           overlap_threshold: see panoptic_segmentation.
+          num_instances: see instance_segmentation.
         """
-        if task != "panoptic":
-            raise ValueError(f'task is {task!r}; this runner knows "panoptic" only')
+        self.task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
-        self._is_thing = info.is_thing
-        self._thresholds = {
-            "score_threshold": score_threshold,
-            "overlap_threshold": overlap_threshold,
-        }
+        self._segment: Callable[..., Prediction]
+        if self.task == "instance":
+            self._segment = functools.partial(
+                instance.instance_segmentation, num_instances=num_instances
+            )
+        else:
+            self._segment = functools.partial(
+                panoptic.panoptic_segmentation,
+                is_thing=info.is_thing,
+                score_threshold=score_threshold,
+                overlap_threshold=overlap_threshold,
+            )
         self._run = jax.jit(self._predict)
 
-    def __call__(self, params: Any, batch: Batch) -> panoptic.PanopticPrediction:
+    def __call__(self, params: Any, batch: Batch) -> Prediction:
         """Segments a batch that lies on the mesh.
 
         Args:
           params: the model's.
-          batch: on the mesh (parallel.batch.place_batch) or in host memory; its rows
-            must divide evenly over the mesh's batch axes. Targets are not looked at.
+          batch: on the mesh (parallel.batch.place_batch) or in host memory, made for
+            the runner's task (pipeline.loader.eval_batches); its rows must divide
+            evenly over the mesh's batch axes. Targets are not looked at.
         """
         return self._run(params, batch.image, batch.content_size, batch.original_size)
 
@@ -71,9 +92,9 @@ class Runner:
         images: Array,
         content_size: Array,
         original_size: Array,
-    ) -> panoptic.PanopticPrediction:
+    ) -> Prediction:
         params = gather_fsdp(params, self.mesh)
-        outputs: Any = self._model.apply({"params": params}, images)
+        outputs = self._apply(params, images)
         image_size = (images.shape[1], images.shape[2])
 
         def post_process(
@@ -83,7 +104,7 @@ class Runner:
                 Int[Array, " 2"],
                 Int[Array, " 2"],
             ],
-        ) -> panoptic.PanopticPrediction:
+        ) -> Prediction:
             mask_logits, class_logits, content_size, original_size = inputs
             _, logits_height, logits_width = mask_logits.shape
             restore = geometry.restore_matrices(
@@ -93,16 +114,26 @@ class Runner:
                 image_size=image_size,
                 canvas_size=self.canvas_size,
             )
-            return panoptic.panoptic_segmentation(
-                mask_logits,
-                class_logits,
-                restore,
-                is_thing=self._is_thing,
-                **self._thresholds,
-            )
+            return self._segment(mask_logits, class_logits, restore)
 
-        # Image by image, and each device its own: a map over a sharded axis would
-        # otherwise gather the whole batch on every device.
+        return self._image_by_image(
+            post_process,
+            outputs.mask_logits[-1],
+            outputs.class_logits[-1],
+            content_size,
+            original_size,
+        )
+
+    def _apply(self, params: Any, images: Array) -> Outputs:
+        outputs: Any = self._model.apply({"params": params}, images)
+        return outputs
+
+    def _image_by_image(
+        self, post_process: Callable[..., Prediction], *inputs: Array
+    ) -> Prediction:
+        """Each device its own images: a map over a sharded axis would otherwise gather
+        the whole batch on every device.
+        """
         rows = PartitionSpec(BATCH_AXES)
         return jax.shard_map(
             lambda *inputs: jax.lax.map(post_process, inputs),
@@ -110,9 +141,4 @@ class Runner:
             in_specs=rows,
             out_specs=rows,
             check_vma=False,
-        )(
-            outputs.mask_logits[-1],
-            outputs.class_logits[-1],
-            content_size,
-            original_size,
-        )
+        )(*inputs)

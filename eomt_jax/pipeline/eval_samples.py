@@ -1,11 +1,14 @@
 """One prepared record → one evaluation sample."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from eomt_jax.pipeline import targets, transforms
 from eomt_jax.pipeline.samples import Sample, Source, load, naming_image
+from eomt_jax.types import TASKS, DatasetInfo, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,9 @@ class EvalSampler:
       image_size: side of the square input.
       canvas_size: (height, width) of the id map, no smaller than any photograph.
       max_targets: rows of the padded targets, crowds included.
+      task: what is evaluated. "panoptic": the photograph fitted and padded, targets
+        with an id map. "instance": the same, targets without masks, which the metric
+        takes from the records. "semantic": windows, targets with an id map.
     """
 
     source: Source
@@ -28,6 +34,7 @@ class EvalSampler:
     image_size: int
     canvas_size: tuple[int, int]
     max_targets: int
+    task: Task = "panoptic"
 
     def __call__(self, position: int) -> Sample:
         if position >= self.num_examples:
@@ -41,30 +48,62 @@ class EvalSampler:
                     f"{self.canvas_size[0]}×{self.canvas_size[1]} for original sizes"
                 )
             compact = targets.compact_targets(
-                targets.segment_masks(record),
+                self._masks(record),
                 np.ones(record.labels.size, bool),
                 labels=record.labels,
                 is_crowd=record.is_crowd,
                 size=self.canvas_size,
                 max_targets=self.max_targets,
             )
+            pixels, content_size = self._input(image)
         return {
-            "image": transforms.fit_image(image, self.image_size),
+            "image": pixels,
             "targets": compact,
             "valid": np.bool_(True),
             "example_index": np.int32(position),
-            "content_size": np.array(
-                transforms.fit_size(*size, self.image_size), np.int32
-            ),
+            "content_size": np.array(content_size, np.int32),
             "original_size": np.array(size, np.int32),
         }
 
+    def _masks(self, record: Any) -> targets.SegmentMasks | None:
+        if self.task == "instance":
+            return None
+        if record.segment_map is None:
+            raise ValueError(
+                f"its segments may overlap, which no {self.task} evaluation can score: "
+                'evaluate this dataset with task "instance"'
+            )
+        return targets.segment_masks(record)
+
+    def _input(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+        """What the network sees, and the size of the photograph in it."""
+        size = self.image_size
+        if self.task != "semantic":
+            content_size = transforms.fit_size(image.height, image.width, size)
+            return transforms.fit_image(image, size), content_size
+        content_size = transforms.cover_size(image.height, image.width, size)
+        count = transforms.num_windows(max(content_size), size)
+        if count > self._max_windows:
+            raise ValueError(
+                f"{image.height}×{image.width} pixels take {count} windows, but the "
+                f"prepared dataset's aspect ratio of {self.source.info.max_aspect_ratio} "
+                f"asks for at most {self._max_windows}: prepare it anew"
+            )
+        return transforms.cut_windows(image, size, self._max_windows), content_size
+
+    @property
+    def _max_windows(self) -> int:
+        ratio = self.source.info.max_aspect_ratio
+        return transforms.max_windows(ratio, self.image_size)
+
     def _empty_row(self) -> Sample:
-        """Black, without targets; its sizes are legal so that nothing divides by 0."""
+        """Black, without targets; its sizes are legal and small, for little work."""
+        windows = [self._max_windows] if self.task == "semantic" else []
+        no_masks = targets.IdMap(np.zeros((1, 1), np.uint8), 0)
         return {
-            "image": np.zeros((self.image_size, self.image_size, 3), np.uint8),
+            "image": np.zeros((*windows, *[self.image_size] * 2, 3), np.uint8),
             "targets": targets.compact_targets(
-                targets.IdMap(np.zeros((1, 1), np.uint8), 0),
+                None if self.task == "instance" else no_masks,
                 np.zeros(0, bool),
                 labels=np.zeros(0, np.int32),
                 is_crowd=np.zeros(0, bool),
@@ -74,5 +113,17 @@ class EvalSampler:
             "valid": np.bool_(False),
             "example_index": np.int32(-1),
             "content_size": np.array([self.image_size] * 2, np.int32),
-            "original_size": np.array(self.canvas_size, np.int32),
+            "original_size": np.array([1, 1], np.int32),
         }
+
+
+def chosen_task(task: str | None, info: DatasetInfo) -> Task:
+    """The task asked for; without one, what the dataset's annotations are made for.
+
+    Raises:
+      ValueError: there is no such task.
+    """
+    for known in TASKS:
+        if known == (task or info.task):
+            return known
+    raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")

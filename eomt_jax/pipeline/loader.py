@@ -18,7 +18,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from eomt_jax.pipeline.eval_samples import EvalSampler
+from eomt_jax.pipeline.eval_samples import EvalSampler, chosen_task
 from eomt_jax.pipeline.samples import (
     Sample,
     Source,
@@ -159,6 +159,7 @@ def eval_batches(
     *,
     global_batch_size: int,
     image_size: int,
+    task: str | None = None,
     max_targets: int = 0,
     canvas_size: tuple[int, int] | None = None,
     num_examples: int = 0,
@@ -175,6 +176,7 @@ def eval_batches(
       source: the prepared split.
       global_batch_size: rows of all processes together.
       image_size: side of the network's square input.
+      task: see EvalSampler; by default what the dataset's annotations are made for.
       max_targets: rows of the padded targets; 0: the most of any image prepared.
       canvas_size: of the id maps at original size; None: the largest photograph's.
       num_examples: only the first so many; 0: all.
@@ -190,6 +192,7 @@ def eval_batches(
         image_size=image_size,
         canvas_size=canvas_size or source.info.max_image_size,
         max_targets=max_targets or max(1, source.info.max_segments),
+        task=chosen_task(task, source.info),
     )
     num_batches = math.ceil(num_examples / global_batch_size)
     return _batches(

@@ -7,6 +7,7 @@ resized in one go, so it never exists at a size beyond the crop's.
 
 import dataclasses
 import io
+import math
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -119,6 +120,52 @@ def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
 def fit_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
     """For evaluation: as large as fits, in the top left, the rest 0."""
     return pad_image(_resize(image, fit_size(image.height, image.width, size)), size)
+
+
+def cover_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(height, width) whose short side is `size`; Python's round, half to even."""
+    factor = max(size / height, size / width)
+    return round(height * factor), round(width * factor)
+
+
+def num_windows(long_side: int, size: int) -> int:
+    """Square windows of `size` that cover a side as long as that."""
+    return math.ceil(long_side / size)
+
+
+def max_windows(aspect_ratio: float, size: int) -> int:
+    """Windows of the longest and thinnest photograph, at its long over short side."""
+    # A ratio a little larger costs a window at most; one rounded down loses pixels.
+    return num_windows(round(size * aspect_ratio * (1 + 1e-9)), size)
+
+
+def window_starts(long_side: int, size: int) -> list[int]:
+    """Where evenly overlapping windows begin, the first at 0, the last at the end.
+
+    In whole numbers. The release truncates floating-point products, and some of its
+    windows begin one pixel early.
+    """
+    count = num_windows(long_side, size)
+    return [j * (long_side - size) // max(1, count - 1) for j in range(count)]
+
+
+def cut_windows(
+    image: Image.Image, size: int, count: int
+) -> UInt8[np.ndarray, "N S S 3"]:
+    """For evaluation of semantics: resized to cover `size`, cut along the long side.
+
+    Args:
+      image: the photograph.
+      size: S.
+      count: N, no fewer than the windows of this photograph; the rest is 0.
+    """
+    height, width = cover_size(image.height, image.width, size)
+    pixels = np.asarray(_resize(image, (height, width)))
+    windows = np.zeros((count, size, size, 3), np.uint8)
+    for window, start in zip(windows, window_starts(max(height, width), size)):
+        top, left = (start, 0) if height > width else (0, start)
+        window[:] = pixels[top : top + size, left : left + size]
+    return windows
 
 
 def pad_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ def model():
 @pytest.fixture
 def params():
     classes = np.zeros((3, INFO.num_classes + 1), np.float32)
-    classes[[0, 1, 2], [0, 3, 1]] = 10.0
+    classes[[0, 1, 2], [0, 3, 1]] = 5.0, 6.0, 7.0
     return {"queries": classes}
 
 
@@ -72,17 +74,27 @@ def batch():
     )
 
 
-def test_runner_eight_devices_equal_one(model, params, batch):
-    alone = Runner(model, INFO)(params, batch)
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_runner_eight_devices_equal_one(model, params, batch, task):
+    alone = Runner(model, INFO, task=task)(params, batch)
     mesh = create_mesh(data=2, fsdp=2, tensor=2)
     placed = place_batch(batch, mesh)
-    runner = Runner(model, INFO, mesh=mesh)
+    runner = Runner(model, INFO, task=task, mesh=mesh)
     shared = runner(jax.device_put(params, replicated(mesh)), placed)
-    assert shared.id_map.sharding.shard_shape(shared.id_map.shape)[0] == BATCH // 4
-    for found, expected in zip(jax.tree.leaves(shared), jax.tree.leaves(alone)):
+    leaves = jax.tree.leaves(alone)
+    for found, expected in zip(jax.tree.leaves(shared), leaves, strict=True):
+        assert found.sharding.shard_shape(found.shape)[0] == BATCH // 4
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert alone.valid.sum() > BATCH, "there must be something to compare"
-    assert alone.id_map.shape == (BATCH, *CANVAS)
+    assert np.unique(leaves[0]).size > 1, "there must be something to compare"
+
+
+def test_runner_task_is_the_data_sets_own_by_default(model, params, batch):
+    info = dataclasses.replace(INFO, task="instance")
+    assert Runner(model, info, task="panoptic").task == "panoptic"
+    found = Runner(model, info)(params, batch)
+    num_pairs = 3 * INFO.num_classes
+    assert found.mask_bits.shape == (BATCH, num_pairs, CANVAS[0], CANVAS[1] // 8)
+    assert found.labels.shape == found.scores.shape == (BATCH, num_pairs)
 
 
 def test_runner_segments_are_those_in_the_id_map(model, params, batch):

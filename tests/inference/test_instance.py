@@ -1,0 +1,89 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.inference import geometry, instance
+
+CANVAS = (3, 11)
+
+
+@functools.partial(jax.jit, static_argnames=("num_instances",))
+def run(masks, classes, original_size, **options):
+    _, height, width = masks.shape
+    restore = geometry.RestoreMatrices(jnp.eye(height), jnp.eye(width), original_size)
+    return instance.instance_segmentation(masks, classes, restore, **options)
+
+
+def segment(masks, probs, *, original_size=CANVAS, **options):
+    """Instances from mask logits at full size and class probabilities, masks bool."""
+    padded = np.full((len(masks), *CANVAS), 7.0, np.float32)
+    masks = np.asarray(masks, np.float32)
+    padded[:, : masks.shape[1], : masks.shape[2]] = masks
+    logits = np.log(np.asarray(probs, np.float32))
+    found = run(padded, logits, np.array(original_size), **options)
+    return found, np.unpackbits(
+        np.asarray(found.mask_bits), axis=-1, count=CANVAS[1], bitorder="little"
+    ).astype(bool)
+
+
+def logit(probability):
+    return np.log(probability / (1 - probability))
+
+
+def test_instance_segmentation_score_is_probability_times_mean_inside():
+    masks = [[[logit(0.6), logit(0.8), 0.0, -1.0]]]
+    found, masks = segment(masks, [[0.5, 0.2, 0.3]], original_size=(1, 4))
+    # Inside: 0.6 and 0.8; a logit of 0 is not inside.
+    np.testing.assert_array_equal(found.labels, [0, 1])
+    np.testing.assert_allclose(found.scores, [0.5 * 0.7, 0.2 * 0.7], rtol=1e-6)
+    expected = np.zeros(CANVAS, bool)
+    expected[0, :2] = True
+    np.testing.assert_array_equal(masks, [expected, expected])
+
+
+def test_instance_segmentation_takes_the_most_probable_pairs():
+    masks = np.full((2, *CANVAS), -9.0)
+    masks[0, 0], masks[1, 1] = 20.0, 20.0
+    probs = [[0.1, 0.5, 0.4], [0.45, 0.3, 0.25]]
+    found, masks = segment(masks, probs, num_instances=3)
+    np.testing.assert_array_equal(found.labels, [1, 0, 1])
+    np.testing.assert_allclose(found.scores, [0.5, 0.45, 0.3], rtol=1e-6)
+    np.testing.assert_array_equal(masks[:, :2, 0], [[1, 0], [0, 1], [0, 1]])
+
+
+def test_instance_segmentation_fewer_pairs_than_instances_gives_all():
+    found, _ = segment(np.ones((2, 1, 1)), [[0.5, 0.2, 0.3], [0.4, 0.3, 0.3]])
+    assert found.labels.shape == (4,)
+
+
+def test_instance_segmentation_empty_mask_scores_nothing():
+    found, masks = segment(np.full((1, *CANVAS), -1.0), [[0.9, 0.1]])
+    np.testing.assert_array_equal(found.scores, [0.0])
+    assert not masks.any()
+
+
+@pytest.mark.parametrize("original_size", [(1, 1), (2, 9), CANVAS])
+def test_instance_segmentation_pixels_past_the_photograph_count_nowhere(original_size):
+    height, width = original_size
+    masks = np.full((1, height, width), logit(0.75))  # filled up with 7: outside
+    found, masks = segment(masks, [[0.9, 0.1]], original_size=original_size)
+    np.testing.assert_allclose(found.scores, [0.9 * 0.75], rtol=1e-6)
+    assert masks[0, :height, :width].all()
+    assert masks.sum() == height * width
+
+
+def test_instance_segmentation_many_strips_equal_one(monkeypatch):
+    rng = np.random.default_rng(0)
+    masks = rng.normal(0, 2, (4, *CANVAS)).astype(np.float32)
+    classes = rng.normal(0, 1, (4, 3)).astype(np.float32)
+    restore = geometry.RestoreMatrices(
+        jnp.eye(CANVAS[0]), jnp.eye(CANVAS[1]), jnp.array(CANVAS)
+    )
+    whole = instance.instance_segmentation(masks, classes, restore)
+    monkeypatch.setattr(instance, "_STRIP_PIXELS", 2 * CANVAS[1])  # 2 rows of 3
+    strips = instance.instance_segmentation(masks, classes, restore)
+    np.testing.assert_array_equal(strips.mask_bits, whole.mask_bits)
+    np.testing.assert_allclose(strips.scores, whole.scores, rtol=1e-6)
