@@ -24,6 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from eomt_jax.inference import draw
+from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
 
@@ -181,12 +182,8 @@ def draw_sheet(
 def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.Image:
     image = Image.open(io.BytesIO(record.image_bytes)).convert("RGB")
     segments = Image.fromarray(
-        draw.draw_panoptic(
-            np.asarray(image),
-            record.segment_map,
-            record.labels,
-            info,
-            long_side=panel,
+        draw.draw_segmentation(
+            np.asarray(image), Segmentation.from_record(record), info, long_side=panel
         )
     )
     cell = Image.new("RGB", (2 * panel + _GAP // 2, segments.height + _CAPTION), _PAPER)

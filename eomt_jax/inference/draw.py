@@ -1,149 +1,80 @@
-"""Pictures of segmentations: coloured, outlined, and labelled with class names.
+"""A photograph under its segments: coloured, outlined, and labelled with class names.
 
 Everything here runs on the host, on NumPy arrays and Pillow images.
 Legend: H W pixels, n segments in one picture.
 """
 
 import colorsys
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
-from PIL import Image, ImageDraw, ImageFilter
+from jaxtyping import Bool, Float, Integer, UInt8
+from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from eomt_jax.inference.name_plates import load_font, write_names
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.types import Batch, ClassInfo, DatasetInfo
+from eomt_jax.inference.name_plates import write_names
+from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.types import ClassInfo, DatasetInfo
 
-_INK = (32, 35, 42)
-_PAPER = (255, 255, 255)
 _OPACITY = 0.6
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """One row of a comparison, in host memory.
-
-    Attributes:
-      image: the photograph, RGB.
-      segmentations: (id map of the photograph's size, labels) for each panel beside
-        it; 0 in a map is no segment, i + 1 is a segment of class labels[i].
-    """
-
-    image: UInt8[np.ndarray, "H W 3"]
-    segmentations: Sequence[tuple[np.ndarray, np.ndarray]]
-
-
-def draw_panoptic(
+def draw_segmentation(
     image: UInt8[np.ndarray, "H W 3"],
-    id_map: Integer[np.ndarray, "height width"],  # checked below, so not H W
-    labels: Integer[np.ndarray, " n"],
+    segmentation: Segmentation,
     info: DatasetInfo,
     *,
     long_side: int | None = None,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
     """A photograph under its segments.
 
-    Stuff has its class's colour, things a shade of their own each; what belongs to no
-    segment is hatched in grey. Names stand where a segment is widest.
+    Stuff has its class's colour, things a shade of their own each; names stand where a
+    segment is widest. What belongs to no segment is hatched in grey. Of segments that
+    may overlap small ones lie over large ones, with their scores, and the photograph
+    stays as it is around them.
 
     Args:
       image: RGB.
-      id_map: 0 for no segment, i + 1 for a segment of class labels[i].
-      labels: class of each segment; entries that the map doesn't show are ignored.
+      segmentation: of the image's size; segments without a pixel are ignored.
       info: the class table.
       long_side: of the picture, in pixels; small images are worth enlarging, for
         outlines and names are drawn afterwards. The image's own by default.
     """
-    if image.shape[:2] != id_map.shape:
+    if image.shape[:2] != segmentation.size:
         raise ValueError(
-            f"the image has size {image.shape[:2]} and its id map {id_map.shape}; "
-            "cut both to the photograph's own size"
+            f"the image has size {image.shape[:2]} and its segments "
+            f"{segmentation.size}; cut both to the photograph's own size"
         )
-    size = _fit(id_map.shape, long_side or max(id_map.shape))
-    ids = np.unique(id_map)
-    ids = ids[ids > 0]
-    rows = [info.classes[labels[i - 1]] for i in ids]
-    colors = _segment_colors(rows)
+    size = _fit(segmentation.size, long_side or max(segmentation.size))
     # Drawn twice as large and shrunk, which smooths every edge.
     large = (2 * size[0], 2 * size[1])
-    index = _resize_map(id_map, ids, large)
-    canvas = _outline(_paint(_resize_image(image, large), index, colors), index)
+    photograph = resize_image(image, large).astype(np.float32)
+    rows = [info.classes[label] for label in segmentation.labels]
+    colors = _segment_colors(rows)
+    if segmentation.id_map is not None:
+        index = _resize_map(segmentation.id_map, large)
+        canvas = _paint(photograph, _hatch(photograph), index, colors)
+    else:
+        assert segmentation.masks is not None
+        index, hidden = _stack_masks(segmentation.masks, large)
+        canvas = _paint(photograph, photograph, index, colors)
+        canvas = _outline(canvas, hidden, opacity=0.35)
+    canvas = _outline(canvas, _edges(index))
     picture = Image.fromarray(_to_uint8(canvas)).reduce(2)
-    write_names(picture, index[::2, ::2], [row.name for row in rows], colors)
+    names = _segment_names(segmentation, rows)
+    write_names(picture, index[::2, ::2], names, colors)
     return np.asarray(picture)
 
 
-def draw_comparison(
-    pictures: Sequence[Picture],
-    info: DatasetInfo,
-    *,
-    titles: Sequence[str] = ("prediction", "target", "image"),
-    panel: int = 420,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Several photographs below each other, each after its segmentations.
-
-    Args:
-      pictures: a row each.
-      info: the class table.
-      titles: over the columns; the last is the photograph's.
-      panel: long side of each panel, in pixels.
-    """
-    rows = []
-    for picture in pictures:
-        cells = [
-            draw_panoptic(picture.image, id_map, labels, info, long_side=panel)
-            for id_map, labels in picture.segmentations
-        ]
-        plain = _resize_image(picture.image, cells[0].shape[:2])
-        rows.append([*cells, _to_uint8(plain)])
-
-    gap, header = max(8, panel // 40), max(24, panel // 12)
-    width = max(cell.shape[1] for row in rows for cell in row)
-    total_width = gap + len(titles) * (width + gap)
-    total_height = header + sum(row[0].shape[0] + gap for row in rows)
-    sheet = Image.new("RGB", (total_width, total_height), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = load_font(max(13, panel // 22))
-    for column, title in enumerate(titles):
-        center = gap + column * (width + gap) + width / 2
-        draw.text((center, header / 2), title, _INK, font, anchor="mm")
-    top = header
-    for row in rows:
-        for column, cell in enumerate(row):
-            left = gap + column * (width + gap) + (width - cell.shape[1]) // 2
-            sheet.paste(Image.fromarray(cell), (left, top))
-        top += row[0].shape[0] + gap
-    return np.asarray(sheet)
-
-
-def batch_pictures(
-    batch: Batch, prediction: PanopticPrediction, *, max_pictures: int
-) -> list[Picture]:
-    """Rows for draw_comparison: what was predicted, what was wanted.
-
-    The photograph is the network's input scaled back, so it may look softer than the
-    file. Rows that only fill up the batch are left out.
-
-    Args:
-      batch: of an evaluation, in host memory (jax.device_get).
-      prediction: for this batch, in host memory.
-      max_pictures: at most so many, the first ones.
-    """
-    pictures = []
-    for i in np.flatnonzero(batch.valid)[:max_pictures]:
-        height, width = (int(side) for side in batch.original_size[i])
-        content = batch.content_size[i]
-        image = np.asarray(batch.image[i][: content[0], : content[1]])
-        image = _to_uint8(_resize_image(image, (height, width)))
-        segmentations = [
-            (np.asarray(x.id_map[i][:height, :width]), np.asarray(x.labels[i]))
-            for x in (prediction, batch.targets)
-        ]
-        pictures.append(Picture(image, segmentations))
-    return pictures
+def resize_image(
+    image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H2 W2 3"]:
+    """RGB at `size`, (height, width)."""
+    if image.shape[:2] == size:
+        return image
+    height, width = size
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized)
 
 
 def _fit(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
@@ -155,35 +86,60 @@ def _to_uint8(image: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
-def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 RGB at `size`."""
-    if image.shape[:2] != size:
-        height, width = size
-        resized = Image.fromarray(image).resize(
-            (width, height), Image.Resampling.BICUBIC
-        )
-        image = np.asarray(resized)
-    return image.astype(np.float32)
+def _resize_mask(
+    mask: Bool[np.ndarray, "H W"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "H2 W2"]:
+    """Smoothly, 0 to 255, so that an enlarged outline is a curve and no staircase."""
+    blur = ImageFilter.GaussianBlur(0.9 * size[0] / mask.shape[0])
+    image = Image.fromarray(np.where(mask, np.uint8(255), np.uint8(0)))
+    resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(resized.filter(blur))
 
 
 def _resize_map(
-    id_map: np.ndarray, ids: np.ndarray, size: tuple[int, int]
-) -> Integer[np.ndarray, "H W"]:
-    """Position in ids of each pixel's segment, -1 for none, at `size`.
-
-    Each segment is resized smoothly and the strongest wins, so that an enlarged
-    outline is a curve and no staircase.
-    """
-    best = np.full(size, -np.inf, np.float32)
+    id_map: Integer[np.ndarray, "H W"], size: tuple[int, int]
+) -> Integer[np.ndarray, "H2 W2"]:
+    """Each pixel's segment, -1 for none, at `size`: where several meet the strongest."""
+    best = np.zeros(size, np.uint8)
     index = np.full(size, -1)
-    blur = ImageFilter.GaussianBlur(0.9 * size[0] / id_map.shape[0])
-    for position, segment in enumerate([0, *ids], start=-1):
-        mask = Image.fromarray(np.where(id_map == segment, np.uint8(255), np.uint8(0)))
-        strength = mask.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        strength = np.asarray(strength.filter(blur))
-        index = np.where(strength > best, position, index)
+    for segment in np.unique(id_map):
+        strength = _resize_mask(id_map == segment, size)
+        index = np.where(strength > best, int(segment) - 1, index)
         best = np.maximum(strength, best)
     return index
+
+
+def _stack_masks(
+    masks: Bool[np.ndarray, "n H W"], size: tuple[int, int]
+) -> tuple[Integer[np.ndarray, "H2 W2"], Bool[np.ndarray, "H2 W2"]]:
+    """The smallest segment on each pixel, -1 for none; and all edges, hidden or not."""
+    index = np.full(size, -1)
+    edges = np.zeros(size, bool)
+    areas = masks.sum((1, 2))
+    for segment in np.argsort(-areas, kind="stable"):
+        mask = _resize_mask(masks[segment], size) > 127
+        index[mask] = segment
+        edges |= _edges(mask)
+    return index, edges
+
+
+def _edges(index: np.ndarray) -> Bool[np.ndarray, "H W"]:
+    """Where one segment ends."""
+    edges = np.zeros(index.shape, bool)
+    edges[:-1] |= index[1:] != index[:-1]
+    edges[:, :-1] |= index[:, 1:] != index[:, :-1]
+    return edges
+
+
+def _segment_names(segmentation: Segmentation, rows: Sequence[ClassInfo]) -> list[str]:
+    """Of crowds that they are some; beside an overlapping mask its score."""
+    names = [row.name for row in rows]
+    if segmentation.is_crowd is not None:
+        crowds = segmentation.is_crowd
+        names = [f"{n} (crowd)" if c else n for n, c in zip(names, crowds)]
+    if segmentation.masks is not None and segmentation.scores is not None:
+        names = [f"{n} {s:.2f}" for n, s in zip(names, segmentation.scores)]
+    return names
 
 
 def _segment_colors(rows: Sequence[ClassInfo]) -> Float[np.ndarray, "n 3"]:
@@ -204,33 +160,45 @@ def _segment_colors(rows: Sequence[ClassInfo]) -> Float[np.ndarray, "n 3"]:
 
 
 def _paint(
-    photograph: np.ndarray, index: np.ndarray, colors: np.ndarray
+    photograph: Float[np.ndarray, "H W 3"],
+    background: Float[np.ndarray, "H W 3"],
+    index: Integer[np.ndarray, "H W"],
+    colors: Float[np.ndarray, "n 3"],
 ) -> Float[np.ndarray, "H W 3"]:
-    """Colours over a paler photograph; hatched grey where there is no segment.
+    """Colours over a paler photograph; the background where there is no segment.
 
     The photograph keeps its light and gives up most of its own colour, so that a
     segment's colour reads the same on every ground.
     """
-    grey = photograph @ np.array([0.299, 0.587, 0.114], np.float32)
-    light = 0.3 * photograph + 0.7 * grey[..., None]
+    light = 0.3 * photograph + 0.7 * _grey(photograph)
     palette = np.append(colors, [[0.0, 0.0, 0.0]], axis=0)
     painted = (1 - _OPACITY) * light + _OPACITY * palette[index]
-    rows, columns = (np.arange(n) for n in index.shape)
-    period = max(index.shape) / 40
-    hatch = np.clip(
-        4 * np.abs((rows[:, None] + columns) / period % 1 - 0.5) - 1.2, 0, 1
-    )
-    empty = 0.5 * grey + 80 + 28 * hatch
-    return np.where(index[..., None] < 0, empty[..., None], painted)
+    return np.where(index[..., None] < 0, background, painted)
 
 
-def _outline(canvas: np.ndarray, index: np.ndarray) -> Float[np.ndarray, "H W 3"]:
-    """White lines where one segment ends."""
-    edge = np.zeros(index.shape, bool)
-    edge[:-1] |= np.diff(index, axis=0) != 0
-    edge[:, :-1] |= np.diff(index, axis=1) != 0
-    if not edge.any():
+def _hatch(photograph: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """Without colour, under diagonal stripes."""
+    height, width, _ = photograph.shape
+    period = max(height, width) / 40
+    across = np.arange(height)[:, None] + np.arange(width)
+    stripes = np.clip(4 * np.abs(across / period % 1 - 0.5) - 1.2, 0, 1)
+    grey = 0.5 * _grey(photograph) + 80 + 28 * stripes[..., None]
+    return np.broadcast_to(grey, photograph.shape)
+
+
+def _grey(photograph: Float[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 1"]:
+    return photograph @ np.array([[0.299], [0.587], [0.114]], np.float32)
+
+
+def _outline(
+    canvas: Float[np.ndarray, "H W 3"],
+    edges: Bool[np.ndarray, "H W"],
+    *,
+    opacity: float = 0.9,
+) -> Float[np.ndarray, "H W 3"]:
+    """White lines along the edges."""
+    if not edges.any():
         return canvas
-    distance: np.ndarray = ndimage.distance_transform_edt(~edge)  # pyright: ignore
-    strength = np.clip(max(1.7, max(index.shape) / 550) - distance, 0, 1)[..., None]
-    return canvas + (255 - canvas) * 0.9 * strength
+    distance: np.ndarray = ndimage.distance_transform_edt(~edges)  # pyright: ignore
+    strength = np.clip(max(1.7, max(edges.shape) / 550) - distance, 0, 1)[..., None]
+    return canvas + (255 - canvas) * opacity * strength

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from eomt_jax.inference.draw import Picture, draw_comparison
+from eomt_jax.inference.comparison import draw_comparison, training_pictures
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
@@ -53,12 +53,7 @@ def dry_run(
 
 def draw_batch(batch: Batch, run: Setup, num_pictures: int) -> np.ndarray:
     """Images of a training batch beside their targets; uint8 [H, W, 3]."""
-    images, id_maps = np.asarray(batch.image), np.asarray(batch.targets.id_map)
-    labels = np.asarray(batch.targets.labels)
-    pictures = [
-        Picture(images[i], [(id_maps[i], labels[i])])
-        for i in range(min(num_pictures, len(images)))
-    ]
+    pictures = training_pictures(batch, max_pictures=num_pictures)
     return draw_comparison(pictures, run.info, titles=("target", "image"))
 
 

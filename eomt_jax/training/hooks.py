@@ -14,7 +14,7 @@ from etils import epath
 from PIL import Image
 
 from eomt_jax.evaluation.evaluator import Results, evaluate
-from eomt_jax.inference.draw import batch_pictures, draw_comparison
+from eomt_jax.inference.comparison import draw_comparison, evaluation_pictures
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
@@ -67,7 +67,9 @@ class Evaluation:
         batch = self._pictured
         prediction = self._runner(params, place_batch(batch, self._runner.mesh))
         prediction = jax.tree.map(_local_rows, prediction)
-        pictures = batch_pictures(batch, prediction, max_pictures=num_pictures)
+        pictures = evaluation_pictures(
+            batch, prediction, self._source, max_pictures=num_pictures
+        )
         return draw_comparison(pictures, self._source.info)
 
     def _batches(self, num_images: int) -> BatchIterator:

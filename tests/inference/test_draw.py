@@ -1,11 +1,12 @@
-import jax
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from eomt_jax.inference import draw, name_plates
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
+from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.types import ClassInfo, DatasetInfo
 
 INFO = DatasetInfo(
     name="fake",
@@ -26,20 +27,17 @@ def image():
 
 
 @pytest.fixture
-def id_map():
+def segmentation():
     """Sky above grass, two cats, nothing at the right edge."""
     id_map = np.full((24, 32), 4)
     id_map[12:] = 3
     id_map[8:20, 3:11], id_map[8:20, 15:23] = 1, 2
     id_map[:, 28:] = 0
-    return id_map
+    return Segmentation(labels=np.array([0, 0, 1, 2]), id_map=id_map)
 
 
-LABELS = np.array([0, 0, 1, 2], np.int32)
-
-
-def test_draw_panoptic_colours_say_class_and_instance(image, id_map):
-    picture = draw.draw_panoptic(image, id_map, LABELS, INFO, long_side=320)
+def test_draw_segmentation_colours_say_class_and_instance(image, segmentation):
+    picture = draw.draw_segmentation(image, segmentation, INFO, long_side=320)
     assert picture.shape == (240, 320, 3) and picture.dtype == np.uint8
     sky, grass = picture[30, 40].astype(int), picture[225, 20].astype(int)
     cats = picture[100, 40].astype(int), picture[100, 160].astype(int)
@@ -50,13 +48,15 @@ def test_draw_panoptic_colours_say_class_and_instance(image, id_map):
     assert np.ptp(nothing) <= 2, "no segment: grey"
 
 
-def test_draw_panoptic_outlines_are_white(image, id_map):
-    picture = draw.draw_panoptic(image, id_map, LABELS, INFO, long_side=320)
+def test_draw_segmentation_outlines_are_white(image, segmentation):
+    picture = draw.draw_segmentation(image, segmentation, INFO, long_side=320)
     along = picture[225, :300].min(-1)  # from grass into nothing
     assert along[270:290].max() > 200 and along[200:260].max() < 150
 
 
-def test_draw_panoptic_writes_names_of_large_segments(image, id_map, monkeypatch):
+def test_draw_segmentation_writes_names_of_large_segments(
+    image, segmentation, monkeypatch
+):
     written = []
     original = draw.write_names
 
@@ -67,20 +67,69 @@ def test_draw_panoptic_writes_names_of_large_segments(image, id_map, monkeypatch
         assert (np.asarray(picture) != before).any()
 
     monkeypatch.setattr(draw, "write_names", spy)
-    draw.draw_panoptic(image, id_map, LABELS, INFO, long_side=320)
+    draw.draw_segmentation(image, segmentation, INFO, long_side=320)
     assert written == ["cat", "cat", "grass", "sky"]
 
 
-def test_draw_panoptic_nothing_found(image):
-    empty = np.zeros(image.shape[:2], int)
-    picture = draw.draw_panoptic(image, empty, np.zeros(5, int), INFO)
+def test_draw_segmentation_nothing_found(image):
+    nothing = Segmentation(
+        labels=np.zeros(5, int), id_map=np.zeros(image.shape[:2], int)
+    )
+    picture = draw.draw_segmentation(image, nothing, INFO)
     assert picture.shape == image.shape
     assert np.ptp(picture.astype(int), axis=-1).max() <= 2
 
 
-def test_draw_panoptic_sizes_that_differ_are_refused(image):
+@pytest.fixture
+def overlapping():
+    """A cat over much of the left, a small one on it, half of it beside."""
+    masks = np.zeros((3, 24, 32), bool)
+    masks[0, 4:20, 10:18] = True  # the small one first: order must not matter
+    masks[1, 2:22, 2:14] = True
+    return Segmentation(
+        labels=np.array([0, 0, 2]), masks=masks, scores=np.array([0.5, 0.934, 0.4])
+    )
+
+
+def test_draw_segmentation_small_masks_lie_over_large(image, overlapping):
+    picture = draw.draw_segmentation(image, overlapping, INFO, long_side=320)
+    large, both, small = (picture[170, x].astype(int) for x in (60, 115, 165))
+    assert np.abs(both - small).max() < 6
+    assert np.abs(both - large).max() > 25
+    # The large one's hidden edge shows through, weaker than the edges on top.
+    hidden, edge = (picture[170, x - 6 : x + 6].min(-1).max() for x in (140, 180))
+    assert small.min() + 30 < hidden < edge - 30
+    # Around the objects the photograph stays as it is.
+    np.testing.assert_array_equal(picture[:, 250:], 128)
+
+
+def test_draw_segmentation_names_have_scores_and_say_crowd(
+    image, segmentation, overlapping, monkeypatch
+):
+    written = []
+    monkeypatch.setattr(draw, "write_names", lambda *args: written.append(args[2]))
+    draw.draw_segmentation(image, overlapping, INFO)
+    crowd = np.array([True, False, False, False])
+    crowded = dataclasses.replace(segmentation, is_crowd=crowd)
+    draw.draw_segmentation(image, crowded, INFO)
+    assert written == [
+        ["cat 0.50", "cat 0.93", "sky 0.40"],
+        ["cat (crowd)", "cat", "grass", "sky"],
+    ]
+
+
+def test_draw_segmentation_without_masks_is_the_photograph(image):
+    nothing = Segmentation(labels=np.zeros(0, int), masks=np.zeros((0, 24, 32), bool))
+    np.testing.assert_array_equal(draw.draw_segmentation(image, nothing, INFO), image)
+
+
+def test_draw_segmentation_sizes_that_differ_are_refused(image):
     with pytest.raises(ValueError, match=r"\(24, 32\).*\(24, 30\)"):
-        draw.draw_panoptic(image, np.zeros((24, 30), int), LABELS, INFO)
+        draw.draw_segmentation(
+            image,
+            Segmentation(labels=np.zeros(0, int), id_map=np.zeros((24, 30), int)),
+            INFO,
+        )
 
 
 def test_write_names_never_overlap_and_stay_inside():
@@ -107,40 +156,3 @@ def test_write_names_tiny_segment_gets_none():
     index[50, 50:60] = 0
     name_plates.write_names(picture, index, ["speck"], np.full((1, 3), 200.0))
     assert not np.asarray(picture).any()
-
-
-def test_draw_comparison_of_a_batch(image, id_map):
-    canvas = np.zeros((2, 40, 40), np.uint8)
-    canvas[:, :24, :32] = id_map
-    network_input = np.zeros((2, 64, 64, 3), np.uint8)
-    network_input[:, :48] = 128
-    rows = np.ones((2, 4), bool)
-    batch = Batch(
-        image=network_input,
-        targets=Targets(
-            id_map=canvas, labels=np.tile(LABELS, (2, 1)), valid=rows, is_crowd=~rows
-        ),
-        valid=np.array([True, False]),
-        example_index=np.array([0, -1], np.int32),
-        content_size=np.array([[48, 64], [64, 64]], np.int32),
-        original_size=np.array([[24, 32], [40, 40]], np.int32),
-    )
-    prediction = PanopticPrediction(
-        id_map=canvas.astype(np.int32),
-        labels=np.tile(LABELS, (2, 1)),
-        scores=np.ones((2, 4), np.float32),
-        valid=rows,
-    )
-    pictures = draw.batch_pictures(batch, jax.device_get(prediction), max_pictures=5)
-    assert len(pictures) == 1
-    np.testing.assert_array_equal(pictures[0].image, image)
-    sheet = draw.draw_comparison(pictures * 2, INFO, panel=160)
-    height, width = 120, 160
-    assert sheet.shape[0] > 2 * height and sheet.shape[1] > 3 * width
-    # Prediction and target are equal here, so their panels are too.
-    left, middle = (
-        sheet[30:150, 8 : 8 + width],
-        sheet[30:150, 16 + width : 16 + 2 * width],
-    )
-    np.testing.assert_array_equal(left[:100], middle[:100])
-    assert (sheet[:4] == 255).all()

@@ -1,0 +1,156 @@
+"""Segments of one photograph in host memory, whatever they come from.
+
+Pictures and submissions are made from this alone, so that predictions of the three
+tasks, prepared records and training targets need no drawing or writing of their own.
+
+Legend: H W the photograph's pixels, n segments, B batch, T targets (padded).
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from eomt_jax.inference.instance import InstancePrediction
+from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import Targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Segments as one id map, or as masks that may overlap.
+
+    Attributes:
+      labels: class of each segment.
+      id_map: 0 where there is no segment, i + 1 on segment i.
+      masks: instead of an id map, where segments may overlap.
+      scores: probability of each segment, 0 to 1; None where nobody guessed.
+      is_crowd: True for a group of things of one class; None where there is none.
+    """
+
+    labels: Integer[np.ndarray, " n"]
+    id_map: Integer[np.ndarray, "H W"] | None = None
+    masks: Bool[np.ndarray, "n H W"] | None = None
+    scores: Float[np.ndarray, " n"] | None = None
+    is_crowd: Bool[np.ndarray, " n"] | None = None
+
+    def __post_init__(self):
+        if (self.id_map is None) == (self.masks is None):
+            raise ValueError("a segmentation has an id map or masks, one of the two")
+
+    @classmethod
+    def from_prediction(
+        cls, prediction: Any, row: int, size: tuple[int, int], *, min_score: float = 0.0
+    ) -> "Segmentation":
+        """Image `row` of a batch's prediction for any task, cut to the photograph.
+
+        Args:
+          prediction: what a Runner gave, in host memory (jax.device_get).
+          row: of the batch.
+          size: (H, W) of the photograph.
+          min_score: instances that score less are left out.
+        """
+        height, width = size
+        if isinstance(prediction, PanopticPrediction):
+            kept = np.flatnonzero(prediction.valid[row])
+            return cls(
+                labels=np.asarray(prediction.labels[row])[kept],
+                id_map=_renumber(np.asarray(prediction.id_map[row]), kept, size),
+                scores=np.asarray(prediction.scores[row])[kept],
+            )
+        if isinstance(prediction, InstancePrediction):
+            scores = np.asarray(prediction.scores[row])
+            kept = np.flatnonzero(scores >= min_score)
+            bits = np.asarray(prediction.mask_bits[row])[kept, :height]
+            masks = np.unpackbits(bits, axis=-1, bitorder="little")[..., :width]
+            return cls(
+                labels=np.asarray(prediction.labels[row])[kept],
+                masks=masks.astype(bool),
+                scores=scores[kept],
+            )
+        label_map = np.asarray(prediction.label_map[row])[:height, :width]
+        return cls.from_label_map(label_map)
+
+    @classmethod
+    def from_label_map(cls, label_map: Integer[np.ndarray, "H W"]) -> "Segmentation":
+        """One segment a class; negative where there is none."""
+        labels, inverse = np.unique(label_map, return_inverse=True)
+        ids = np.cumsum(labels >= 0)
+        return cls(
+            labels=labels[labels >= 0],
+            id_map=ids[inverse].reshape(label_map.shape),
+        )
+
+    @classmethod
+    def from_record(cls, record: Record) -> "Segmentation":
+        """What a prepared record holds, crowds included."""
+        masks: dict[str, np.ndarray] = {}
+        if record.segment_map is not None:
+            masks["id_map"] = record.segment_map
+        else:
+            masks["masks"] = np.moveaxis(record.masks(), -1, 0)
+        return cls(labels=record.labels, is_crowd=record.is_crowd, **masks)
+
+    @classmethod
+    def from_targets(
+        cls, targets: Targets, row: int, size: tuple[int, int]
+    ) -> "Segmentation":
+        """Image `row` of a batch's targets, in either form.
+
+        Args:
+          targets: in host memory.
+          row: of the batch.
+          size: (H, W) of the image, which lies in the top left of the targets.
+
+        Raises:
+          ValueError: the targets were made without masks.
+        """
+        height, width = size
+        kept = np.flatnonzero(targets.valid[row])
+        masks: dict[str, np.ndarray] = {}
+        if targets.id_map is not None:
+            masks["id_map"] = _renumber(np.asarray(targets.id_map[row]), kept, size)
+        elif targets.mask_bits is not None:
+            bits = np.asarray(targets.mask_bits[row])[:height, :width]
+            unpacked = np.unpackbits(bits, axis=-1, bitorder="little")[..., kept]
+            masks["masks"] = np.moveaxis(unpacked, -1, 0).astype(bool)
+        else:
+            raise ValueError(
+                "these targets travel without masks; use Segmentation.from_record"
+            )
+        return cls(
+            labels=np.asarray(targets.labels[row])[kept],
+            is_crowd=np.asarray(targets.is_crowd[row])[kept],
+            **masks,
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        masks = self.id_map if self.id_map is not None else self.masks
+        assert masks is not None
+        return masks.shape[-2], masks.shape[-1]
+
+    def by_class(self) -> "Segmentation":
+        """Segments of one class become one, as semantic segmentation sees them.
+
+        Raises:
+          ValueError: segments may overlap, so that a pixel has no one class.
+        """
+        if self.id_map is None:
+            raise ValueError("overlapping masks have no one class a pixel")
+        return self.from_label_map(np.append(-1, self.labels)[self.id_map])
+
+
+def _renumber(
+    id_map: Integer[np.ndarray, "Hc Wc"],
+    kept: Integer[np.ndarray, " n"],
+    size: tuple[int, int],
+) -> Integer[np.ndarray, "H W"]:
+    """The map's top left, of the kept segments alone, without gaps in their numbers."""
+    cut = id_map[: size[0], : size[1]]
+    ids = np.zeros(max(int(cut.max(initial=0)), int(kept.max(initial=-1)) + 1) + 1, int)
+    ids[kept + 1] = np.arange(1, len(kept) + 1)
+    return ids[cut]
