@@ -70,6 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_vit = 1000
     config.optimizer.power = 0.9
     config.optimizer.published_steps = 88_692
+    # The embeddings and so many of the ViT's first blocks stay as they are; -1: the
+    # whole ViT does.
+    config.optimizer.frozen_blocks = 0
 
     config.annealing = ml_collections.ConfigDict()
     # Masked attention fades out over the run, block by block; False trains without it.

@@ -29,6 +29,39 @@ def leaf_path(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def trainable(params: PyTree, frozen_blocks: int = 0) -> PyTree:
+    """The parameters that are trained, as a tree without the others.
+
+    Args:
+      params: an EoMT's parameters, their shapes, or anything in a tree like theirs.
+      frozen_blocks: how many of the ViT's first blocks rest, and with them patch
+        embedding, position embedding and prefix tokens; -1 freezes the whole ViT, its
+        final norm included. 0 freezes nothing.
+
+    Raises:
+      ValueError: the ViT has fewer blocks.
+    """
+    if not frozen_blocks:
+        return params
+    blocks = [name for name in params["vit"] if re.fullmatch(r"block_\d+", name)]
+    if not -1 <= frozen_blocks <= len(blocks):
+        raise ValueError(
+            f"optimizer.frozen_blocks = {frozen_blocks}: the ViT has {len(blocks)} "
+            "blocks; give a number from 0 to that, or -1 for the whole ViT"
+        )
+    if frozen_blocks == -1:
+        return {name: part for name, part in params.items() if name != "vit"}
+    kept = {f"block_{i}" for i in range(frozen_blocks, len(blocks))} | {"norm"}
+    vit = {name: part for name, part in params["vit"].items() if name in kept}
+    return {**params, "vit": vit}
+
+
+def merge(params: PyTree, part: PyTree) -> PyTree:
+    """`params` with what `trainable` left of them replaced by `part`."""
+    vit = {**params["vit"], **part.get("vit", {})}
+    return {**params, **part, "vit": vit}
+
+
 def leaf_rates(params: PyTree, *, layer_decay: float) -> PyTree:
     """The LeafRate of every parameter, in a tree like `params`.
 
@@ -103,12 +136,14 @@ def create_optimizer(
     warmup_vit: int = 1000,
     published_steps: int = 0,
     power: float = 0.9,
+    frozen_blocks: int = 0,
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW with decoupled decay on every parameter.
 
-    Nothing is ever frozen: while the ViT's rate is 0 its gradients still count in the
-    clip's norm and move Adam's moments. The decay is multiplied by each parameter's
-    own rate, as in torch.optim.AdamW.
+    While the ViT's rate is 0 its gradients still count in the clip's norm and move
+    Adam's moments. The decay is multiplied by each parameter's own rate, as in
+    torch.optim.AdamW. Frozen parameters have no part in any of it: no gradient, no
+    moments, no decay, no share in the norm.
 
     Args:
       params: an EoMT's parameters, or their shapes: checked, not kept.
@@ -124,9 +159,12 @@ def create_optimizer(
       warmup_vit: steps.
       published_steps: steps.
       power: exponent of the polynomial decay.
+      frozen_blocks: see `trainable`.
 
     Returns:
-      A transformation whose state is Adam's: one step counter and two moments.
+      A transformation whose state is Adam's: one step counter and two moments. Its
+      functions take all parameters; gradients, moments and updates are trees of what
+      `trainable` leaves of them.
     """
     rate_options: dict[str, Any] = {
         "total_steps": total_steps,
@@ -138,8 +176,12 @@ def create_optimizer(
         "power": power,
     }
     jax.eval_shape(lambda: learning_rates(params, 0, **rate_options))
+    trainable(params, frozen_blocks)  # raises before anything is computed
     adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=eps)
     clip = optax.clip_by_global_norm(clip_norm)
+
+    def init(params: PyTree) -> optax.OptState:
+        return adam.init(trainable(params, frozen_blocks))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None
@@ -150,7 +192,9 @@ def create_optimizer(
         # Adam's counter is the only one, so rates and bias correction can't drift
         # apart when a checkpoint is restored.
         rates = learning_rates(params, jnp.asarray(state.count), **rate_options)
-        updates, _ = clip.update(updates, clip.init(params))
+        rates = trainable(rates, frozen_blocks)
+        params = trainable(params, frozen_blocks)
+        updates, _ = clip.update(updates, clip.init(updates))
         updates, state = adam.update(updates, state)
         updates = jax.tree.map(
             lambda update, param, rate: -rate * (update + weight_decay * param),
@@ -160,4 +204,4 @@ def create_optimizer(
         )
         return updates, state
 
-    return optax.GradientTransformation(adam.init, update)
+    return optax.GradientTransformation(init, update)

@@ -147,6 +147,7 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
             **{name: config.optimizer[name] for name in rate_fields},
         ),
         mesh=mesh,
+        frozen_blocks=config.optimizer.frozen_blocks,
     )
     return Setup(
         config=config,

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import batch_sharding, replicated
 from eomt_jax.parallel.partition import gather_fsdp
+from eomt_jax.training.optimizer import merge, trainable
 from eomt_jax.training.schedules import Schedule
 from eomt_jax.training.state import PyTree, TrainState, state_shardings
 from eomt_jax.types import Batch
@@ -71,6 +72,7 @@ def make_train_step(
     mask_probs_fn: Schedule,
     learning_rate_fns: tuple[Schedule, Schedule],
     mesh: Mesh,
+    frozen_blocks: int = 0,
 ) -> TrainStep:
     """The jitted step (state, batch) → (state, metrics); the state passed in is spent.
 
@@ -88,13 +90,21 @@ def make_train_step(
       learning_rate_fns: from `schedules.learning_rate_schedules`, for the metrics.
       mesh: the state lies on it as `parallel.partition` says, the batch over its
         batch axes.
+      frozen_blocks: as `tx` has it, see `optimizer.trainable`. What is frozen is no
+        variable of the gradient: backward passes end where only frozen parameters lie
+        before, and `grad_norm` is of the others.
     """
     loss = make_loss(model, criterion, mask_probs_fn=mask_probs_fn, mesh=mesh)
     head_rate, vit_rate = learning_rate_fns
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient = jax.grad(loss, has_aux=True)
-        grads, metrics = gradient(state.params, batch, rng=state.rng, step=state.step)
+        trained = trainable(state.params, frozen_blocks)
+
+        def trained_loss(trained: PyTree) -> tuple[jax.Array, Metrics]:
+            params = merge(state.params, trained)
+            return loss(params, batch, rng=state.rng, step=state.step)
+
+        grads, metrics = jax.grad(trained_loss, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         metrics["learning_rate/head"] = head_rate(state.step)
@@ -102,7 +112,7 @@ def make_train_step(
         state = dataclasses.replace(
             state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=merge(state.params, optax.apply_updates(trained, updates)),
             opt_state=opt_state,
         )
         return state, metrics

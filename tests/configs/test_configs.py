@@ -86,6 +86,7 @@ def test_published_numbers():
         "warmup_vit": 1000,
         "power": 0.9,
         "published_steps": 88_692,
+        "frozen_blocks": 0,
     }
     assert config.augmentation.scale_range == (0.1, 2.0)
     assert not config.augmentation.color_jitter

@@ -137,3 +137,57 @@ def test_update_without_parameters_raises(small_model_params):
     tx = optimizer.create_optimizer(small_model_params, total_steps=T)
     with pytest.raises(ValueError, match="weight decay"):
         tx.update(small_model_params, jax.eval_shape(tx.init, small_model_params))
+
+
+@pytest.mark.parametrize(
+    ("frozen_blocks", "of_vit"),
+    [
+        (1, {"block_1", "block_2", "norm"}),
+        (3, {"norm"}),
+        (-1, set()),
+    ],
+)
+def test_frozen_parameters_have_no_moments_norm_or_decay(
+    small_model_params, frozen_blocks, of_vit
+):
+    params = small_model_params
+    options = {"total_steps": 100, "warmup_head": 0, "warmup_vit": 0}
+    tx = optimizer.create_optimizer(params, **options, frozen_blocks=frozen_blocks)
+    grads = optimizer.trainable(params, frozen_blocks)
+    assert set(grads.get("vit", {})) == of_vit
+    assert set(grads) - {"vit"} == set(params) - {"vit"}
+    updates, state = jax.jit(tx.update)(grads, jax.jit(tx.init)(params), params)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(grads)))
+    clipped = {path: 0.01 / norm * leaf for path, leaf in by_path(grads).items()}
+    for path, moment in by_path(state.mu).items():
+        np.testing.assert_allclose(moment, 0.1 * clipped[path], rtol=1e-5, err_msg=path)
+    # Each of the others moves at the rate that it has when nothing is frozen.
+    rates = optimizer.learning_rates(params, 0, **options)
+    rates = by_path(optimizer.trainable(rates, frozen_blocks))
+    updates = by_path(updates)
+    assert updates.keys() == rates.keys() == by_path(grads).keys()
+    for path, update in updates.items():
+        param = by_path(params)[path]
+        step = clipped[path] / (np.abs(clipped[path]) + 1e-8)
+        want = -rates[path] * (step + 0.05 * param)
+        np.testing.assert_allclose(update, want, rtol=1e-4, err_msg=path)
+
+
+@pytest.mark.parametrize("frozen_blocks", [0, 2, -1])
+def test_merge_puts_back_what_is_trained(small_model_params, frozen_blocks):
+    params = small_model_params
+    part = optimizer.trainable(params, frozen_blocks)
+    doubled = optimizer.merge(params, jax.tree.map(lambda leaf: 2 * leaf, part))
+    assert jax.tree.structure(doubled) == jax.tree.structure(params)
+    changed = {
+        p for p, leaf in by_path(doubled).items() if leaf is not by_path(params)[p]
+    }
+    assert changed == by_path(part).keys()
+
+
+@pytest.mark.parametrize("frozen_blocks", [4, -2])
+def test_more_frozen_blocks_than_there_are_raise(small_model_params, frozen_blocks):
+    with pytest.raises(ValueError, match=rf"{frozen_blocks}: the ViT has 3 blocks"):
+        optimizer.create_optimizer(
+            small_model_params, total_steps=T, frozen_blocks=frozen_blocks
+        )

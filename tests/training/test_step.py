@@ -36,9 +36,8 @@ def create_batch():
     )
 
 
-@pytest.fixture(scope="module")
-def run():
-    """Six steps on one device: (state as NumPy, metrics) before and after each."""
+def repeat_step(num_steps, *, frozen_blocks=0, **options):
+    """Steps on one device: (step, batch, states as NumPy, metrics), states from 0 on."""
     mesh = create_mesh(devices=jax.devices()[:1])
     model = variants.create_eomt(
         "tiny",
@@ -52,23 +51,32 @@ def run():
         mlp_dim=32,
         layer_scale_init=1.0,
     )
-    tx = optimizer.create_optimizer(param_shapes(model), **OPTIONS)
+    options = {**OPTIONS, **options}
+    tx = optimizer.create_optimizer(
+        param_shapes(model), **options, frozen_blocks=frozen_blocks
+    )
     train_step = make_train_step(
         model,
         Criterion(num_points=32),
         tx,
         mask_probs_fn=functools.partial(schedules.mask_probs, starts=STARTS, ends=ENDS),
-        learning_rate_fns=schedules.learning_rate_schedules(**OPTIONS),
+        learning_rate_fns=schedules.learning_rate_schedules(**options),
         mesh=mesh,
+        frozen_blocks=frozen_blocks,
     )
     state = create_state(model, tx, jax.random.key(0), mesh)
     batch = place_batch(create_batch(), mesh)
     states, metrics = [jax.device_get(state)], []
-    for _ in range(6):
+    for _ in range(num_steps):
         state, row = train_step(state, batch)
         states.append(jax.device_get(state))
         metrics.append(jax.device_get(row))
     return train_step, batch, states, metrics
+
+
+@pytest.fixture(scope="module")
+def run():
+    return repeat_step(6)
 
 
 def test_step_counts_and_reports_what_it_used(run):
@@ -136,3 +144,28 @@ def test_random_points_change_with_the_step_alone(run):
     np.testing.assert_allclose(
         metrics[0]["loss/mask_0"], metrics[1]["loss/mask_0"], rtol=0.3
     )
+
+
+def test_frozen_blocks_have_no_part_in_the_step(run):
+    _, _, (before, *_, after), metrics = repeat_step(3, frozen_blocks=1)
+    frozen = set(before.params["vit"]) - {"block_1", "norm"}
+    assert "block_0" in frozen and "position_embedding" in frozen
+    for name in before.params["vit"]:
+        same = jax.tree.map(
+            np.array_equal, before.params["vit"][name], after.params["vit"][name]
+        )
+        # Weight decay moves whatever has a rate, biases at 0 apart.
+        assert all(jax.tree.leaves(same)) == (name in frozen), name
+    for moments in (after.opt_state.mu, after.opt_state.nu):
+        assert set(moments["vit"]) == {"block_1", "norm"}
+    # The first step's gradients are those of the run that freezes nothing.
+    _, _, whole_states, whole_metrics = run
+    np.testing.assert_allclose(metrics[0]["loss"], whole_metrics[0]["loss"], rtol=1e-6)
+    scale = whole_metrics[0]["grad_norm"] / 0.01 / 0.1  # of the clip and of Adam
+    gradients = jax.tree.map(lambda leaf: scale * leaf, whole_states[1].opt_state.mu)
+    squares = jax.tree.map(lambda leaf: np.sum(np.square(leaf)), gradients)
+    for name in frozen:
+        del squares["vit"][name]
+    norm = np.sqrt(sum(jax.tree.leaves(squares)))
+    np.testing.assert_allclose(metrics[0]["grad_norm"], norm, rtol=1e-4)
+    assert norm < 0.999 * whole_metrics[0]["grad_norm"]
