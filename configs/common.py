@@ -53,8 +53,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = False
 
     config.init = ml_collections.ConfigDict()
-    # DINOv2 weights to start from (.pth, .safetensors or folder); "" trains from scratch.
+    # DINOv2 weights to start from (.pth, .safetensors or folder), or instead of them a
+    # whole EoMT (work directory or checkpoint folder); both "" trains from scratch.
     config.init.backbone = ""
+    config.init.checkpoint = ""
+    # "keep" the checkpoint's class head, start a "new" one, or "auto": keep it if its
+    # classes have the dataset's names in the dataset's order.
+    config.init.class_head = "auto"
 
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-4

@@ -15,6 +15,7 @@ from eomt_jax.training import hooks
 from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step, enable_compilation_cache
+from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.schedules import annealing_steps, warmup_steps
 from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.types import Batch
@@ -40,7 +41,7 @@ def dry_run(
     run = setup(config, devices=devices)
     say(f"Config\n{_indent(config.to_yaml().strip())}")
     say(f"Schedule\n{_indent(_describe_schedule(run))}")
-    say(f"Parameters\n{_indent(format_report(run.initialization.report))}")
+    say(f"Parameters\n{_indent(format_report(run.initialization))}")
     with run.train_batches(start_example=0) as batches:
         batch = next(batches)
     if is_main():
@@ -72,6 +73,13 @@ def _describe_schedule(run: Setup) -> str:
         + f"{num_examples} images",
         f"warm-up: {head} steps outside the ViT, then {vit} steps of the ViT",
     ]
+    if frozen_blocks := config.optimizer.frozen_blocks:
+        params = run.abstract_state().params
+        sizes = [
+            sum(leaf.size for leaf in jax.tree.leaves(tree))
+            for tree in (params, trainable(params, frozen_blocks))
+        ]
+        lines.append(f"frozen: {sizes[0] - sizes[1]:,} of {sizes[0]:,} parameters")
     if config.annealing.enabled:
         num_blocks = run.initialization.model.num_query_blocks
         spans = zip(*annealing_steps(total_steps, num_blocks))
@@ -83,10 +91,11 @@ def _describe_schedule(run: Setup) -> str:
 def _describe_memory(run: Setup, batch: Batch) -> str:
     state = run.abstract_state()
     params, opt_state = _local_bytes(state.params), _local_bytes(state.opt_state)
+    trained = trainable(state.params, run.config.optimizer.frozen_blocks)
     lines = [
         f"parameters          {_gigabytes(params)}",
         f"optimizer state     {_gigabytes(opt_state)}",
-        f"gradients           {_gigabytes(params)}",
+        f"gradients           {_gigabytes(_local_bytes(trained))}",
     ]
     compiled = compile_step(run.train_step, state, place_batch(batch, run.mesh))
     analysis = compiled.memory_analysis()

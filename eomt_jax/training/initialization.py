@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,13 +12,17 @@ from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.state import param_shapes
-from eomt_jax.weights.load import read_backbone
+from eomt_jax.weights import native
+from eomt_jax.weights.load import load, read_backbone
 from eomt_jax.weights.resample import resample_vit
 
 PyTree = Any
 
-# What a backbone must share with the variant; registers follow the backbone.
+# What weights must share with the variant; registers follow the weights.
 VARIANT_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_dim", "mlp_type")
+
+# What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
+CLASS_HEAD_CHOICES = ("auto", "keep", "new")
 
 # (beginning of the path, name in the report); the first that matches counts.
 GROUPS = (
@@ -60,73 +65,159 @@ class Initialization:
 
     Attributes:
       model: the network; without registers where the backbone has none.
-      loaded: pre-trained parameters, for `state.create_state`; None without any.
+      loaded: pre-trained parameters, for `state.create_state`; None without any. The
+        queries may be fewer than the network's.
       report: one row for each group of parameters.
+      notes: a sentence on whatever the report's numbers don't explain.
     """
 
     model: EoMT
     loaded: PyTree | None
     report: tuple[GroupReport, ...]
+    notes: tuple[str, ...] = ()
 
 
 def initialize(
     variant: str,
     *,
-    num_classes: int,
+    class_names: Sequence[str],
     num_queries: int,
     image_size: tuple[int, int],
     patch_size: int = 16,
     dtype: str = "bfloat16",
     remat: bool = False,
     backbone: epath.PathLike = "",
+    checkpoint: epath.PathLike = "",
+    class_head: str = "auto",
 ) -> Initialization:
-    """Builds an EoMT and reads its backbone.
+    """Builds an EoMT and reads what it starts from: nothing, a backbone or an EoMT.
 
     Args:
       variant: a key of `variants.VARIANTS`.
-      num_classes: without "no object".
-      num_queries: how many segments can be predicted.
+      class_names: of the dataset, in label order, without "no object".
+      num_queries: how many segments can be predicted. Of a checkpoint with more the
+        first ones are taken; to one with fewer new ones are added.
       image_size: (height, width) in pixels.
-      patch_size: in pixels.
+      patch_size: in pixels; a checkpoint settles it.
       dtype: of activations.
       remat: recompute blocks in the backward pass.
       backbone: path of whatever `weights.load.read_backbone` reads; empty for none.
+      checkpoint: path of whatever `weights.load.load` reads; empty for none.
+      class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
+        one, or "auto": keep it if its classes have these names in this order.
 
     Raises:
-      ValueError: the backbone is of another variant, or cannot be read.
+      ValueError: both a backbone and a checkpoint are given, they are of another
+        variant or cannot be read, or a class head is to be kept that doesn't fit.
     """
+    if class_head not in CLASS_HEAD_CHOICES:
+        raise ValueError(
+            f"init.class_head = {class_head!r}: there are "
+            f"{', '.join(CLASS_HEAD_CHOICES)}"
+        )
+    if backbone and checkpoint:
+        raise ValueError(
+            f"init.backbone = {str(backbone)!r} and init.checkpoint = "
+            f"{str(checkpoint)!r}: give one of them; a checkpoint has its own backbone"
+        )
+    if class_head == "keep" and not checkpoint:
+        raise ValueError(
+            "init.class_head = 'keep' without init.checkpoint: only a checkpoint has a "
+            "class head"
+        )
     model = variants.create_eomt(
         variant,
-        num_classes=num_classes,
+        num_classes=len(class_names),
         num_queries=num_queries,
         image_size=image_size,
         patch_size=patch_size,
         dtype=dtype,
         remat=remat,
     )
-    loaded, resampled = None, set()
     if backbone:
         fields, params = read_backbone(backbone)
-        _check_variant(variant, fields, backbone)
-        stored = ViT(**{**fields, "image_size": tuple(fields["image_size"])})
-        vit = stored.clone(
-            image_size=model.vit.image_size,
-            patch_size=patch_size,
-            dtype=model.vit.dtype,
-            remat=remat,
+        vit = ViT(**{**fields, "image_size": tuple(fields["image_size"])})
+        _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
+        loaded, notes = {"vit": params}, []
+    elif checkpoint:
+        stored, loaded, notes = _read_checkpoint(
+            checkpoint, class_names, num_queries=num_queries, class_head=class_head
         )
-        model = model.clone(vit=vit)
-        params = resample_vit(params, grid_size=vit.grid_size, patch_size=patch_size)
-        loaded = {"vit": params}
-        if stored.patch_size != vit.patch_size:
-            resampled.add("vit/patch_embedding/kernel")
-        if stored.grid_size != vit.grid_size:
-            resampled.add("vit/position_embedding")
-    return Initialization(model, loaded, _report(model, loaded, resampled))
+        vit = stored.vit
+        _check_variant(variant, vit, f"init.checkpoint = {str(checkpoint)!r}")
+        _check_patch_size(patch_size, vit, checkpoint)
+        model = model.clone(num_query_blocks=stored.num_query_blocks)
+    else:
+        return Initialization(model, None, _report(model, {}, set()))
+    model, loaded, resampled = _fit_vit(model, vit, loaded)
+    return Initialization(
+        model, loaded, _report(model, loaded, resampled), tuple(notes)
+    )
 
 
-def format_report(report: tuple[GroupReport, ...]) -> str:
-    """The report as an aligned table with a line of totals."""
+def _read_checkpoint(
+    path: epath.PathLike,
+    class_names: Sequence[str],
+    *,
+    num_queries: int,
+    class_head: str,
+) -> tuple[EoMT, PyTree, list[str]]:
+    """The checkpoint's network, those of its parameters that are taken, and notes."""
+    info = None
+    if native.is_native(path):
+        # A step by name: a training that is still running may write a newer one.
+        path = native.step_folder(path)
+        info = native.read_model_config(path).dataset_info
+    model, params = load(path)
+    params = dict(params)
+    notes = [f"checkpoint: {path}"]
+    if num_queries != model.num_queries:
+        params["queries"] = params["queries"][:num_queries]
+        taken = min(num_queries, model.num_queries)
+        notes.append(
+            f"queries: the first {taken} of the checkpoint's {model.num_queries}"
+            + (f", and {num_queries - taken} new ones" if num_queries > taken else "")
+        )
+    trained_names = [c.name for c in info.classes] if info else None
+    if class_head == "keep" and model.num_classes != len(class_names):
+        raise ValueError(
+            f"init.class_head = 'keep': {path} predicts {model.num_classes} classes "
+            f"and the dataset has {len(class_names)}; set init.class_head = 'new'"
+        )
+    if class_head == "keep" or (
+        class_head == "auto" and trained_names == list(class_names)
+    ):
+        notes.append("class head: kept")
+    else:
+        del params["class_head"]
+        whose = f"the {model.num_classes} of {info.name}" if info else "not known"
+        notes.append(f"class head: new; the checkpoint's classes are {whose}")
+    return model, params, notes
+
+
+def _fit_vit(model: EoMT, stored: ViT, loaded: PyTree) -> tuple[EoMT, PyTree, set[str]]:
+    """Model and weights with the stored ViT at the model's sizes; what was resampled."""
+    wanted = model.vit
+    vit = stored.clone(
+        image_size=wanted.image_size,
+        patch_size=wanted.patch_size,
+        dtype=wanted.dtype,
+        remat=wanted.remat,
+    )
+    params = resample_vit(
+        loaded["vit"], grid_size=vit.grid_size, patch_size=vit.patch_size
+    )
+    resampled = set()
+    if stored.patch_size != vit.patch_size:
+        resampled.add("vit/patch_embedding/kernel")
+    if stored.grid_size != vit.grid_size:
+        resampled.add("vit/position_embedding")
+    return model.clone(vit=vit), {**loaded, "vit": params}, resampled
+
+
+def format_report(initialization: Initialization) -> str:
+    """The report as an aligned table with a line of totals, and the notes."""
+    report = initialization.report
     names = ("loaded", "resampled", "new", "total")
     sums = [sum(getattr(row, name) for row in report) for name in names]
     rows = [
@@ -135,26 +226,27 @@ def format_report(report: tuple[GroupReport, ...]) -> str:
         ["all", *(f"{total:,}" for total in sums)],
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
+    table = [
         "  ".join(
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths))
         )
         for row in rows
-    )
+    ]
+    return "\n".join([*table, *initialization.notes])
 
 
 def _report(
-    model: EoMT, loaded: PyTree | None, resampled: set[str]
+    model: EoMT, loaded: PyTree, resampled: set[str]
 ) -> tuple[GroupReport, ...]:
     counts = {name: {} for _, name in GROUPS}
-    given = _sizes(loaded or {})
+    given = _sizes(loaded)
     for path, size in _sizes(param_shapes(model)).items():
         name = next(name for pattern, name in GROUPS if re.match(pattern, path))
-        kind = "new"
-        if path in given:
-            kind = "resampled" if path in resampled else "loaded"
-        counts[name][kind] = counts[name].get(kind, 0) + size
+        group, num_given = counts[name], given.get(path, 0)
+        kind = "resampled" if path in resampled else "loaded"
+        group[kind] = group.get(kind, 0) + num_given
+        group["new"] = group.get("new", 0) + size - num_given
     return tuple(GroupReport(name, **kinds) for name, kinds in counts.items())
 
 
@@ -165,8 +257,18 @@ def _sizes(tree: PyTree) -> dict[str, int]:
     }
 
 
-def _check_variant(variant: str, fields: dict[str, Any], path: epath.PathLike) -> None:
-    found = {name: fields[name] for name in VARIANT_FIELDS}
+def _check_patch_size(patch_size: int, vit: ViT, path: epath.PathLike) -> None:
+    if vit.patch_size != patch_size:
+        raise ValueError(
+            f"init.checkpoint = {str(path)!r} has patches of {vit.patch_size} pixels, "
+            f"to which its upscaling belongs, and model.patch_size = {patch_size}; set "
+            f"model.patch_size = {vit.patch_size}"
+        )
+
+
+def _check_variant(variant: str, vit: ViT, source: str) -> None:
+    """Raises ValueError unless the weights from `source` are of the variant."""
+    found = {name: getattr(vit, name) for name in VARIANT_FIELDS}
     wanted = {name: getattr(variants.VARIANTS[variant], name) for name in found}
     if found == wanted:
         return
@@ -182,6 +284,5 @@ def _check_variant(variant: str, fields: dict[str, Any], path: epath.PathLike) -
     ]
     advice = f"set model.variant = {fitting[0]!r}" if fitting else "no variant fits it"
     raise ValueError(
-        f"init.backbone = {str(path)!r} is not a ViT of model.variant = {variant!r}: "
-        f"it has {differing}; {advice}"
+        f"{source} is not of model.variant = {variant!r}: it has {differing}; {advice}"
     )

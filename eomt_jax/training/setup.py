@@ -122,9 +122,9 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
     source = open_split(data.data_dir, data.name, data.train_split)
     initialization = initialize(
         **config.model,
-        num_classes=source.info.num_classes,
+        **config.init,
+        class_names=[c.name for c in source.info.classes],
         image_size=(config.image_size, config.image_size),
-        backbone=config.init.backbone,
     )
     model = initialization.model
     total_steps = count_steps(config, num_examples=len(source))

@@ -87,12 +87,20 @@ def create_state(
       rng: key from `jax.random.key`; initialisation and training draw from it.
       mesh: from `parallel.mesh.create_mesh`.
       loaded: weights that replace initial ones: a tree with some or all of the
-        parameters' names, as `initialization.initialize` gives.
+        parameters' names, as `initialization.initialize` gives. Queries may be fewer
+        than the model's: they replace the first ones.
+
+    Raises:
+      ValueError: a loaded weight is none of the model's or has another shape.
     """
     target = abstract_state(model, tx, mesh)
     shapes = _flatten(target.params)
     given = _check_loaded(loaded or {}, shapes)
-    drawn = {path: leaf for path, leaf in shapes.items() if path not in given}
+    drawn = {
+        path: leaf
+        for path, leaf in shapes.items()
+        if path not in given or given[path].shape != leaf.shape
+    }
     init_rng, run_rng = jax.random.split(rng)
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
@@ -103,7 +111,10 @@ def create_state(
     shardings = {path: leaf.sharding for path, leaf in drawn.items()}
     flat = jax.jit(draw, out_shardings=shardings)(init_rng)
     for path, value in given.items():
-        flat[path] = _place(value, shapes[path])
+        if path in drawn:
+            flat[path] = _replace_first_rows(flat[path], value)
+        else:
+            flat[path] = _place(value, shapes[path])
     # In the order of initialisation, so that trees print alike however they began.
     flat = {path: flat[path] for path in shapes}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -139,13 +150,30 @@ def _place(value: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
     )
 
 
+def _replace_first_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:
+    # Under jit, for no process may have all of the array.
+    replace = jax.jit(
+        lambda array, rows: array.at[: len(rows)].set(rows),
+        out_shardings=array.sharding,
+    )
+    return replace(array, np.asarray(rows, array.dtype))
+
+
 def _check_loaded(loaded: PyTree, shapes: dict[str, Any]) -> dict[str, Any]:
     given = _flatten(loaded)
+
+    def fits(path: str, value: Any) -> bool:
+        if path not in shapes:
+            return False
+        wanted, found = shapes[path].shape, value.shape
+        fewer = path == "queries" and found[0] < wanted[0] and found[1:] == wanted[1:]
+        return fewer or found == wanted
+
     wrong = [
         f"{path} {value.shape}: "
         + (f"wanted {shapes[path].shape}" if path in shapes else "no such parameter")
         for path, value in given.items()
-        if path not in shapes or shapes[path].shape != value.shape
+        if not fits(path, value)
     ]
     if wrong:
         raise ValueError(

@@ -3,9 +3,14 @@ import numpy as np
 import pytest
 
 from eomt_jax.models import variants
+from eomt_jax.models.eomt import EoMT
 from eomt_jax.training.initialization import GroupReport, format_report, initialize
 from eomt_jax.training.state import param_shapes
+from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights import native
+from eomt_jax.weights.resample import resample_position_embedding
+
+NAMES = ("cat", "dog", "sky")
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +22,34 @@ def backbone(tmp_path_factory):
             "micro", image_size=(32, 32), patch_size=8, num_register_tokens=0
         )
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
-    shapes = jax.eval_shape(vit.init, jax.random.key(0), images)["params"]
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes
-    )
+    params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
     folder = tmp_path_factory.mktemp("backbone") / "vit"
     native.save(folder, vit, params)
     return folder, params
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A whole EoMT of the same ViT, with 4 queries, that tells NAMES apart."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        vit = variants.create_vit(
+            "micro", image_size=(32, 32), patch_size=8, num_register_tokens=0
+        )
+    model = EoMT(vit, num_classes=3, num_queries=4, num_query_blocks=1)
+    params = random_like(param_shapes(model))
+    classes = tuple(ClassInfo(i, name, True, (0, 0, 0)) for i, name in enumerate(NAMES))
+    info = DatasetInfo("pets", classes, (32, 32), 3, {"train": 1})
+    folder = tmp_path_factory.mktemp("checkpoint") / "eomt"
+    native.save(folder, model, params, dataset_info=info)
+    return folder, params
+
+
+def random_like(shapes):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes
+    )
 
 
 def register(patch):
@@ -38,7 +63,7 @@ def small_variants(monkeypatch):
 
 
 def build(variant="micro", **changes):
-    options = {"num_classes": 3, "num_queries": 4, "image_size": (32, 32)}
+    options = {"class_names": NAMES, "num_queries": 4, "image_size": (32, 32)}
     return initialize(variant, **{**options, "patch_size": 8, **changes})
 
 
@@ -102,9 +127,118 @@ def test_backbone_of_another_variant_raises_and_names_the_right_one(backbone):
 
 
 def test_format_report_aligns_and_sums(backbone):
-    lines = format_report(build(backbone=backbone[0]).report).split("\n")
+    lines = format_report(build(backbone=backbone[0])).split("\n")
     assert lines[0].split() == ["parameters", "loaded", "resampled", "new", "total"]
     assert len({len(line) for line in lines}) == 1
     total = lines[-1].split()[-1].replace(",", "")
     params = jax.tree.leaves(param_shapes(build(backbone=backbone[0]).model))
     assert int(total) == sum(leaf.size for leaf in params)
+
+
+def test_checkpoint_of_the_same_sizes_and_classes_is_loaded_bit_for_bit(checkpoint):
+    folder, params = checkpoint
+    result = build(checkpoint=folder)
+    jax.tree.map(np.testing.assert_array_equal, result.loaded, params)
+    assert all(row.loaded == row.total for row in result.report)
+    assert result.notes[1:] == ("class head: kept",)
+    shapes = param_shapes(result.model)
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
+
+
+def test_checkpoint_of_a_training_takes_its_newest_step_and_says_which(checkpoint):
+    notes = build(checkpoint=checkpoint[0]).notes
+    assert notes[0] == f"checkpoint: {checkpoint[0]}/checkpoints/0"
+    assert build(checkpoint=checkpoint[0] / "checkpoints" / "0").notes == notes
+
+
+@pytest.mark.parametrize(
+    "names", [("cat", "sky", "dog"), ("cat", "dog"), ("cat", "dog", "sea")]
+)
+def test_other_classes_take_a_new_class_head(checkpoint, names):
+    result = build(checkpoint=checkpoint[0], class_names=names)
+    assert set(result.loaded) == {"vit", "queries", "mask_head", "upscale"}
+    size = 17 * (len(names) + 1)
+    assert rows(result)["class head"] == GroupReport("class head", new=size)
+    assert result.model.num_classes == len(names)
+    note = "class head: new; the checkpoint's classes are the 3 of pets"
+    assert result.notes[1] == note
+    assert format_report(result).endswith(note)
+
+
+def test_class_head_is_kept_or_new_on_request(checkpoint):
+    folder, params = checkpoint
+    result = build(checkpoint=folder, class_head="new")
+    assert "class_head" not in result.loaded
+    # The same classes, called otherwise.
+    names = ("Katze", "Hund", "Himmel")
+    result = build(checkpoint=folder, class_head="keep", class_names=names)
+    jax.tree.map(
+        np.testing.assert_array_equal, result.loaded["class_head"], params["class_head"]
+    )
+
+
+def test_checkpoint_without_class_names_takes_a_new_class_head(tmp_path, checkpoint):
+    model = build().model
+    native.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
+    result = build(checkpoint=tmp_path / "eomt")
+    assert "class_head" not in result.loaded
+    assert result.notes[1].endswith("classes are not known")
+
+
+@pytest.mark.parametrize(("num_queries", "num_new"), [(3, 0), (6, 2)])
+def test_first_queries_are_taken_and_further_ones_new(checkpoint, num_queries, num_new):
+    folder, params = checkpoint
+    result = build(checkpoint=folder, num_queries=num_queries)
+    taken = params["queries"][:num_queries]
+    np.testing.assert_array_equal(result.loaded["queries"], taken)
+    assert rows(result)["queries"] == GroupReport(
+        "queries", loaded=taken.size, new=num_new * 16
+    )
+    assert result.model.num_queries == num_queries
+    assert result.notes[1].startswith(f"queries: the first {len(taken)} of")
+
+
+def test_checkpoint_at_another_image_size_resamples_positions_alone(checkpoint):
+    folder, params = checkpoint
+    result = build(checkpoint=folder, image_size=(48, 64))
+    positions = params["vit"]["position_embedding"]
+    np.testing.assert_array_equal(
+        result.loaded["vit"]["position_embedding"],
+        resample_position_embedding(positions, (6, 8)),
+    )
+    report = rows(result)
+    assert report["vit position embedding"].resampled == 6 * 8 * 16
+    assert sum(row.resampled for row in result.report) == 6 * 8 * 16
+    assert sum(row.new for row in result.report) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class_head": "old"}, "'old': there are auto, keep, new"),
+        ({"class_head": "keep"}, "without init.checkpoint"),
+        ({"checkpoint": True, "backbone": "dino.pth"}, "give one of them"),
+        (
+            {"checkpoint": True, "class_head": "keep", "class_names": ("cat",)},
+            "predicts 3 classes and the dataset has 1; set init.class_head = 'new'",
+        ),
+        (
+            {"checkpoint": True, "variant": "wide"},
+            "init.checkpoint = .*embed_dim 16 instead of 24, .*model.variant = 'micro'",
+        ),
+        (
+            {"checkpoint": True, "patch_size": 16},
+            "patches of 8 pixels, .* set model.patch_size = 8",
+        ),
+    ],
+)
+def test_contradictions_are_refused(checkpoint, changes, message):
+    if "checkpoint" in changes:
+        changes = {**changes, "checkpoint": checkpoint[0]}
+    with pytest.raises(ValueError, match=message):
+        build(**changes)
+
+
+def test_backbone_is_no_checkpoint(backbone):
+    with pytest.raises(ValueError, match="holds a ViT, not an EoMT"):
+        build(checkpoint=backbone[0])

@@ -6,6 +6,7 @@ import pytest
 
 from configs import common
 from eomt_jax.training import setup
+from eomt_jax.weights import native
 
 
 def test_steps_come_from_epochs_unless_given():
@@ -63,3 +64,19 @@ def test_training_position_counts_examples_of_all_epochs(tiny_config):
         for _ in range(8):
             batch = next(batches)
     jax.tree.map(np.testing.assert_array_equal, batch, expected)
+
+
+def test_fine_tuning_starts_from_the_checkpoint_and_trains_a_part(
+    tiny_config, tmp_path
+):
+    trained = setup.setup(tiny_config, devices=jax.devices()[:1])
+    model, params = trained.initialization.model, trained.create_state().params
+    native.save(tmp_path / "eomt", model, params, dataset_info=trained.info)
+
+    tiny_config.init.checkpoint = str(tmp_path / "eomt")
+    tiny_config.seed = 1
+    tiny_config.optimizer.frozen_blocks = 1
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    state = run.create_state()
+    jax.tree.map(np.testing.assert_array_equal, state.params, params)
+    assert set(state.opt_state.mu["vit"]) == {"block_1", "norm"}

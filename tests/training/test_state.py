@@ -80,10 +80,27 @@ def test_loaded_weights_replace_initial_ones_and_no_others(model, tx, one):
         )
 
 
+def test_fewer_loaded_queries_replace_the_first_ones(model, tx, one):
+    mesh = create_mesh(2, 2, 2)
+    queries = np.full((3, 16), 2.0, np.float16)
+    state = states.create_state(
+        model, tx, jax.random.key(1), mesh, loaded={"queries": queries}
+    )
+    found = state.params["queries"]
+    np.testing.assert_array_equal(found[:3], queries)
+    np.testing.assert_array_equal(found[3:], one.params["queries"][3:])
+    wanted = states.abstract_state(model, tx, mesh).params["queries"].sharding
+    assert found.sharding.is_equivalent_to(wanted, 2)
+
+
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
         ({"queries": np.zeros((5, 16))}, r"queries \(5, 16\): wanted \(4, 16\)"),
+        (
+            {"class_head": {"bias": np.zeros(3)}},
+            r"class_head/bias \(3,\): wanted \(4,\)",
+        ),
         ({"query": np.zeros((4, 16))}, r"query \(4, 16\): no such parameter"),
     ],
 )
