@@ -3,14 +3,15 @@
 The way in, fitting and padding, is pipeline.transforms.fit_image.
 
 Legend: Q queries, h4 w4 the mask logits' size, S input size, Hc Wc canvas (the largest
-photograph that one compiled function serves).
+photograph that one compiled function serves), R X rows and columns of a block of it.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from eomt_jax.ops.resize import bilinear_matrix
 from eomt_jax.types import Array
@@ -46,6 +47,10 @@ def interpolation_matrix(
     return jnp.where(column == lower[:, None], 1 - weight[:, None], 0.0) + jnp.where(
         column == upper[:, None], weight[:, None], 0.0
     )
+
+
+BLOCK_SIZE = (64, 512)
+"""Canvas pixels restored at a time: few enough for a CPU's cache at a few queries."""
 
 
 class RestoreMatrices(NamedTuple):
@@ -95,8 +100,7 @@ def restore_masks(
 ) -> Float[Array, "Q Hc Wc"]:
     """One image's logits on the canvas; pixels past its original size mean nothing.
 
-    At 200 queries and 640 × 640 the result takes 330 MB; the panoptic post-processing
-    restores strip by strip instead.
+    At 200 queries and 640 × 640 the result takes 330 MB: see fold_blocks.
     """
     return jnp.einsum(
         "Yh,qhw,Xw->qYX",
@@ -105,3 +109,90 @@ def restore_masks(
         restore.columns,
         precision=jax.lax.Precision.HIGHEST,
     )
+
+
+class Block(NamedTuple):
+    """Part of the canvas.
+
+    Attributes:
+      top: first row.
+      left: first column, a multiple of 8.
+      logits: of all masks, restored. Rows first: see fold_blocks.
+      inside: where the block shows the photograph.
+    """
+
+    top: Int[Array, ""]
+    left: Int[Array, ""]
+    logits: Float[Array, "R Q X"]
+    inside: Bool[Array, "R X"]
+
+
+def block_grid(canvas_size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of a block, and of the canvas rounded up to whole ones.
+
+    Blocks are equal, at most BLOCK_SIZE, their width a multiple of 8.
+    """
+    counts = [-(-side // most) for side, most in zip(canvas_size, BLOCK_SIZE)]
+    height, width = (-(-side // n) for side, n in zip(canvas_size, counts))
+    width = -(-width // 8) * 8
+    return (height, width), (counts[0] * height, counts[1] * width)
+
+
+def fold_blocks(
+    step: Callable[[Any, Block], Any],
+    initial: Any,
+    mask_logits: Float[Array, "Q h4 w4"],
+    restore: RestoreMatrices,
+) -> Any:
+    """Restores masks block by block, so that they never exist at the canvas's size.
+
+    Blocks past the photograph are left out: the time follows its size, not the
+    canvas's. Columns are restored by a matrix product; rows, of which a canvas row
+    mixes three at most, by picking, which is cheap where they lie in one piece.
+    (Two CPU cores: 100 masks of 1200 × 1600 pixels in 0.7 s, by two products in 3 s.)
+
+    Args:
+      step: (value so far, block) → value.
+      initial: the first value.
+      mask_logits: of one image.
+      restore: see RestoreMatrices.
+
+    Returns:
+      The last value.
+    """
+    canvas_size = len(restore.rows), len(restore.columns)
+    (block_height, block_width), padded = block_grid(canvas_size)
+    padding = [(0, new - old) for new, old in zip(padded, canvas_size)]
+    rows, weights = _row_taps(jnp.pad(restore.rows, (padding[0], (0, 0))))
+    columns = jnp.pad(restore.columns, (padding[1], (0, 0)))
+    wide = jnp.einsum(
+        "qhw,Xw->hqX", mask_logits, columns, precision=jax.lax.Precision.HIGHEST
+    )
+    height, width = restore.original_size
+    num_rows, num_columns = -(-height // block_height), -(-width // block_width)
+
+    def block_step(i: Array, value: Any) -> Any:
+        top, left = i // num_columns * block_height, i % num_columns * block_width
+        part = jax.lax.dynamic_slice_in_dim(wide, left, block_width, axis=2)
+        y, x = top + jnp.arange(block_height), left + jnp.arange(block_width)
+        logits = sum(
+            weights[y, tap, None, None] * part[rows[y, tap]] for tap in range(3)
+        )
+        inside = (y[:, None] < height) & (x < width)
+        return step(value, Block(top, left, jnp.asarray(logits), inside))
+
+    return jax.lax.fori_loop(0, num_rows * num_columns, block_step, initial)
+
+
+def _row_taps(
+    matrix: Float[Array, "n m"],
+) -> tuple[Int[Array, "n 3"], Float[Array, "n 3"]]:
+    """Columns and values of each row's non-zero entries, at most three neighbours.
+
+    An input pixel lies between two logits and its neighbour at most one logit further,
+    so a pixel between those two mixes three.
+    """
+    first = jnp.argmax(matrix != 0, axis=1)
+    taps = first[:, None] + jnp.arange(3)
+    values = jnp.take_along_axis(matrix, taps, axis=1, mode="fill", fill_value=0.0)
+    return jnp.minimum(taps, matrix.shape[1] - 1), values

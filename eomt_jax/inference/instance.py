@@ -1,7 +1,7 @@
 """Instance post-processing: from one prediction's logits to scored, packed masks.
 
 Legend: B batch, Q queries, N instances, K classes, h4 w4 the mask logits' size, Hc Wc
-canvas, W8 bytes for Wc bits, R rows of a strip.
+canvas, W8 bytes for Wc bits.
 """
 
 import flax.struct
@@ -11,9 +11,6 @@ from jaxtyping import Float, Int, UInt8
 
 from eomt_jax.inference import geometry
 from eomt_jax.types import Array
-
-_STRIP_PIXELS = 2**15
-"""Canvas pixels restored at a time: small enough for a CPU's cache."""
 
 
 @flax.struct.dataclass
@@ -64,43 +61,25 @@ def instance_segmentation(
 def _restore_bits(
     mask_logits: Float[Array, "N h4 w4"], restore: geometry.RestoreMatrices
 ) -> tuple[UInt8[Array, "N Hc W8"], Float[Array, " N"]]:
-    """Masks at the photograph's size, packed, and the mean σ inside each.
-
-    Strip by strip: the logits at the size of the canvas exist nowhere.
-    """
+    """Masks at the photograph's size, packed, and the mean σ inside each."""
     num_instances, _, _ = mask_logits.shape
     canvas_height, canvas_width = len(restore.rows), len(restore.columns)
-    strip_height = min(canvas_height, max(1, _STRIP_PIXELS // canvas_width))
-    num_strips = -(-canvas_height // strip_height)
-    padding = num_strips * strip_height - canvas_height
-    rows = jnp.pad(restore.rows, ((0, padding), (0, 0)))
-    height, width = restore.original_size
-    highest = jax.lax.Precision.HIGHEST
-    wide = jnp.einsum("nhw,Xw->nhX", mask_logits, restore.columns, precision=highest)
 
-    def strip_step(i: Array, sums: tuple[Array, Array, Array]) -> tuple:
-        bits, area, inside = sums
-        top = i * strip_height
-        strip = jax.lax.dynamic_slice_in_dim(rows, top, strip_height)
-        logits = jnp.einsum("Yh,nhX->nYX", strip, wide, precision=highest)
-        y = top + jnp.arange(strip_height)
-        masks = (
-            (logits > 0) & (y[:, None] < height) & (jnp.arange(canvas_width) < width)
-        )
-        packed = jnp.packbits(masks, axis=-1, bitorder="little")
-        area += masks.sum((1, 2))
-        inside += jnp.where(masks, jax.nn.sigmoid(logits), 0.0).sum((1, 2))
-        return jax.lax.dynamic_update_slice(bits, packed, (0, top, 0)), area, inside
+    def add_block(sums: tuple[Array, Array, Array], block: geometry.Block) -> tuple:
+        bits, area, total = sums
+        masks = (block.logits > 0) & block.inside[:, None]
+        area += masks.sum((0, 2))
+        total += jnp.where(masks, jax.nn.sigmoid(block.logits), 0.0).sum((0, 2))
+        packed = jnp.packbits(masks.swapaxes(0, 1), axis=-1, bitorder="little")
+        place = (0, block.top, block.left // 8)
+        return jax.lax.dynamic_update_slice(bits, packed, place), area, total
 
-    shape = (num_instances, num_strips * strip_height, -(-canvas_width // 8))
-    bits, area, inside = jax.lax.fori_loop(
-        0,
-        -(-height // strip_height),
-        strip_step,
-        (
-            jnp.zeros(shape, jnp.uint8),
-            jnp.zeros(num_instances, jnp.int32),
-            jnp.zeros(num_instances, jnp.float32),
-        ),
+    _, (height, width) = geometry.block_grid((canvas_height, canvas_width))
+    initial = (
+        jnp.zeros((num_instances, height, width // 8), jnp.uint8),
+        jnp.zeros(num_instances, jnp.int32),
+        jnp.zeros(num_instances, jnp.float32),
     )
-    return bits[:, :canvas_height], inside / jnp.maximum(area, 1)
+    bits, area, total = geometry.fold_blocks(add_block, initial, mask_logits, restore)
+    bits = bits[:, :canvas_height, : -(-canvas_width // 8)]
+    return bits, total / jnp.maximum(area, 1)

@@ -1,7 +1,7 @@
 """Panoptic post-processing: from one prediction's logits to one id map an image.
 
 Legend: B batch, Q queries, C queries looked at, K classes, h4 w4 the mask logits' size,
-Hc Wc canvas, R rows of a strip.
+Hc Wc canvas, R X rows and columns of a block of it.
 """
 
 import functools
@@ -14,9 +14,6 @@ from jaxtyping import Bool, Float, Int
 
 from eomt_jax.inference import geometry
 from eomt_jax.types import Array
-
-_STRIP_PIXELS = 2**15
-"""Canvas pixels restored at a time: small enough for a CPU's cache."""
 
 
 @flax.struct.dataclass
@@ -121,47 +118,36 @@ def _assign_pixels(
     """
     num_queries, _, _ = mask_logits.shape
     canvas_height, canvas_width = len(restore.rows), len(restore.columns)
-    strip_height = min(canvas_height, max(1, _STRIP_PIXELS // canvas_width))
-    num_strips = -(-canvas_height // strip_height)
-    padding = num_strips * strip_height - canvas_height
-    rows = jnp.pad(restore.rows, ((0, padding), (0, 0)))
-    height, width = restore.original_size
-    highest = jax.lax.Precision.HIGHEST
     queries = jnp.arange(num_queries)
-    wide = jnp.einsum("chw,Xw->hcX", mask_logits, restore.columns, precision=highest)
 
-    def strip_step(areas: Array, strip: tuple[Array, Array]) -> tuple[Array, Array]:
-        rows, y = strip
-        inside = (y[:, None, None] < height) & (jnp.arange(canvas_width) < width)
-        probs = jax.nn.sigmoid(jnp.einsum("Yh,hcX->YcX", rows, wide, precision=highest))
+    def add_block(sums: tuple[Array, Array], block: geometry.Block) -> tuple:
+        winners, areas = sums
         # An argmax as two plain reductions: XLA's own takes thrice as long on a CPU.
         # The barrier makes both see the same bits, whatever is fused with what.
-        probs = jax.lax.optimization_barrier(probs)
+        probs = jax.lax.optimization_barrier(jax.nn.sigmoid(block.logits))
         weighted = scores[:, None] * probs
         best = weighted.max(axis=1, keepdims=True)
         winner = jnp.where(weighted == best, queries[:, None], num_queries).min(axis=1)
         strength = jnp.take_along_axis(probs, winner[:, None], axis=1)[:, 0]
-        winner = jnp.where(inside[:, 0], winner, num_queries)
+        winner = jnp.where(block.inside, winner, num_queries)
         own = jnp.where(strength >= 0.5, winner, num_queries)
-        solid = jnp.sum((probs >= 0.5) & inside, axis=(0, 2))
+        solid = jnp.sum((probs >= 0.5) & block.inside[:, None], axis=(0, 2))
         areas += jnp.stack([count(winner), solid, count(own)])
-        return areas, own
+        place = (block.top, block.left)
+        return jax.lax.dynamic_update_slice(winners, own, place), areas
 
-    def count(winner: Int[Array, "R Wc"]) -> Int[Array, " C"]:
+    def count(winner: Int[Array, "R X"]) -> Int[Array, " C"]:
         none = jnp.zeros(num_queries, jnp.int32)
         return none.at[winner.reshape(-1)].add(1, mode="drop")
 
-    areas, winner = jax.lax.scan(
-        strip_step,
+    _, padded = geometry.block_grid((canvas_height, canvas_width))
+    initial = (
+        jnp.full(padded, num_queries, queries.dtype),
         jnp.zeros((3, num_queries), jnp.int32),
-        (
-            rows.reshape(num_strips, strip_height, -1),
-            jnp.arange(num_strips * strip_height).reshape(num_strips, strip_height),
-        ),
     )
+    winner, areas = geometry.fold_blocks(add_block, initial, mask_logits, restore)
     won, solid, own = areas
     # Areas stay below 2²⁴, where float32 division decides as exact fractions would.
     overlap = won / jnp.maximum(solid, 1)
     exists = (scores > 0) & (won > 0) & (own > 0) & (overlap >= overlap_threshold)
-    winner = winner.reshape(-1, canvas_width)[:canvas_height]
-    return winner, exists
+    return winner[:canvas_height, :canvas_width], exists

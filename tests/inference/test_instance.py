@@ -75,7 +75,7 @@ def test_instance_segmentation_pixels_past_the_photograph_count_nowhere(original
     assert masks.sum() == height * width
 
 
-def test_instance_segmentation_many_strips_equal_one(monkeypatch):
+def test_instance_segmentation_many_blocks_equal_one(monkeypatch):
     rng = np.random.default_rng(0)
     masks = rng.normal(0, 2, (4, *CANVAS)).astype(np.float32)
     classes = rng.normal(0, 1, (4, 3)).astype(np.float32)
@@ -83,7 +83,7 @@ def test_instance_segmentation_many_strips_equal_one(monkeypatch):
         jnp.eye(CANVAS[0]), jnp.eye(CANVAS[1]), jnp.array(CANVAS)
     )
     whole = instance.instance_segmentation(masks, classes, restore)
-    monkeypatch.setattr(instance, "_STRIP_PIXELS", 2 * CANVAS[1])  # 2 rows of 3
-    strips = instance.instance_segmentation(masks, classes, restore)
-    np.testing.assert_array_equal(strips.mask_bits, whole.mask_bits)
-    np.testing.assert_allclose(strips.scores, whole.scores, rtol=1e-6)
+    monkeypatch.setattr(geometry, "BLOCK_SIZE", (2, 8))  # of 3 × 11
+    blocks = instance.instance_segmentation(masks, classes, restore)
+    np.testing.assert_array_equal(blocks.mask_bits, whole.mask_bits)
+    np.testing.assert_allclose(blocks.scores, whole.scores, rtol=1e-6)
