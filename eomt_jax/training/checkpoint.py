@@ -125,8 +125,13 @@ class Checkpoints:
           step: of a checkpoint that exists.
           like: a state of the same shapes; arrays, or jax.ShapeDtypeStructs with a
             sharding. The mesh may differ from the one that saved.
+
+        Raises:
+          ValueError: the state saved is of other shapes.
         """
         like = jax.tree.map(_abstract, like)
+        self._check_shapes(step, "params", like.params)
+        self._check_shapes(step, "training", _training_part(like))
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -136,6 +141,25 @@ class Checkpoints:
         )
         training = items["training"]
         return dataclasses.replace(like, params=items["params"], **training)
+
+    def _check_shapes(self, step: int, item: str, like: Any) -> None:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            folder = self.path(step).expanduser().resolve() / item
+            stored = checkpointer.metadata(folder).item_metadata.tree
+        saved, wanted = _shapes(stored), _shapes(like)
+        differing = [
+            f"{name}: {saved.get(name, 'none')} then, {wanted.get(name, 'none')} now"
+            for name in {**wanted, **saved}
+            if saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.path(step)} cannot be continued with this config, for "
+                f"{len(differing)} of its arrays are other ones: {differing[0]} … "
+                "Restore config.model, config.image_size and "
+                "config.optimizer.frozen_blocks, or give the new run a --workdir of "
+                "its own and this one as --config.init.checkpoint."
+            )
 
     def wait(self) -> None:
         """Returns when everything saved is complete on disk."""
@@ -154,3 +178,10 @@ def _training_part(state: TrainState) -> dict[str, Any]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }

@@ -76,6 +76,27 @@ def test_restore_onto_another_mesh_follows_its_sharding(tmp_path):
     assert restored.params["bias"].sharding == like.params["bias"].sharding
 
 
+@pytest.mark.parametrize("change", ["resized", "added", "removed"])
+def test_state_of_other_shapes_is_refused_by_name(tmp_path, change):
+    state = make_state(5)
+    like = make_state(6)
+    bias = like.params.pop("bias")
+    if change == "resized":
+        like.params["bias"] = bias[:4]
+    elif change == "added":
+        like.params.update(bias=bias, queries=bias)
+    message = {
+        "resized": r"bias: \(8,\) then, \(4,\) now",
+        "added": r"queries: none then, \(8,\) now",
+        "removed": r"bias: \(8,\) then, none now",
+    }
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(5, state, POSITION)
+        checkpoints.wait()
+        with pytest.raises(ValueError, match=message[change]):
+            checkpoints.restore(5, like)
+
+
 def test_saved_arrays_may_be_donated_while_they_are_written(tmp_path):
     """Training goes on in the same buffers before the write has ended."""
     state = make_state(5)
