@@ -7,208 +7,169 @@ segments, both are needed: a segment of the JSON without a pixel is left out, pi
 without a row in the JSON become void; both are counted and reported.
 """
 
-import dataclasses
-import io
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
-from PIL import Image
 
-from data.archives import Archive, ZipSource, open_archives, some
-from data.builder import RecordBuilder
+from data import coco_json
+from data.archives import ZipSource
+from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from data.photographs import open_picture
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 
-_ANNOTATIONS = "panoptic_annotations_trainval2017.zip"
-_FOLDERS = {"train": "train2017", "validation": "val2017"}
-_IMAGES_URL = "http://images.cocodataset.org/zips/"
-ARCHIVES = (
-    Archive("train2017.zip", f"{_IMAGES_URL}train2017.zip", "19 GB", ("train2017/",)),
-    Archive("val2017.zip", f"{_IMAGES_URL}val2017.zip", "0.8 GB", ("val2017/",)),
-    Archive(
-        _ANNOTATIONS,
-        f"http://images.cocodataset.org/annotations/{_ANNOTATIONS}",
-        "0.9 GB",
-        tuple(
-            f"annotations/panoptic_{folder}.{kind}"
-            for folder in _FOLDERS.values()
-            for kind in ("json", "zip")
-        ),
-    ),
-)
+_FORMAT = "COCO's panoptic format"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    """One annotated photograph and where its files are.
+class _Masks(NamedTuple):
+    """Where an image's masks are: the PNG, and int64 [T] ids of the segments in it."""
 
-    Attributes:
-      segments: int64 [T, 3]; segment id, label, is_crowd.
-    """
-
-    split: str
-    image_id: str
-    height: int
-    width: int
-    photograph: str
-    segments_png: str
-    segments: np.ndarray
+    file_name: str
+    segment_ids: np.ndarray
 
 
-class CocoPanoptic(RecordBuilder):
-    """Builder of `coco_panoptic`."""
+class PanopticReader(coco_json.CocoReader):
+    """Records of a panoptic JSON and the PNGs of its segments."""
 
-    classes = dataset_info.load_classes("coco_panoptic")
-    needs_archives = True
-    description = "COCO 2017 with panoptic segments: 80 thing and 53 stuff classes."
+    format = _FORMAT
 
-    def __init__(self, *, archives: epath.PathLike | None = None, **kwargs):
-        super().__init__(**kwargs)
-        self._folder = archives
+    def __init__(self, table: CocoTable, photographs: FileFinder, pngs, **kwargs):
+        super().__init__(table, photographs, **kwargs)
+        self._pngs: FileFinder = pngs
         # Segment ids have 24 bits: one table turns a whole map at once, and only the
         # rows in use are touched.
         self._segment_numbers = np.zeros(1 << 24, np.uint16)
 
-    def plan(self) -> Mapping[str, Sequence[_Item]]:
-        opened = open_archives(
-            self._folder, ARCHIVES, dataset=self.name, stack=self.open_files
-        )
-        annotations = opened[_ANNOTATIONS]
-        self._photographs = {
-            split: opened[f"{folder}.zip"] for split, folder in _FOLDERS.items()
-        }
-        self._segment_pngs = {
-            split: self.open_files.enter_context(
-                annotations.inner(f"annotations/panoptic_{folder}.zip")
-            )
-            for split, folder in _FOLDERS.items()
-        }
-        return {split: self._plan_split(split, annotations) for split in _FOLDERS}
+    def order(self, image: AnnotatedImage) -> int:
+        return self._pngs.order(image.masks.file_name)
 
-    def make_record(self, item: _Item) -> Record | None:
-        segment_map, segments = self._read_segments(item)
-        photograph = self._photographs[item.split].read(item.photograph)
-        _check_size(photograph, item, item.photograph)
-        if not len(segments):
-            self.note("images without a segment's pixel, left out", item.image_id)
+    def check_files(self, images: Sequence[AnnotatedImage]) -> None:
+        super().check_files(images)
+        names = [image.masks.file_name for image in images]
+        self._pngs.check_all_there(names, annotated_in=self.name)
+
+    def make_record(self, image: AnnotatedImage) -> Record | None:
+        segment_map, seen = self._read_segments(image)
+        photograph = self.read_photograph(image)
+        if not seen.any():
+            self.note("images without a segment's pixel, left out", image.image_id)
             return None
         return Record(
             image_bytes=photograph,
             segment_map=segment_map,
-            labels=segments[:, 1].astype(np.int32),
-            is_crowd=segments[:, 2].astype(np.bool_),
-            image_id=item.image_id,
-            height=item.height,
-            width=item.width,
+            labels=image.labels[seen],
+            is_crowd=image.is_crowd[seen],
+            image_id=image.image_id,
+            height=image.height,
+            width=image.width,
         )
 
-    def _plan_split(self, split: str, annotations: ZipSource) -> list[_Item]:
-        """What a split holds, in the order in which the segments' PNGs lie."""
-        folder = _FOLDERS[split]
-        file = f"annotations/panoptic_{folder}.json"
-        try:
-            items = _parse_items(split, annotations.read(file))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{file} in {annotations.name} is not COCO's panoptic format of 2017 "
-                f"({error!r}); {annotations.source}"
-            ) from error
-        photographs, pngs = self._photographs[split], self._segment_pngs[split]
-        _check_all_there([i.photograph for i in items], photographs, file)
-        _check_all_there([i.segments_png for i in items], pngs, file)
+    def _read_images(
+        self, table: CocoTable, labels: Mapping[int, int]
+    ) -> list[AnnotatedImage]:
+        images = []
+        for annotation in table.annotations:
+            segments = annotation["segments_info"]
+            ids = np.array([segment.id for segment in segments], np.int64)
+            if ids.size and not 0 < ids.min() <= ids.max() < 1 << 24:
+                raise ValueError(f"a segment id is not 1 … {(1 << 24) - 1}")
+            values = [
+                (coco_json.label_of(s.category, labels), s.crowd) for s in segments
+            ]
+            images.append(
+                coco_json.annotated_image(
+                    table.images[annotation["image_id"]],
+                    values,
+                    _Masks(annotation["file_name"], ids),
+                )
+            )
+        return images
 
-        unused = set(photographs.names()) - {i.photograph for i in items}
-        if unused:
-            what = f"{split} photographs without annotation or segment, left out"
-            self.note(what, *unused)
-        return sorted(items, key=lambda item: pngs.order(item.segments_png))
-
-    def _read_segments(self, item: _Item) -> tuple[np.ndarray, np.ndarray]:
-        """(id map, its segments in order): those of the JSON that have a pixel."""
-        pngs = self._segment_pngs[item.split]
-        encoded = pngs.read(item.segments_png)
-        image = _check_size(encoded, item, item.segments_png)
+    def _read_segments(self, image: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
+        """(id map, which segments of the JSON have a pixel in it)."""
+        file_name, segment_ids = image.masks
+        encoded = self._pngs.read(file_name)
+        picture = open_picture(encoded, size=image.size, file=file_name)
         try:
             red, green, blue = (
                 np.asarray(channel, np.uint32)
-                for channel in image.convert("RGB").split()
+                for channel in picture.convert("RGB").split()
             )
         except (OSError, SyntaxError) as error:
+            pngs = self._pngs.source
             raise ValueError(
-                f"{item.segments_png} in {pngs.name} can't be decoded ({error}); "
-                f"{pngs.source}"
+                f"{file_name} in {pngs.name} can't be decoded ({error}); {pngs.source}"
             ) from error
         ids = red | green << 8 | blue << 16
 
-        segment_ids = item.segments[:, 0]
         self._segment_numbers[segment_ids] = np.arange(1, len(segment_ids) + 1)
         numbers = self._segment_numbers[ids]
         self._segment_numbers[segment_ids] = 0
         if np.any((numbers == 0) & (ids != 0)):
             what = "images with segments that the JSON lacks, now void"
-            self.note(what, item.image_id)
+            self.note(what, image.image_id)
 
         seen = np.bincount(numbers.ravel(), minlength=len(segment_ids) + 1) > 0
         seen[0] = False
         if seen.sum() == len(segment_ids):
-            return numbers, item.segments
-        self.note("images with segments without a pixel, left out", item.image_id)
+            return numbers, seen[1:]
+        self.note("images with segments without a pixel, left out", image.image_id)
         compact = (np.cumsum(seen) * seen).astype(np.uint16)
-        return compact[numbers], item.segments[seen[1:]]
+        return compact[numbers], seen[1:]
 
 
-def _parse_items(split: str, text: bytes) -> list[_Item]:
-    """The annotated images of a panoptic JSON that have a segment."""
-    folder = _FOLDERS[split]
-    labels = {c.id: label for label, c in enumerate(CocoPanoptic.classes)}
+class CocoPanoptic(coco_json.PublishedCocoBuilder):
+    """Builder of `coco_panoptic`."""
 
-    def shrink(row: dict[str, Any]) -> Any:
-        # The published JSON has over a million segments: as dicts they fill memory.
-        if "iscrowd" in row:
-            return row["id"], labels[row["category_id"]], row["iscrowd"]
-        return row
+    classes = dataset_info.load_classes("coco_panoptic")
+    description = "COCO 2017 with panoptic segments: 80 thing and 53 stuff classes."
+    annotations = coco_json.archive(
+        "annotations",
+        "panoptic_annotations_trainval2017.zip",
+        "0.9 GB",
+        [
+            f"annotations/panoptic_{folder}.{kind}"
+            for folder in coco_json.FOLDERS.values()
+            for kind in ("json", "zip")
+        ],
+    )
 
-    table = json.loads(text, object_hook=shrink)
-    images = {image["id"]: image for image in table["images"]}
-    items = []
-    for annotation in table["annotations"]:
-        image = images[annotation["image_id"]]
-        if annotation["segments_info"]:
-            item = _Item(
-                split=split,
-                image_id=image["file_name"].rpartition(".")[0],
-                height=image["height"],
-                width=image["width"],
-                photograph=f"{folder}/{image['file_name']}",
-                segments_png=f"panoptic_{folder}/{annotation['file_name']}",
-                segments=np.array(annotation["segments_info"], np.int64),
-            )
-            items.append(item)
-    return items
-
-
-def _check_all_there(wanted: Sequence[str], archive: ZipSource, file: str) -> None:
-    missing = [name for name in wanted if name not in archive]
-    if missing:
-        raise ValueError(
-            f"{file} annotates {len(missing):,} files that {archive.name} lacks: "
-            f"{some(missing)}; {archive.source}"
+    def open_reader(
+        self, folder: str, photographs: FileFinder, annotations: ZipSource
+    ) -> PanopticReader:
+        file = f"annotations/panoptic_{folder}"
+        table = read_table(
+            annotations.read(f"{file}.json"),
+            name=f"{file}.json in {annotations.name}",
+            source=annotations.source,
+        )
+        pngs = self.open_files.enter_context(annotations.inner(f"{file}.zip"))
+        return PanopticReader(
+            table,
+            photographs,
+            FileFinder(pngs),
+            classes=self.classes,
+            note=self.note,
         )
 
 
-def _check_size(encoded: bytes, item: _Item, file: str) -> Image.Image:
-    """The picture, not yet decoded; ValueError unless it is as large as annotated."""
-    try:
-        image = Image.open(io.BytesIO(encoded))
-    except OSError as error:
-        raise ValueError(f"{file} is no picture ({error})") from error
-    if image.size != (item.width, item.height):
-        width, height = image.size
-        raise ValueError(
-            f"{file} has {height} x {width} pixels, but its annotation says "
-            f"{item.height} x {item.width}"
-        )
-    return image
+class _Segment(NamedTuple):
+    """A row of segments_info; the published JSON has over a million."""
+
+    id: int
+    category: int
+    crowd: int
+
+
+def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
+    """A panoptic JSON; see coco_json.read_table."""
+    return coco_json.read_table(
+        text, name=name, source=source, format=_FORMAT, shrink=_shrink
+    )
+
+
+def _shrink(row: dict[str, Any]) -> Any:
+    if "category_id" in row:
+        return _Segment(row["id"], row["category_id"], row.get("iscrowd", 0))
+    return row

@@ -22,7 +22,7 @@ from etils import epath
 # As a script this file lies in the path, not the folder above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from data import coco_panoptic, shapes
+from data import coco_instance, coco_panoptic, shapes
 from data.archives import some
 from data.builder import RecordBuilder
 from eomt_jax.pipeline import records
@@ -159,6 +159,7 @@ def _is_running(process: int) -> bool:
 
 
 DATASETS: dict[str, type[RecordBuilder]] = {
+    "coco_instance": coco_instance.CocoInstance,
     "coco_panoptic": coco_panoptic.CocoPanoptic,
     "shapes": shapes.Shapes,
 }

@@ -1,0 +1,179 @@
+"""COCO 2017 instances, from the three archives of cocodataset.org.
+
+Masks are kept as they are annotated, overlaps and crowds included, and areas as they
+are published. A photograph without an object is left out of training; in validation it
+stays, for average precision counts what is found on it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as mask_codec
+
+from data import coco_json
+from data.archives import ZipSource
+from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from eomt_jax import dataset_info
+from eomt_jax.pipeline.records import Record
+
+_FORMAT = "COCO's instances format"
+_MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
+
+# Corners of each part, or run lengths with the size of the image that they are for.
+Segmentation = tuple[np.ndarray, ...] | Mapping[str, Any]
+
+
+class _Object(NamedTuple):
+    """An annotation; the published JSON has almost a million.
+
+    Attributes:
+      area: in pixels, as published; None where it isn't.
+      segmentation: None where there is none.
+    """
+
+    id: Any
+    image_id: Any
+    category: int
+    crowd: int
+    area: float | None
+    segmentation: Segmentation | None
+
+
+class InstanceReader(coco_json.CocoReader):
+    """Records of an instances JSON."""
+
+    format = _FORMAT
+    evaluates_empty = True
+
+    def make_record(self, image: AnnotatedImage) -> Record:
+        photograph = self.read_photograph(image)
+        rles = [_encode(thing, image) for thing in image.masks]
+        areas = [
+            float(mask_codec.area(rle)) if thing.area is None else thing.area
+            for thing, rle in zip(image.masks, rles, strict=True)
+        ]
+        return Record(
+            image_bytes=photograph,
+            rles=tuple(rle["counts"] for rle in rles),
+            areas=np.array(areas, np.float64),
+            labels=image.labels,
+            is_crowd=image.is_crowd,
+            image_id=image.image_id,
+            height=image.height,
+            width=image.width,
+        )
+
+    def _read_images(
+        self, table: CocoTable, labels: Mapping[int, int]
+    ) -> list[AnnotatedImage]:
+        objects: dict[Any, list[_Object]] = {key: [] for key in table.images}
+        for thing in table.annotations:
+            if thing.segmentation is None:
+                what = "annotations without a mask, left out"
+                self.note(what, f"id {thing.id} of image {thing.image_id}")
+            else:
+                objects[thing.image_id].append(thing)
+        return [
+            coco_json.annotated_image(
+                table.images[key],
+                [(coco_json.label_of(t.category, labels), t.crowd) for t in things],
+                things,
+            )
+            for key, things in objects.items()
+        ]
+
+
+class CocoInstance(coco_json.PublishedCocoBuilder):
+    """Builder of `coco_instance`."""
+
+    classes = tuple(c for c in dataset_info.load_classes("coco_panoptic") if c.is_thing)
+    task = "instance"
+    description = "COCO 2017 with masks of objects of 80 classes."
+    annotations = coco_json.archive(
+        "annotations",
+        "annotations_trainval2017.zip",
+        "0.3 GB",
+        [
+            f"annotations/instances_{folder}.json"
+            for folder in coco_json.FOLDERS.values()
+        ],
+    )
+
+    def open_reader(
+        self, folder: str, photographs: FileFinder, annotations: ZipSource
+    ) -> InstanceReader:
+        file = f"annotations/instances_{folder}.json"
+        table = read_table(
+            annotations.read(file),
+            name=f"{file} in {annotations.name}",
+            source=annotations.source,
+        )
+        return InstanceReader(table, photographs, classes=self.classes, note=self.note)
+
+
+def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
+    """An instances JSON; see coco_json.read_table."""
+    return coco_json.read_table(
+        text, name=name, source=source, format=_FORMAT, shrink=_shrink
+    )
+
+
+def _shrink(row: dict[str, Any]) -> Any:
+    if "category_id" not in row or "image_id" not in row:
+        return row
+    return _Object(
+        id=row.get("id"),
+        image_id=row["image_id"],
+        category=row["category_id"],
+        crowd=row.get("iscrowd", 0),
+        area=row.get("area"),
+        segmentation=_shrink_segmentation(row.get("segmentation")),
+    )
+
+
+def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
+    """Polygons as arrays, compressed run lengths as bytes; None for an empty one."""
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        parts = [np.array(part, np.float64) for part in segmentation]
+        for part in parts:
+            if part.ndim != 1 or part.size % 2 or not np.isfinite(part).all():
+                raise ValueError("a polygon is no list x, y, x, y, …")
+        return tuple(part for part in parts if part.size >= _MIN_POLYGON) or None
+    height, width = segmentation["size"]
+    counts = segmentation["counts"]
+    if isinstance(counts, str):
+        return {"size": [height, width], "counts": counts.encode()}
+    if sum(counts) != height * width:
+        raise ValueError(
+            f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
+        )
+    return mask_codec.frPyObjects(segmentation, height, width)
+
+
+def _encode(thing: _Object, image: AnnotatedImage) -> dict[str, Any]:
+    """Compressed run lengths of an object's mask; ValueError where it doesn't fit."""
+    height, width = image.size
+    where = f"the mask of annotation {thing.id} of {image.file_name}"
+    if isinstance(thing.segmentation, tuple):
+        corners = np.concatenate(thing.segmentation).reshape(-1, 2)
+        # The encoder takes time and memory by the polygon's length.
+        if np.any(np.abs(corners) > 2 * np.array([width, height])):
+            raise ValueError(
+                f"{where} reaches far outside of {height} x {width} pixels"
+            )
+        parts: Any = mask_codec.frPyObjects(list(thing.segmentation), height, width)
+        return mask_codec.merge(parts)
+    rle: Any = thing.segmentation
+    if rle["size"] != [height, width]:
+        raise ValueError(
+            f"{where} has size {' x '.join(map(str, rle['size']))}, the image "
+            f"{height} x {width}"
+        )
+    try:
+        mask_codec.decode(rle)
+    except ValueError as error:
+        raise ValueError(f"{where} is no mask in run lengths ({error})") from error
+    return rle

@@ -1,0 +1,353 @@
+"""What datasets in COCO's formats share: a JSON, and photographs beside it.
+
+A JSON is read into a table, rows made small on the way: as dicts, what COCO publishes
+fills the memory of a small machine. A reader makes records of it.
+
+Legend: T segments of one image.
+"""
+
+import abc
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from etils import epath
+
+from data.archives import Archive, ZipSource, open_archives, some
+from data.builder import RecordBuilder
+from data.photographs import check_photograph
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo
+
+FOLDERS = {"train": "train2017", "validation": "val2017"}
+_URL = "http://images.cocodataset.org"
+
+
+def archive(folder: str, name: str, size: str, members: Sequence[str]) -> Archive:
+    """An archive of cocodataset.org."""
+    return Archive(name, f"{_URL}/{folder}/{name}", size, tuple(members))
+
+
+_PHOTOGRAPHS = (
+    archive("zips", "train2017.zip", "19 GB", ["train2017/"]),
+    archive("zips", "val2017.zip", "0.8 GB", ["val2017/"]),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoTable:
+    """A JSON of COCO's, its annotations in the form that one reader wants.
+
+    Attributes:
+      name: of the file, for messages.
+      source: where to get it, or what to do about it, for messages.
+      images: rows by image id.
+      annotations: in the file's order.
+      categories: rows.
+    """
+
+    name: str
+    source: str
+    images: Mapping[Any, Mapping[str, Any]]
+    annotations: Sequence[Any]
+    categories: Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotatedImage:
+    """One photograph and what the JSON says of it.
+
+    Attributes:
+      image_id: the file's name without its ending where that is the id, else the id.
+      height: in pixels.
+      width: in pixels.
+      file_name: of the photograph, as the JSON has it.
+      labels: int32 [T], class index of each segment.
+      is_crowd: bool [T].
+      masks: what the reader makes the segments' masks of.
+    """
+
+    image_id: str
+    height: int
+    width: int
+    file_name: str
+    labels: np.ndarray
+    is_crowd: np.ndarray
+    masks: Any
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+class FileFinder:
+    """Files of an archive or folder, by the names that a JSON has for them.
+
+    A name is taken as it stands. Where the JSON has other folders than the archive,
+    the last part of the name has to be one file's alone.
+    """
+
+    def __init__(self, source: ZipSource):
+        self.source = source
+        self._by_last_part: dict[str, str | None] = {}
+        for name in source.names():
+            last_part = name.rpartition("/")[2]
+            is_taken = last_part in self._by_last_part
+            self._by_last_part[last_part] = None if is_taken else name
+
+    def find(self, file_name: str) -> str | None:
+        """The file's name in the source; None where there is none, or no single one."""
+        if file_name in self.source:
+            return file_name
+        return self._by_last_part.get(file_name.rpartition("/")[2])
+
+    def read(self, file_name: str) -> bytes:
+        """Bytes of a file that is there."""
+        return self.source.read(self.find(file_name) or file_name)
+
+    def order(self, file_name: str) -> int:
+        """Where in the source the file lies."""
+        return self.source.order(self.find(file_name) or file_name)
+
+    def check_all_there(self, file_names: Iterable[str], *, annotated_in: str) -> None:
+        """ValueError naming the files that aren't there."""
+        missing = [name for name in file_names if self.find(name) is None]
+        if missing:
+            raise ValueError(
+                f"{annotated_in} annotates {len(missing):,} files that "
+                f"{self.source.name} lacks: {some(missing)}; {self.source.source}"
+            )
+
+
+class CocoReader(abc.ABC):
+    """Makes records of one JSON and the photographs that it annotates.
+
+    Attributes:
+      format: its name, for messages.
+      evaluates_empty: whether photographs without a segment count in validation.
+      name: of the JSON, for messages.
+      images: everything the JSON names, in its order.
+      photographs: where the photographs are.
+    """
+
+    format: ClassVar[str]
+    evaluates_empty: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        table: CocoTable,
+        photographs: FileFinder,
+        *,
+        classes: Sequence[ClassInfo],
+        note: Callable[..., None],
+    ):
+        """ValueError where the table isn't of the format, or has other classes."""
+        self.name = table.name
+        self.photographs = photographs
+        self.note = note
+        labels = {c.id: label for label, c in enumerate(classes)}
+        _check_categories(table, classes)
+        try:
+            self.images = self._read_images(table, labels)
+        except _UnknownCategoryError as error:
+            raise ValueError(
+                f"{table.name} has segments of category_id {error}, which is not among "
+                f"its categories; {table.source}"
+            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _not_of_the_format(table.name, self.format, table, error) from error
+
+    @abc.abstractmethod
+    def _read_images(
+        self, table: CocoTable, labels: Mapping[int, int]
+    ) -> list[AnnotatedImage]:
+        """Images of the table; `labels` are class indices by category id."""
+
+    @abc.abstractmethod
+    def make_record(self, image: AnnotatedImage) -> Record | None:
+        """The record of one image; None leaves it out."""
+
+    def order(self, image: AnnotatedImage) -> int:
+        """Where the file lies that is best read in the archive's order."""
+        return self.photographs.order(image.file_name)
+
+    def check_files(self, images: Sequence[AnnotatedImage]) -> None:
+        """ValueError where a file of the images isn't there."""
+        names = [image.file_name for image in images]
+        self.photographs.check_all_there(names, annotated_in=self.name)
+
+    def read_photograph(self, image: AnnotatedImage) -> bytes:
+        """Bytes of the photograph; ValueError where it isn't as annotated."""
+        encoded = self.photographs.read(image.file_name)
+        check_photograph(encoded, size=image.size, file=image.file_name)
+        return encoded
+
+
+PlanItem = tuple[CocoReader, AnnotatedImage]
+
+
+class CocoBuilder(RecordBuilder):
+    """A builder whose records readers make."""
+
+    def make_record(self, item: PlanItem) -> Record | None:
+        reader, image = item
+        return reader.make_record(image)
+
+    def plan_split(
+        self, split: str, reader: CocoReader, images: Sequence[AnnotatedImage]
+    ) -> list[PlanItem]:
+        """The images of a split that are of use, in the order of their files.
+
+        Photographs without a segment teach nothing and are left out of training. In
+        validation they count where the metric sees what is found on them.
+
+        Raises:
+          ValueError: none is of use, or a file isn't there.
+        """
+        keeps_empty = reader.evaluates_empty and split != "train"
+        used = [image for image in images if len(image.labels) or keeps_empty]
+        if not any(len(image.labels) for image in used):
+            raise ValueError(
+                f"{reader.name} gives none of its {len(images):,} {split} photographs "
+                "a segment with a mask"
+            )
+        if all(image.is_crowd.all() for image in used):
+            raise ValueError(
+                f"{reader.name} gives its {len(images):,} {split} photographs crowds "
+                "alone (iscrowd = 1), from which nothing can be learnt or measured"
+            )
+        reader.check_files(used)
+        empty = {i.image_id for i in images} - {i.image_id for i in used}
+        if empty:
+            self.note(f"{split} photographs without a segment, left out", *empty)
+        only_crowds = [i.image_id for i in used if len(i.labels) and i.is_crowd.all()]
+        if only_crowds and split == "train":
+            what = "train photographs with crowds alone, which training passes over"
+            self.note(what, *only_crowds)
+        return [(reader, image) for image in sorted(used, key=reader.order)]
+
+    def note_unnamed(self, readers: Sequence[CocoReader]) -> None:
+        """Reports photographs that no JSON names."""
+        named: dict[FileFinder, set[str | None]] = {}
+        for reader in readers:
+            files = named.setdefault(reader.photographs, set())
+            files |= {reader.photographs.find(i.file_name) for i in reader.images}
+        for photographs, files in named.items():
+            unnamed = set(photographs.source.names()) - files
+            if unnamed:
+                what = f"photographs of {photographs.source.name} without annotation"
+                self.note(f"{what}, left out", *unnamed)
+
+
+class PublishedCocoBuilder(CocoBuilder):
+    """A builder of COCO 2017; a subclass names the annotations' archive."""
+
+    needs_archives = True
+    annotations: Archive
+
+    def __init__(self, *, archives: epath.PathLike | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self._folder = archives
+
+    @abc.abstractmethod
+    def open_reader(
+        self, folder: str, photographs: FileFinder, annotations: ZipSource
+    ) -> CocoReader:
+        """The reader of train2017 or val2017."""
+
+    def plan(self) -> Mapping[str, Sequence[PlanItem]]:
+        wanted = (*_PHOTOGRAPHS, self.annotations)
+        opened = open_archives(
+            self._folder, wanted, dataset=self.name, stack=self.open_files
+        )
+        readers = {
+            split: self.open_reader(
+                folder,
+                FileFinder(opened[f"{folder}.zip"]),
+                opened[self.annotations.name],
+            )
+            for split, folder in FOLDERS.items()
+        }
+        self.note_unnamed(list(readers.values()))
+        return {
+            split: self.plan_split(split, reader, reader.images)
+            for split, reader in readers.items()
+        }
+
+
+def read_table(
+    text: bytes, *, name: str, source: str, format: str, shrink: Callable[[dict], Any]
+) -> CocoTable:
+    """Reads a JSON.
+
+    Args:
+      text: of the JSON.
+      name: of the file, for messages.
+      source: where to get it, for messages.
+      format: the format's name, for messages.
+      shrink: makes an object of the file small, or returns it as it is.
+
+    Raises:
+      ValueError: the text is no JSON, or has no images, annotations or categories.
+    """
+    try:
+        rows = json.loads(text, object_hook=shrink)
+        images = {row["id"]: row for row in rows["images"]}
+        if len(images) < len(rows["images"]):
+            raise ValueError("two images have one id")
+        return CocoTable(name, source, images, rows["annotations"], rows["categories"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _not_of_the_format(name, format, source, error) from error
+
+
+def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedImage:
+    """One image of a table.
+
+    Args:
+      row: of the JSON's images.
+      segments: (label, is_crowd) of each.
+      masks: see AnnotatedImage.
+    """
+    file_name, image_id = row["file_name"], str(row["id"])
+    stem = file_name.rpartition("/")[2].rpartition(".")[0]
+    is_id = stem.isdecimal() and image_id.isdecimal() and int(stem) == int(image_id)
+    values = np.array(segments, np.int32).reshape(-1, 2)
+    return AnnotatedImage(
+        image_id=stem if is_id else image_id,
+        height=int(row["height"]),
+        width=int(row["width"]),
+        file_name=file_name,
+        labels=values[:, 0],
+        is_crowd=values[:, 1].astype(bool),
+        masks=masks,
+    )
+
+
+def label_of(category_id: int, labels: Mapping[int, int]) -> int:
+    """Class index of a category; fails in a way that CocoReader reports."""
+    if category_id not in labels:
+        raise _UnknownCategoryError(category_id)
+    return labels[category_id]
+
+
+class _UnknownCategoryError(Exception):
+    """A category_id without a category."""
+
+
+def _check_categories(table: CocoTable, classes: Sequence[ClassInfo]) -> None:
+    known = {row.get("id") for row in table.categories}
+    missing = [f"{c.id} ({c.name})" for c in classes if c.id not in known]
+    if missing:
+        raise ValueError(
+            f"{table.name} lacks {len(missing)} of the {len(classes)} categories: "
+            f"{some(missing)}; {table.source}"
+        )
+
+
+def _not_of_the_format(
+    name: str, format: str, source: CocoTable | str, error: Exception
+) -> ValueError:
+    source = source if isinstance(source, str) else source.source
+    return ValueError(f"{name} is not {format} ({error!r}); {source}")
