@@ -38,7 +38,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     # Nothing is downloaded; without this TFDS looks for lists of checksums.
     url_infos = None  # pyright: ignore
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, name: str = "", **kwargs: Any):
+        """Args: name: of the prepared dataset; the builder's own by default."""
+        if name:
+            self.name = name  # pyright: ignore  # before TFDS makes a path of it
         super().__init__(**kwargs)
         self.notes: dict[str, list[str]] = {}
 
