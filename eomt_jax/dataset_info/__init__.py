@@ -4,20 +4,28 @@ Read by the builders, and by whoever wants names and colours without a prepared
 dataset. A class's position in its table is its label.
 """
 
+import dataclasses
 import json
+from collections.abc import Callable
 from importlib import resources
 
 from eomt_jax.types import ClassInfo
+
+ClassTable = tuple[ClassInfo, ...]
 
 
 def available() -> tuple[str, ...]:
     """Names of the datasets whose class tables are here."""
     files = resources.files(__name__).iterdir()
-    return tuple(sorted(f.name[:-5] for f in files if f.name.endswith(".json")))
+    tables = [f.name[:-5] for f in files if f.name.endswith(".json")]
+    return tuple(sorted([*tables, *_DERIVED]))
 
 
-def load_classes(name: str) -> tuple[ClassInfo, ...]:
+def load_classes(name: str) -> ClassTable:
     """Class table of the published dataset `name`; ValueError for an unknown one."""
+    if name in _DERIVED:
+        other, derive = _DERIVED[name]
+        return derive(load_classes(other))
     if name not in available():
         raise ValueError(
             f"no class table of dataset {name!r}; there is {', '.join(available())}"
@@ -26,3 +34,19 @@ def load_classes(name: str) -> tuple[ClassInfo, ...]:
     return tuple(
         ClassInfo(**{**row, "color": tuple(row["color"])}) for row in json.loads(table)
     )
+
+
+def _only_things(classes: ClassTable) -> ClassTable:
+    return tuple(c for c in classes if c.is_thing)
+
+
+def _only_regions(classes: ClassTable) -> ClassTable:
+    """Semantic segmentation tells no objects apart."""
+    return tuple(dataclasses.replace(c, is_thing=False) for c in classes)
+
+
+# Tables that are others in part, with the same ids, names and colours.
+_DERIVED: dict[str, tuple[str, Callable[[ClassTable], ClassTable]]] = {
+    "ade20k_semantic": ("ade20k_panoptic", _only_regions),
+    "coco_instance": ("coco_panoptic", _only_things),
+}

@@ -24,6 +24,54 @@ def test_coco_panoptic_known_rows():
     assert not {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91} & set(by_id)
 
 
+def test_coco_instance_is_the_things_of_coco_panoptic():
+    classes = dataset_info.load_classes("coco_instance")
+
+    assert classes == dataset_info.load_classes("coco_panoptic")[:80]
+
+
+def test_ade20k_panoptic_has_the_benchmarks_150_classes_50_of_them_stuff():
+    classes = dataset_info.load_classes("ade20k_panoptic")
+
+    assert [c.id for c in classes] == list(range(1, 151))
+    assert [c.is_thing for c in classes].count(False) == 50
+    stuff = [label for label, c in enumerate(classes) if not c.is_thing]
+    assert stuff[:8] == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert stuff[-4:] == [131, 140, 141, 145]
+
+
+def test_ade20k_known_rows():
+    classes = dataset_info.load_classes("ade20k_panoptic")
+
+    assert (classes[0].name, classes[0].color) == ("wall", (120, 120, 120))
+    assert (classes[7].name, classes[7].color) == ("bed", (204, 5, 255))
+    assert (classes[12].name, classes[12].color) == ("person", (150, 5, 61))
+    assert (classes[89].name, classes[89].color) == ("television", (0, 255, 194))
+    assert (classes[149].name, classes[149].color) == ("flag", (92, 0, 255))
+
+
+def test_ade20k_semantic_has_the_same_classes_without_things():
+    semantic = dataset_info.load_classes("ade20k_semantic")
+    panoptic = dataset_info.load_classes("ade20k_panoptic")
+
+    assert not any(c.is_thing for c in semantic)
+    assert [(c.id, c.name, c.color) for c in semantic] == [
+        (c.id, c.name, c.color) for c in panoptic
+    ]
+
+
+def test_cityscapes_classes_are_the_19_evaluated_ones_by_label_id():
+    classes = dataset_info.load_classes("cityscapes_semantic")
+
+    assert [c.id for c in classes] == [
+        *(7, 8, 11, 12, 13, 17, 19, 20, 21, 22),
+        *(23, 24, 25, 26, 27, 28, 31, 32, 33),
+    ]
+    assert not any(c.is_thing for c in classes)
+    assert (classes[0].name, classes[0].color) == ("road", (128, 64, 128))
+    assert (classes[18].name, classes[18].color) == ("bicycle", (119, 11, 32))
+
+
 @pytest.mark.parametrize("name", dataset_info.available())
 def test_tables_have_distinct_names_and_real_colours(name):
     classes = dataset_info.load_classes(name)
