@@ -1,43 +1,107 @@
-"""Photographs as their files are: readable to the end, and as large as annotated."""
+"""Pictures as their files are: readable to the end, and as large as annotated."""
 
 import io
+from collections.abc import Sequence
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
+
+_ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 are turned by a quarter
 
 
-def open_picture(encoded: bytes, *, size: tuple[int, int], file: str) -> Image.Image:
+def open_picture(
+    encoded: bytes, *, file: str, formats: Sequence[str] | None = None
+) -> Image.Image:
     """A picture, not yet decoded.
 
     Args:
       encoded: bytes of its file.
-      size: (height, width) that its annotation says.
       file: its name, for messages.
+      formats: that it may have, as Pillow names them; None for all that Pillow reads.
 
     Raises:
-      ValueError: the bytes are no picture, or one of another size.
+      ValueError: the bytes are no picture, or one of another format.
+    """
+    try:
+        return Image.open(io.BytesIO(encoded), formats=formats)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        wanted = " or ".join(formats) if formats else "picture that can be read"
+        raise ValueError(f"{file} is no {wanted} ({error})") from error
+
+
+def decode(image: Image.Image, *, file: str) -> np.ndarray:
+    """Its pixels [H, W] or [H, W, C]; ValueError where the file is damaged."""
+    try:
+        return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} can't be decoded ({error})") from error
+
+
+def check_photograph(
+    encoded: bytes, *, file: str, size: tuple[int, int] | None = None
+) -> tuple[int, int]:
+    """Decodes a photograph once.
+
+    Args:
+      encoded: bytes of its file.
+      file: its name, for messages.
+      size: (height, width) that its annotation says; None where it says nothing.
+
+    Returns:
+      Its own (height, width).
+
+    Raises:
+      ValueError: the bytes are no picture, end before it does, have more than 8 bits a
+        channel, or are one of another size.
+    """
+    image = open_picture(encoded, file=file)
+    found = image.height, image.width
+    if size is not None and found != tuple(size):
+        raise ValueError(
+            f"{file} has {found[0]} x {found[1]} pixels, but its annotation says "
+            f"{size[0]} x {size[1]}"
+        )
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"{file} has more than 8 bits a channel (Pillow's mode {image.mode}): save "
+            "it with 8"
+        )
+    # A JPEG at an eighth of its size is read to its end all the same, in less time.
+    image.draft(None, (1, 1))
+    decode(image, file=file)
+    return found
+
+
+def turn_upright(encoded: bytes, *, size: tuple[int, int]) -> bytes:
+    """A user's photograph as viewers and annotation tools show it.
+
+    Cameras store turned photographs as they fell on the sensor and note in EXIF how to
+    turn them. Most tools obey that note, some don't; after a quarter turn the
+    annotation's size tells which did.
+
+    Args:
+      encoded: bytes of a JPEG or PNG.
+      size: (height, width) that the annotation or mask has.
+
+    Returns:
+      The same bytes, or, of a photograph that had to be turned, new ones: a JPEG of
+      quality 95, or PNG.
     """
     try:
         image = Image.open(io.BytesIO(encoded))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no picture ({error})") from error
-    if image.size != (size[1], size[0]):
-        raise ValueError(
-            f"{file} has {image.height} x {image.width} pixels, but its annotation "
-            f"says {size[0]} x {size[1]}"
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        is_annotated_as_stored = (
+            orientation >= 5
+            and image.width != image.height
+            and image.size == (size[1], size[0])
         )
-    return image
-
-
-def check_photograph(encoded: bytes, *, size: tuple[int, int], file: str) -> None:
-    """Decodes a photograph once; see `open_picture`.
-
-    Raises:
-      ValueError: also where the file is damaged or ends before the photograph does.
-    """
-    image = open_picture(encoded, size=size, file=file)
-    # A JPEG at an eighth of its size is read to its end all the same, in less time.
-    image.draft(None, (1, 1))
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} can't be decoded ({error})") from error
+        if orientation not in range(2, 9) or is_annotated_as_stored:
+            return encoded
+        turned = io.BytesIO()
+        if image.format == "JPEG":
+            ImageOps.exif_transpose(image).save(turned, "JPEG", quality=95)
+        else:
+            ImageOps.exif_transpose(image).save(turned, "PNG")
+        return turned.getvalue()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return encoded  # check_photograph says what is wrong with it
