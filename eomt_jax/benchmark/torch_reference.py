@@ -1,6 +1,6 @@
 r"""transformers' EoMT trained on our batches, to lay its loss curve beside ours.
 
-  python -m eomt_jax.benchmark.torch_reference --config=configs/coco_panoptic_vits_640.py \
+  python -m eomt_jax.benchmark.torch_reference --config=configs/coco_panoptic_vits_640_1x.py \
       --config.model.dtype=float32 --workdir=runs/reference --compare=runs/vits
 
 With the config of a run of train.py the reference sees the same batches in the same

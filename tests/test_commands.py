@@ -1,0 +1,55 @@
+"""Commands in the documents name files, flags and fields that there are."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+SCRIPTS = ("train.py", "eval.py", "data/prepare.py", "data/preview.py")
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "data/*.md", "configs/*.py")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+def commands(text):
+    """Argument lists of what is called in `text`, over lines that end in a backslash."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    for script, rest in re.findall(rf"python ({'|'.join(SCRIPTS)})\b(.*)", text):
+        # A sentence may go on after a command in backquotes.
+        rest = rest.split("`")[0].split(" && ")[0]
+        yield script, shlex.split(rest, comments=True)
+
+
+def defined_flags(script):
+    source = (ROOT / script).read_text()
+    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source))
+    return flags | ({"config"} if "define_config_flag()" in source else set())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_name_what_there_is(document):
+    for script, arguments in commands((ROOT / document).read_text()):
+        values = dict(a[2:].split("=", 1) for a in arguments if "=" in a)
+        recipe = pathlib.Path(values.get("config", "")).stem
+        for argument in arguments:
+            if not argument.startswith("--"):
+                continue
+            name = argument[2:].split("=")[0]
+            first, *fields = name.split(".")
+            assert first in defined_flags(script), (script, argument)
+            if fields:
+                field = importlib.import_module(f"configs.{recipe}").get_config()
+                for part in fields:
+                    assert part in field, (script, argument)
+                    field = field[part]
+
+
+def test_recipes_that_are_named_exist():
+    for path in [*map(ROOT.joinpath, DOCUMENTS), *(ROOT / "eomt_jax").rglob("*.py")]:
+        for recipe in re.findall(r"\bconfigs/\w+\.py", path.read_text()):
+            assert (ROOT / recipe).exists(), f"{path} names {recipe}"
