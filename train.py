@@ -29,12 +29,13 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
     processes.initialize()
     config = _CONFIG.value
+    run = dry_run.dry_run if _DRY_RUN.value else loop.train
     try:
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
+        run(config, _WORKDIR.value)
     except ValueError as error:
+        logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
         sys.exit(f"error: {error}")
-    run = dry_run.dry_run if _DRY_RUN.value else loop.train
-    run(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

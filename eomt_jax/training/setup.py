@@ -126,6 +126,12 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
         class_names=[c.name for c in source.info.classes],
         image_size=(config.image_size, config.image_size),
     )
+    frozen_blocks = config.optimizer.frozen_blocks
+    if frozen_blocks and initialization.loaded is None:
+        raise ValueError(
+            f"optimizer.frozen_blocks = {frozen_blocks} would freeze weights drawn at "
+            "random; set init.backbone or init.checkpoint"
+        )
     model = initialization.model
     total_steps = count_steps(config, num_examples=len(source))
     tx = optimizer.create_optimizer(
@@ -147,7 +153,7 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
             **{name: config.optimizer[name] for name in rate_fields},
         ),
         mesh=mesh,
-        frozen_blocks=config.optimizer.frozen_blocks,
+        frozen_blocks=frozen_blocks,
     )
     return Setup(
         config=config,

@@ -66,6 +66,12 @@ def test_training_position_counts_examples_of_all_epochs(tiny_config):
     jax.tree.map(np.testing.assert_array_equal, batch, expected)
 
 
+def test_frozen_blocks_without_weights_are_refused(tiny_config):
+    tiny_config.optimizer.frozen_blocks = -1
+    with pytest.raises(ValueError, match="frozen_blocks = -1 .* drawn at random"):
+        setup.setup(tiny_config, devices=jax.devices()[:1])
+
+
 def test_fine_tuning_starts_from_the_checkpoint_and_trains_a_part(
     tiny_config, tmp_path
 ):
