@@ -10,7 +10,6 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from eomt_jax.inference.name_plates import load_font
-from eomt_jax.types import DatasetInfo
 
 _INK, _PAPER, _LINES = (32, 35, 42), (255, 255, 255), (226, 229, 234)
 # Colours of 0 to 1, evenly spaced on the scale.
@@ -24,7 +23,10 @@ _LARGE = 1200
 
 
 def draw_confusion(
-    confusion: Integer[np.ndarray, "rows columns"], info: DatasetInfo
+    confusion: Integer[np.ndarray, "rows columns"],
+    names: Sequence[str],
+    *,
+    title: str,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Which part of each class's pixels is taken for which class.
 
@@ -35,15 +37,15 @@ def draw_confusion(
 
     Args:
       confusion: [K, K], pixels by target class (rows) and predicted class.
-      info: the class table.
+      names: of the K classes.
+      title: says what was measured: a dataset, a split.
 
     Raises:
-      ValueError: the matrix is not the class table's, or empty.
+      ValueError: there is not a name for each class, or not a pixel in the matrix.
     """
-    if confusion.shape != (info.num_classes, info.num_classes):
+    if confusion.shape != (len(names), len(names)):
         raise ValueError(
-            f"a confusion matrix of shape {confusion.shape}, but {info.num_classes} "
-            f"classes in {info.name}"
+            f"a confusion matrix of shape {confusion.shape}, but {len(names)} names"
         )
     drawn = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
     if not len(drawn):
@@ -51,12 +53,10 @@ def draw_confusion(
     counts = confusion[np.ix_(drawn, drawn)].astype(np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = int(np.clip(880 // len(drawn), 15, 52))
-    sheet = _with_names(
-        _draw_matrix(shares, cell), [info.classes[k].name for k in drawn], cell
-    )
-    title = f"{info.name}: share of each class's pixels, in percent, by predicted class"
-    if len(drawn) < info.num_classes:
-        title += f" ({len(drawn)} of {info.num_classes} classes occur)"
+    sheet = _with_names(_draw_matrix(shares, cell), [names[k] for k in drawn], cell)
+    title += ": share of each class's pixels, in percent, by predicted class"
+    if len(drawn) < len(names):
+        title += f" ({len(drawn)} of {len(names)} classes occur)"
     return np.asarray(_with_titles(sheet, title))
 
 
