@@ -13,6 +13,8 @@ from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
 EXAMPLES_PER_SHARD = 2048
+MAX_PROBLEMS = 10  # told at once, before a build gives up
+MAX_ASPECT_RATIO = 32  # evaluation in windows needs as many for one photograph
 
 
 class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -75,6 +77,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         plan = self.plan()
         summary = _Summary()
         self._summary = summary
+        problems: list[str] = []
         progress = tqdm(
             total=sum(map(len, plan.values())),
             desc=f"building {self.name}",
@@ -83,7 +86,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
         def shard(split: str, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:
             for item in items:
-                record = self.make_record(item)
+                record = self._try_record(item, problems)
                 progress.update()
                 if record is None:
                     continue
@@ -91,6 +94,9 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 yield record.image_id, records.to_example(record)
             if progress.n == progress.total:
                 progress.close()
+                _raise_problems(problems)
+            elif split not in summary.num_examples:  # TFDS fails at once
+                _raise_problems(problems)
 
         return {
             split: [
@@ -101,6 +107,19 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             ]
             for split in plan
         }
+
+    def _try_record(self, item: Any, problems: list[str]) -> records.Record | None:
+        """The record, or None and a problem more; stops when there are many."""
+        try:
+            record = self.make_record(item)
+            if record is not None:
+                _check_aspect_ratio(record)
+        except ValueError as error:
+            problems.append(str(error))
+            if len(problems) == MAX_PROBLEMS:
+                _raise_problems([*problems, "and maybe more"])
+            return None
+        return record
 
     def _log_download_bytes(self) -> None:
         """Silent: TFDS would announce a download."""
@@ -115,6 +134,19 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         info = self._summary.dataset_info(self.name, self.classes, self.task)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
+
+
+def _check_aspect_ratio(record: records.Record) -> None:
+    if max(record.size) > MAX_ASPECT_RATIO * min(record.size):
+        raise ValueError(
+            f"{record.image_id} has {record.height} x {record.width} pixels: one side "
+            f"is more than {MAX_ASPECT_RATIO} times the other; cut it, or leave it out"
+        )
+
+
+def _raise_problems(problems: Sequence[str]) -> None:
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 @dataclasses.dataclass

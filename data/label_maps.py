@@ -1,0 +1,230 @@
+"""What readers of label maps share: PNGs whose pixels are numbers of classes.
+
+Legend: H W pixels, T segments of one image, K classes.
+"""
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int, Integer, UInt8, UInt16
+from PIL import Image
+
+from data.archives import Source, some
+from data.builder import RecordBuilder
+from data.photographs import check_photograph
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo, Task
+
+_NUM_VALUES = 1 << 16
+_UNKNOWN = _NUM_VALUES - 1
+# Pillow spreads grey of fewer than eight bits over 0 to 255.
+_SPREAD = {"L;2": 85, "L;4": 17}
+_INDEX_MODES = ("1", "L", "P", "I;16", "I")
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One photograph and its label map: the sources, and the files' names in them."""
+
+    image_id: str
+    photographs: Source
+    photograph: str
+    label_maps: Source
+    label_map: str
+
+
+class LabelMapBuilder(RecordBuilder):
+    """A builder of semantic records: a segment for each class that an image shows.
+
+    A subclass sets `codes` (see `class_codes`) before the first record, and defines
+    `plan`, whose items are `Item`s or more. Photographs with a label map of one value
+    alone are left out, as the method's authors do.
+    """
+
+    task: Task = "semantic"
+    codes: UInt16[np.ndarray, " V"]
+
+    def make_record(self, item: Item) -> Record | None:
+        photograph, size = self.read_photograph(item)
+        values = read_label_map(
+            item.label_maps.read(item.label_map), file=item.label_map
+        )
+        values = self.fit(values, size, item.label_map)
+        if values.min() == values.max():
+            self.note("images with one value all over the label map", item.image_id)
+            return None
+        segment_map, labels = self.find_segments(item, values)
+        if not len(labels):
+            self.note("images without a labelled pixel", item.image_id)
+            return None
+        return Record(
+            image_bytes=photograph,
+            segment_map=segment_map,
+            labels=labels,
+            is_crowd=np.zeros(len(labels), bool),
+            image_id=item.image_id,
+            height=size[0],
+            width=size[1],
+        )
+
+    def read_photograph(self, item: Item) -> tuple[bytes, tuple[int, int]]:
+        """A photograph's file and (height, width); ValueError where it is damaged."""
+        encoded = item.photographs.read(item.photograph)
+        return encoded, check_photograph(encoded, file=item.photograph)
+
+    def fit(
+        self, values: Integer[np.ndarray, "H W"], size: tuple[int, int], file: str
+    ) -> Integer[np.ndarray, "h w"]:
+        """The label map in the photograph's size (height, width)."""
+        check_size(values.shape, size, file)
+        return values
+
+    def find_segments(
+        self, item: Item, values: Integer[np.ndarray, "H W"]
+    ) -> tuple[UInt16[np.ndarray, "H W"], Int[np.ndarray, " T"]]:
+        """(id map, label of each segment) of a label map in the photograph's size."""
+        codes = encode_classes(values, self.codes, file=item.label_map)
+        segment_map, present = number_segments(codes)
+        return segment_map, present.astype(np.int32) - 1
+
+
+def class_codes(
+    classes: Sequence[ClassInfo],
+    *,
+    void: Iterable[int],
+    remap: Mapping[int, int] | None = None,
+) -> UInt16[np.ndarray, " V"]:
+    """What each value of a label map stands for.
+
+    Args:
+      classes: `id` is the value of a class.
+      void: values that stand for none.
+      remap: values that stand for what another one stands for.
+
+    Returns:
+      By value: label + 1, 0 for none, and a number of its own for unknown values.
+    """
+    codes = np.full(_NUM_VALUES, _UNKNOWN, np.uint16)
+    codes[list(void)] = 0
+    for label, row in enumerate(classes):
+        codes[row.id] = label + 1
+    remap = remap or {}
+    codes[list(remap)] = codes[list(remap.values())]
+    return codes
+
+
+def encode_classes(
+    values: Integer[np.ndarray, "H W"], codes: UInt16[np.ndarray, " V"], *, file: str
+) -> UInt16[np.ndarray, "H W"]:
+    """The codes of a label map; ValueError naming the values that no class has."""
+    encoded = codes[values]
+    if encoded.max() == _UNKNOWN:
+        unknown = np.unique(values[encoded == _UNKNOWN])
+        known = np.flatnonzero(codes != _UNKNOWN)
+        raise ValueError(
+            f"{file} has the value {', '.join(map(str, unknown[:5]))}, which stands "
+            f"for no class; known: {_spell(known)}"
+        )
+    return encoded
+
+
+def number_segments(
+    codes: UInt16[np.ndarray, "H W"],
+) -> tuple[UInt16[np.ndarray, "H W"], Int[np.ndarray, " T"]]:
+    """(id map, its codes in order): each code above 0 is a segment."""
+    present = np.flatnonzero(np.bincount(codes.ravel(), minlength=1))
+    present = present[present > 0]
+    numbers = np.zeros(_NUM_VALUES, np.uint16)
+    numbers[present] = np.arange(1, len(present) + 1)
+    return numbers[codes], present
+
+
+def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
+    """The numbers in a PNG of one channel, whatever its palette or bit depth.
+
+    Raises:
+      ValueError: the file is damaged, no PNG, or has colours.
+    """
+    with _open_png(encoded, file) as image:
+        if image.mode not in _INDEX_MODES:
+            raise ValueError(
+                f"{file} has colours ({image.mode}), but a label map has the number of "
+                "a class in each pixel: save it with one channel, grey or palette"
+            )
+        spread = next((_SPREAD[t.args] for t in image.tile if t.args in _SPREAD), 1)
+        return np.asarray(image).astype(np.uint16) // spread
+
+
+def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
+    """The channels of a PNG that has three; ValueError where it hasn't."""
+    with _open_png(encoded, file) as image:
+        if image.mode != "RGB":
+            raise ValueError(f"{file} has the channels {image.mode}, not RGB")
+        return np.asarray(image)
+
+
+@contextlib.contextmanager
+def _open_png(encoded: bytes, file: str) -> Iterator[Image.Image]:
+    """A PNG, and damage found on decoding it as a ValueError that names the file."""
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=["PNG"])
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is no PNG ({error})") from error
+    try:
+        yield image
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{file} can't be decoded ({error})") from error
+
+
+def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Rows and columns floor(i·in/out), as the method's authors resize masks."""
+    if array.shape[:2] == size:
+        return array
+    rows, columns = (
+        np.arange(new) * old // new
+        for new, old in zip(size, array.shape[:2], strict=True)
+    )
+    return array[rows[:, None], columns]
+
+
+def check_size(found: Sequence[int], wanted: Sequence[int], file: str) -> None:
+    """ValueError unless a label map is as large as its photograph."""
+    if tuple(found) != tuple(wanted):
+        raise ValueError(
+            f"{file} has {found[0]} x {found[1]} pixels, but its photograph has "
+            f"{wanted[0]} x {wanted[1]}"
+        )
+
+
+def files_by_stem(source: Source, folder: str, ending: str) -> dict[str, str]:
+    """Names of the files in `folder` with that ending, by what comes before it."""
+    return {
+        name.removesuffix(ending): folder + name
+        for name in source.names(folder)
+        if name.endswith(ending)
+    }
+
+
+def check_paired(
+    first: Mapping[str, str], second: Mapping[str, str], *, where: tuple[str, str]
+) -> None:
+    """ValueError listing the files of either side that the other has none for."""
+    lines = [
+        f"{len(lone):,} files in {here} have none in {there}: {some(lone)}"
+        for files, others, here, there in (
+            (first, second, *where),
+            (second, first, *reversed(where)),
+        )
+        if (lone := [files[stem] for stem in files.keys() - others.keys()])
+    ]
+    if lines:
+        raise ValueError("\n".join(lines))
+
+
+def _spell(numbers: np.ndarray) -> str:
+    """Sorted numbers in ranges: "0 to 18, 255"."""
+    ranges = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges)
