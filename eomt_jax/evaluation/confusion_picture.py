@@ -53,7 +53,9 @@ def draw_confusion(
     counts = confusion[np.ix_(drawn, drawn)].astype(np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = int(np.clip(880 // len(drawn), 15, 52))
-    sheet = _with_names(_draw_matrix(shares, cell), [names[k] for k in drawn], cell)
+    sheet = _with_names(
+        _draw_matrix(shares, cell), [names[k] for k in drawn.tolist()], cell
+    )
     title += ": share of each class's pixels, in percent, by predicted class"
     if len(drawn) < len(names):
         title += f" ({len(drawn)} of {len(names)} classes occur)"
