@@ -1,6 +1,6 @@
 """The way back from the network's output to the photograph's own pixels.
 
-The way in, fitting and padding, is pipeline.transforms.fit_image.
+The way in is pipeline.transforms: fit_image, cut_windows.
 
 Legend: Q queries, h4 w4 the mask logits' size, S input size, Hc Wc canvas (the largest
 photograph that one compiled function serves), R X rows and columns of a block of it.
@@ -17,24 +17,22 @@ from eomt_jax.ops.resize import bilinear_matrix
 from eomt_jax.types import Array
 
 
-def interpolation_matrix(
-    in_size: Int[Array, ""] | int,
-    out_size: Int[Array, ""] | int,
-    *,
-    num_rows: int,
-    num_columns: int,
-) -> Float[Array, "num_rows num_columns"]:
-    """Bilinear resize of one axis as a matrix, for sizes known only at run time.
+def interpolation_positions(
+    in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, *, num_rows: int
+) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
+    """Bilinear resize of one axis, for sizes known only at run time.
 
     Half-pixel centres, no antialiasing, clamped at the borders: PyTorch's interpolate
     with align_corners=False. Positions are divided in integers, so the weights are
     right to the last bit where float32 positions near 640 carry an error of 3e-5.
 
     Args:
-      in_size: pixels of the input that are used, 1 to num_columns.
+      in_size: pixels of the input.
       out_size: pixels of the output, 1 to num_rows; in_size · num_rows < 2³⁰.
-      num_rows: rows of the matrix; those past out_size repeat the border.
-      num_columns: columns of the matrix; those past in_size are 0.
+      num_rows: n, positions in all; those past out_size repeat the border.
+
+    Returns:
+      The two input pixels that each output pixel mixes, and the share of the second.
     """
     in_size = jnp.asarray(in_size, jnp.int32)
     out_size = jnp.asarray(out_size, jnp.int32)
@@ -42,7 +40,18 @@ def interpolation_matrix(
     position = jnp.clip(position, 0, 2 * out_size * (in_size - 1))
     lower = position // (2 * out_size)
     weight = (position % (2 * out_size)) / (2 * out_size)
-    upper = jnp.minimum(lower + 1, in_size - 1)
+    return lower, jnp.minimum(lower + 1, in_size - 1), weight
+
+
+def interpolation_matrix(
+    in_size: Int[Array, ""] | int,
+    out_size: Int[Array, ""] | int,
+    *,
+    num_rows: int,
+    num_columns: int,
+) -> Float[Array, "num_rows num_columns"]:
+    """interpolation_positions as a matrix; columns past in_size are 0."""
+    lower, upper, weight = interpolation_positions(in_size, out_size, num_rows=num_rows)
     column = jnp.arange(num_columns)
     return jnp.where(column == lower[:, None], 1 - weight[:, None], 0.0) + jnp.where(
         column == upper[:, None], weight[:, None], 0.0

@@ -5,19 +5,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
-from eomt_jax.inference import geometry, instance, panoptic
+from eomt_jax.inference import geometry, instance, panoptic, semantic
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.parallel.mesh import BATCH_AXES, create_mesh
+from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import gather_fsdp
+from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.eval_samples import chosen_task
-from eomt_jax.types import Array, Batch, DatasetInfo, Outputs
+from eomt_jax.types import Array, Batch, DatasetInfo, Task
 
-Prediction = PanopticPrediction | InstancePrediction
+Prediction = PanopticPrediction | InstancePrediction | SemanticPrediction
 
 
 class Runner:
@@ -57,22 +60,29 @@ class Runner:
           overlap_threshold: see panoptic_segmentation.
           num_instances: see instance_segmentation.
         """
-        self.task = chosen_task(task, info)
+        self.task: Task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
-        self._segment: Callable[..., Prediction]
-        if self.task == "instance":
-            self._segment = functools.partial(
-                instance.instance_segmentation, num_instances=num_instances
+        if self.task == "semantic":
+            segment = semantic.semantic_segmentation
+        elif self.task == "instance":
+            segment = functools.partial(
+                _segment_canvas,
+                instance.instance_segmentation,
+                num_instances=num_instances,
             )
         else:
-            self._segment = functools.partial(
+            segment = functools.partial(
+                _segment_canvas,
                 panoptic.panoptic_segmentation,
                 is_thing=info.is_thing,
                 score_threshold=score_threshold,
                 overlap_threshold=overlap_threshold,
             )
+        self._segment: Callable[..., Prediction] = functools.partial(
+            segment, canvas_size=self.canvas_size
+        )
         self._run = jax.jit(self._predict)
 
     def __call__(self, params: Any, batch: Batch) -> Prediction:
@@ -87,58 +97,87 @@ class Runner:
         return self._run(params, batch.image, batch.content_size, batch.original_size)
 
     def _predict(
-        self,
-        params: Any,
-        images: Array,
-        content_size: Array,
-        original_size: Array,
+        self, params: Any, images: Array, content_size: Array, original_size: Array
     ) -> Prediction:
         params = gather_fsdp(params, self.mesh)
-        outputs = self._apply(params, images)
-        image_size = (images.shape[1], images.shape[2])
-
-        def post_process(
-            inputs: tuple[
-                Float[Array, "Q h4 w4"],
-                Float[Array, "Q K1"],
-                Int[Array, " 2"],
-                Int[Array, " 2"],
-            ],
-        ) -> Prediction:
-            mask_logits, class_logits, content_size, original_size = inputs
-            _, logits_height, logits_width = mask_logits.shape
-            restore = geometry.restore_matrices(
-                content_size,
-                original_size,
-                logits_size=(logits_height, logits_width),
-                image_size=image_size,
-                canvas_size=self.canvas_size,
-            )
-            return self._segment(mask_logits, class_logits, restore)
-
+        if self.task == "semantic":
+            logits = self._apply_windows(params, images, content_size)
+        else:
+            logits = self._apply(params, images)
         return self._image_by_image(
-            post_process,
-            outputs.mask_logits[-1],
-            outputs.class_logits[-1],
+            functools.partial(self._segment, image_size=images.shape[-2]),
+            *logits,
             content_size,
             original_size,
         )
 
-    def _apply(self, params: Any, images: Array) -> Outputs:
+    def _apply(
+        self, params: Any, images: UInt8[Array, "B S S 3"]
+    ) -> tuple[Float[Array, "B Q h4 w4"], Float[Array, "B Q K1"]]:
         outputs: Any = self._model.apply({"params": params}, images)
-        return outputs
+        return outputs.mask_logits[-1], outputs.class_logits[-1]
+
+    def _apply_windows(
+        self,
+        params: Any,
+        images: UInt8[Array, "B N S S 3"],
+        content_size: Int[Array, "B 2"],
+    ) -> tuple[Float[Array, "B N Q h4 w4"], Float[Array, "B N Q K1"]]:
+        """Runs as many windows as the batch's longest photograph has."""
+        batch_size, max_windows, size, _, _ = images.shape
+        sharding = batch_sharding(self.mesh)
+
+        def window_logits(j: Array) -> tuple[Array, Array]:
+            return self._apply(params, images[:, j])
+
+        def add_window(j: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
+            logits = jax.tree.map(
+                lambda all_, one: all_.at[:, j].set(one), logits, window_logits(j)
+            )
+            return jax.lax.with_sharding_constraint(logits, sharding)
+
+        zeros = jax.tree.map(
+            lambda one: jnp.zeros((batch_size, max_windows, *one.shape[1:]), one.dtype),
+            jax.eval_shape(window_logits, jnp.int32(0)),
+        )
+        zeros = jax.lax.with_sharding_constraint(zeros, sharding)
+        count = transforms.num_windows(content_size.max(), size)
+        return jax.lax.fori_loop(0, count, add_window, zeros)
 
     def _image_by_image(
-        self, post_process: Callable[..., Prediction], *inputs: Array
+        self, segment: Callable[..., Prediction], *inputs: Array
     ) -> Prediction:
         """Each device its own images: a map over a sharded axis would otherwise gather
         the whole batch on every device.
         """
         rows = PartitionSpec(BATCH_AXES)
         return jax.shard_map(
-            lambda *inputs: jax.lax.map(post_process, inputs),
+            lambda *inputs: jax.lax.map(lambda image: segment(*image), inputs),
             mesh=self.mesh,
             in_specs=rows,
             out_specs=rows,
             check_vma=False,
         )(*inputs)
+
+
+def _segment_canvas(
+    segment: Callable[..., Prediction],
+    mask_logits: Float[Array, "Q h4 w4"],
+    class_logits: Float[Array, "Q K1"],
+    content_size: Int[Array, " 2"],
+    original_size: Int[Array, " 2"],
+    *,
+    image_size: int,
+    canvas_size: tuple[int, int],
+    **options: Any,
+) -> Prediction:
+    """Post-processes an image that was fitted and padded."""
+    _, logits_height, logits_width = mask_logits.shape
+    restore = geometry.restore_matrices(
+        content_size,
+        original_size,
+        logits_size=(logits_height, logits_width),
+        image_size=(image_size, image_size),
+        canvas_size=canvas_size,
+    )
+    return segment(mask_logits, class_logits, restore, **options)

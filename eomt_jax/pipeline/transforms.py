@@ -7,11 +7,14 @@ resized in one go, so it never exists at a size beyond the crop's.
 
 import dataclasses
 import io
-import math
+from typing import TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
+
+Number = TypeVar("Number", int, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +131,9 @@ def cover_size(height: int, width: int, size: int) -> tuple[int, int]:
     return round(height * factor), round(width * factor)
 
 
-def num_windows(long_side: int, size: int) -> int:
-    """Square windows of `size` that cover a side as long as that."""
-    return math.ceil(long_side / size)
+def num_windows(long_side: Number, size: int) -> Number:
+    """Square windows of `size` that cover a side as long as that; on the device too."""
+    return -(-long_side // size)
 
 
 def max_windows(aspect_ratio: float, size: int) -> int:
@@ -139,14 +142,14 @@ def max_windows(aspect_ratio: float, size: int) -> int:
     return num_windows(round(size * aspect_ratio * (1 + 1e-9)), size)
 
 
-def window_starts(long_side: int, size: int) -> list[int]:
-    """Where evenly overlapping windows begin, the first at 0, the last at the end.
+def window_start(index: Number, long_side: Number, size: int) -> Number:
+    """Where a window begins: evenly overlapping, the last one ends with the image.
 
-    In whole numbers. The release truncates floating-point products, and some of its
-    windows begin one pixel early.
+    In whole numbers, on the device too. (The release truncates a product of floats,
+    by which some windows begin a pixel earlier.)
     """
-    count = num_windows(long_side, size)
-    return [j * (long_side - size) // max(1, count - 1) for j in range(count)]
+    num_gaps = num_windows(long_side, size) - 1
+    return index * (long_side - size) // (num_gaps + (num_gaps == 0))
 
 
 def cut_windows(
@@ -162,9 +165,11 @@ def cut_windows(
     height, width = cover_size(image.height, image.width, size)
     pixels = np.asarray(_resize(image, (height, width)))
     windows = np.zeros((count, size, size, 3), np.uint8)
-    for window, start in zip(windows, window_starts(max(height, width), size)):
+    long_side = max(height, width)
+    for j in range(num_windows(long_side, size)):
+        start = window_start(j, long_side, size)
         top, left = (start, 0) if height > width else (0, start)
-        window[:] = pixels[top : top + size, left : left + size]
+        windows[j] = pixels[top : top + size, left : left + size]
     return windows
 
 

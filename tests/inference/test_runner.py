@@ -9,7 +9,8 @@ from flax import linen as nn
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh, replicated
-from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Outputs, Targets
+from eomt_jax.pipeline.transforms import cover_size
+from eomt_jax.types import TASKS, Batch, ClassInfo, DatasetInfo, Outputs, Targets
 
 SIZE, CANVAS, BATCH = 32, (40, 48), 8
 INFO = DatasetInfo(
@@ -21,6 +22,7 @@ INFO = DatasetInfo(
     max_segments=3,
     num_examples={"validation": BATCH},
 )
+TRACES = []
 
 
 class BrightestChannel(nn.Module):
@@ -28,6 +30,7 @@ class BrightestChannel(nn.Module):
 
     @nn.compact
     def __call__(self, images):
+        TRACES.append(images.shape)
         batch, height, width, _ = images.shape
         shape = (batch, height // 4, 4, width // 4, 4, 3)
         pooled = images.reshape(shape).astype(jnp.float32).mean((2, 4))
@@ -74,8 +77,24 @@ def batch():
     )
 
 
-@pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_runner_eight_devices_equal_one(model, params, batch, task):
+@pytest.fixture
+def windows(batch):
+    """The batch as `task="semantic"` asks for it: photographs in up to 3 windows."""
+    rng = np.random.default_rng(1)
+    original = batch.original_size.copy()
+    original[:3] = [[40, 17], [16, 48], [9, 20]]
+    content = [cover_size(*size, SIZE) for size in original.tolist()]
+    pixels = rng.integers(0, 256, (BATCH, 3, 8, 8, 3)).repeat(4, axis=2)
+    return batch.replace(
+        image=pixels.repeat(4, axis=3).astype(np.uint8),
+        content_size=np.array(content, np.int32),
+        original_size=original,
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_runner_eight_devices_equal_one(model, params, batch, windows, task):
+    batch = windows if task == "semantic" else batch
     alone = Runner(model, INFO, task=task)(params, batch)
     mesh = create_mesh(data=2, fsdp=2, tensor=2)
     placed = place_batch(batch, mesh)
@@ -105,6 +124,36 @@ def test_runner_segments_are_those_in_the_id_map(model, params, batch):
         assert present == set(np.flatnonzero(found.valid[i]) + 1)
         assert not found.id_map[i, height:].any()
         assert not found.id_map[i, :, width:].any()
+
+
+def test_runner_semantic_window_past_the_last_has_no_influence(model, params, windows):
+    runner = Runner(model, INFO, task="semantic")
+    found = runner(params, windows)
+    num_windows = -(-windows.content_size.max(1) // SIZE)
+    assert set(num_windows) == {2, 3}
+    changed = windows.image.copy()
+    changed[num_windows == 2, 2] = 255 - changed[num_windows == 2, 2]
+    other = runner(params, windows.replace(image=changed))
+    np.testing.assert_array_equal(found.label_map, other.label_map)
+    for label_map, (height, width) in zip(found.label_map, windows.original_size):
+        assert (np.asarray(label_map[:height, :width]) >= 0).all()
+        assert (label_map[height:] == -1).all() and (label_map[:, width:] == -1).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_runner_other_original_sizes_do_not_recompile(
+    model, params, batch, windows, task
+):
+    batch = windows if task == "semantic" else batch
+    runner = Runner(model, INFO, task=task)
+    runner(params, batch)
+    num_traces = len(TRACES)
+    flipped = batch.replace(
+        content_size=batch.content_size[:, ::-1],
+        original_size=np.minimum(batch.original_size[:, ::-1], CANVAS),
+    )
+    runner(params, flipped)
+    assert len(TRACES) == num_traces > 0
 
 
 def test_runner_unknown_task_is_refused(model):

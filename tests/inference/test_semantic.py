@@ -1,0 +1,72 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from eomt_jax.inference import semantic
+from eomt_jax.ops.resize import bilinear_matrix
+from eomt_jax.pipeline.transforms import cover_size, num_windows, window_start
+
+SIZE, LOGITS, CANVAS = 16, 4, (40, 70)
+MAX_WINDOWS, QUERIES, CLASSES = 6, 5, 3
+
+
+@functools.partial(jax.jit, static_argnames=("image_size", "canvas_size"))
+def run(*inputs, image_size=SIZE, canvas_size=CANVAS):
+    return semantic.semantic_segmentation(
+        *inputs, image_size=image_size, canvas_size=canvas_size
+    ).label_map
+
+
+def random_logits(seed):
+    rng = np.random.default_rng(seed)
+    masks = rng.normal(0, 3, (MAX_WINDOWS, QUERIES, LOGITS, LOGITS))
+    classes = rng.normal(0, 2, (MAX_WINDOWS, QUERIES, CLASSES + 1))
+    return masks.astype(np.float32), classes.astype(np.float32)
+
+
+def class_scores(masks, classes, original):
+    """[K, H, W] in float64, everything at full size."""
+    content = cover_size(*original, SIZE)
+    sums, counts = np.zeros((CLASSES, *content)), np.zeros(content)
+    up = bilinear_matrix(LOGITS, SIZE)
+    for j in range(num_windows(max(content), SIZE)):
+        start = window_start(j, max(content), SIZE)
+        upright = original[0] > original[1]
+        window = slice(start, start + SIZE)
+        place = (window, slice(None)) if upright else (slice(None), window)
+        probs = np.exp(classes[j]) / np.exp(classes[j]).sum(-1, keepdims=True)
+        mask_probs = 1 / (1 + np.exp(-(up @ masks[j].astype(np.float64) @ up.T)))
+        sums[:, *place] += np.einsum("qk,qhw->khw", probs[:, :-1], mask_probs)
+        counts[place] += 1
+    rows, columns = (
+        bilinear_matrix(n, m) for n, m in zip(content, original, strict=True)
+    )
+    return rows @ (sums / counts) @ columns.T
+
+
+@pytest.mark.parametrize(
+    "original",
+    [
+        (20, 30),
+        (30, 20),
+        (16, 16),
+        (40, 70),
+        (40, 11),
+        (7, 40),
+        (1, 6),
+        (3, 2),
+        (5, 29),
+    ],
+)
+def test_semantic_segmentation_equals_everything_at_full_size(original):
+    masks, classes = random_logits(sum(original))
+    content = cover_size(*original, SIZE)
+    scores = class_scores(masks, classes, original)
+    found = run(masks, classes, np.array(content), np.array(original))
+    height, width = original
+    inside = np.asarray(found)[:height, :width]
+    chosen = np.take_along_axis(scores, inside[None], axis=0)[0]
+    np.testing.assert_allclose(chosen, scores.max(0), atol=1e-5)
+    assert (found[height:] == -1).all() and (found[:, width:] == -1).all()
