@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_codec
 
 from data import coco_json
-from data.archives import ZipSource
+from data.archives import Source
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
@@ -69,6 +69,10 @@ class InstanceReader(coco_json.CocoReader):
     ) -> list[AnnotatedImage]:
         objects: dict[Any, list[_Object]] = {key: [] for key in table.images}
         for thing in table.annotations:
+            if not isinstance(thing, _Object):
+                what = "an annotation lacks image_id or category_id"
+                raise ValueError(what)  # noqa: TRY004
+            coco_json.image_row(thing.image_id, table)
             if thing.segmentation is None:
                 what = "annotations without a mask, left out"
                 self.note(what, f"id {thing.id} of image {thing.image_id}")
@@ -87,7 +91,7 @@ class InstanceReader(coco_json.CocoReader):
 class CocoInstance(coco_json.PublishedCocoBuilder):
     """Builder of `coco_instance`."""
 
-    classes = tuple(c for c in dataset_info.load_classes("coco_panoptic") if c.is_thing)
+    classes = dataset_info.load_classes("coco_instance")
     task = "instance"
     description = "COCO 2017 with masks of objects of 80 classes."
     annotations = coco_json.archive(
@@ -101,7 +105,7 @@ class CocoInstance(coco_json.PublishedCocoBuilder):
     )
 
     def open_reader(
-        self, folder: str, photographs: FileFinder, annotations: ZipSource
+        self, folder: str, photographs: FileFinder, annotations: Source
     ) -> InstanceReader:
         file = f"annotations/instances_{folder}.json"
         table = read_table(
@@ -172,8 +176,26 @@ def _encode(thing: _Object, image: AnnotatedImage) -> dict[str, Any]:
             f"{where} has size {' x '.join(map(str, rle['size']))}, the image "
             f"{height} x {width}"
         )
-    try:
-        mask_codec.decode(rle)
-    except ValueError as error:
-        raise ValueError(f"{where} is no mask in run lengths ({error})") from error
+    if _count_pixels(rle["counts"]) != height * width:
+        raise ValueError(f"{where} is no mask in compressed run lengths")
     return rle
+
+
+def _count_pixels(counts: bytes) -> int:
+    """Pixels of a mask, 0 where its run lengths are none.
+
+    pycocotools leaves memory as it was where run lengths end too early. Their format is
+    its own (maskApi.c, rleFrString): five bits a character, from the third run on the
+    difference to the last but one.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return sum(runs) if not shift and min(runs, default=0) >= 0 else 0

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 from etils import epath
 
-from data.archives import Archive, ZipSource, open_archives, some
+from data.archives import Archive, Source, open_archives, some
 from data.builder import RecordBuilder
-from data.photographs import check_photograph
+from data.photographs import check_photograph, turn_upright
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
 
@@ -89,7 +89,7 @@ class FileFinder:
     the last part of the name has to be one file's alone.
     """
 
-    def __init__(self, source: ZipSource):
+    def __init__(self, source: Source):
         self.source = source
         self._by_last_part: dict[str, str | None] = {}
         for name in source.names():
@@ -130,6 +130,7 @@ class CocoReader(abc.ABC):
       name: of the JSON, for messages.
       images: everything the JSON names, in its order.
       photographs: where the photographs are.
+      note: reports what doesn't stop the build, as RecordBuilder.note does.
     """
 
     format: ClassVar[str]
@@ -142,11 +143,13 @@ class CocoReader(abc.ABC):
         *,
         classes: Sequence[ClassInfo],
         note: Callable[..., None],
+        turns_upright: bool = False,
     ):
         """ValueError where the table isn't of the format, or has other classes."""
         self.name = table.name
         self.photographs = photographs
         self.note = note
+        self._turns_upright = turns_upright
         labels = {c.id: label for label, c in enumerate(classes)}
         _check_categories(table, classes)
         try:
@@ -157,7 +160,9 @@ class CocoReader(abc.ABC):
                 f"its categories; {table.source}"
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _not_of_the_format(table.name, self.format, table, error) from error
+            raise _not_of_the_format(
+                table.name, self.format, table.source, error
+            ) from error
 
     @abc.abstractmethod
     def _read_images(
@@ -181,6 +186,8 @@ class CocoReader(abc.ABC):
     def read_photograph(self, image: AnnotatedImage) -> bytes:
         """Bytes of the photograph; ValueError where it isn't as annotated."""
         encoded = self.photographs.read(image.file_name)
+        if self._turns_upright:
+            encoded = turn_upright(encoded, size=image.size)
         check_photograph(encoded, size=image.size, file=image.file_name)
         return encoded
 
@@ -253,7 +260,7 @@ class PublishedCocoBuilder(CocoBuilder):
 
     @abc.abstractmethod
     def open_reader(
-        self, folder: str, photographs: FileFinder, annotations: ZipSource
+        self, folder: str, photographs: FileFinder, annotations: Source
     ) -> CocoReader:
         """The reader of train2017 or val2017."""
 
@@ -325,6 +332,15 @@ def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedIm
     )
 
 
+def image_row(image_id: Any, table: CocoTable) -> Mapping[str, Any]:
+    """Row of an annotation's image; ValueError where there is none."""
+    if image_id not in table.images:
+        raise ValueError(
+            f"an annotation is of image_id {image_id!r}, which no image has"
+        )
+    return table.images[image_id]
+
+
 def label_of(category_id: int, labels: Mapping[int, int]) -> int:
     """Class index of a category; fails in a way that CocoReader reports."""
     if category_id not in labels:
@@ -347,7 +363,7 @@ def _check_categories(table: CocoTable, classes: Sequence[ClassInfo]) -> None:
 
 
 def _not_of_the_format(
-    name: str, format: str, source: CocoTable | str, error: Exception
+    name: str, format: str, source: str, error: Exception
 ) -> ValueError:
-    source = source if isinstance(source, str) else source.source
-    return ValueError(f"{name} is not {format} ({error!r}); {source}")
+    what = error if isinstance(error, ValueError) else repr(error)
+    return ValueError(f"{name} is not {format} ({what}); {source}")

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import coco_json
-from data.archives import ZipSource
+from data import coco_json, label_maps
+from data.archives import Source
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
-from data.photographs import open_picture
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 
@@ -50,8 +49,8 @@ class PanopticReader(coco_json.CocoReader):
         self._pngs.check_all_there(names, annotated_in=self.name)
 
     def make_record(self, image: AnnotatedImage) -> Record | None:
-        segment_map, seen = self._read_segments(image)
         photograph = self.read_photograph(image)
+        segment_map, seen = self._read_segments(image)
         if not seen.any():
             self.note("images without a segment's pixel, left out", image.image_id)
             return None
@@ -70,6 +69,8 @@ class PanopticReader(coco_json.CocoReader):
     ) -> list[AnnotatedImage]:
         images = []
         for annotation in table.annotations:
+            if not isinstance(annotation, dict) or "segments_info" not in annotation:
+                raise ValueError("an annotation lacks segments_info")
             segments = annotation["segments_info"]
             ids = np.array([segment.id for segment in segments], np.int64)
             if ids.size and not 0 < ids.min() <= ids.max() < 1 << 24:
@@ -79,7 +80,7 @@ class PanopticReader(coco_json.CocoReader):
             ]
             images.append(
                 coco_json.annotated_image(
-                    table.images[annotation["image_id"]],
+                    coco_json.image_row(annotation["image_id"], table),
                     values,
                     _Masks(annotation["file_name"], ids),
                 )
@@ -89,18 +90,9 @@ class PanopticReader(coco_json.CocoReader):
     def _read_segments(self, image: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
         """(id map, which segments of the JSON have a pixel in it)."""
         file_name, segment_ids = image.masks
-        encoded = self._pngs.read(file_name)
-        picture = open_picture(encoded, size=image.size, file=file_name)
-        try:
-            red, green, blue = (
-                np.asarray(channel, np.uint32)
-                for channel in picture.convert("RGB").split()
-            )
-        except (OSError, SyntaxError) as error:
-            pngs = self._pngs.source
-            raise ValueError(
-                f"{file_name} in {pngs.name} can't be decoded ({error}); {pngs.source}"
-            ) from error
+        colors = label_maps.read_rgb(self._pngs.read(file_name), file=file_name)
+        label_maps.check_size(colors.shape[:2], image.size, file_name)
+        red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
         ids = red | green << 8 | blue << 16
 
         self._segment_numbers[segment_ids] = np.arange(1, len(segment_ids) + 1)
@@ -136,7 +128,7 @@ class CocoPanoptic(coco_json.PublishedCocoBuilder):
     )
 
     def open_reader(
-        self, folder: str, photographs: FileFinder, annotations: ZipSource
+        self, folder: str, photographs: FileFinder, annotations: Source
     ) -> PanopticReader:
         file = f"annotations/panoptic_{folder}"
         table = read_table(

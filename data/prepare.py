@@ -1,19 +1,23 @@
-"""Turns a published dataset's archives into a prepared one.
+"""Turns a published dataset's archives, or a user's own files, into a prepared one.
 
 python data/prepare.py coco_panoptic --archives=~/archives --data_dir=~/eomt_data
+python data/prepare.py mask_folder --name=mine --images=photos --masks=masks \
+    --classes=classes.txt --data_dir=~/eomt_data
 
-The archives are read as downloaded and never unpacked. They are checked before
-anything is written, and the dataset appears under its name only when it is whole.
+Archives are read as downloaded and never unpacked. They are checked before anything is
+written, and the dataset appears under its name only when it is whole.
 """
 
 import contextlib
+import inspect
 import os
 import pathlib
+import re
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import app, flags, logging
@@ -22,7 +26,16 @@ from etils import epath
 # As a script this file lies in the path, not the folder above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from data import coco_instance, coco_panoptic, shapes
+from data import (
+    ade20k_panoptic,
+    ade20k_semantic,
+    cityscapes_semantic,
+    coco_format,
+    coco_instance,
+    coco_panoptic,
+    mask_folder,
+    shapes,
+)
 from data.archives import some
 from data.builder import RecordBuilder
 from eomt_jax.pipeline import records
@@ -35,37 +48,41 @@ def prepare(
     name: str,
     data_dir: epath.PathLike,
     *,
-    archives: epath.PathLike | None = None,
+    builder: str = "",
     overwrite: bool = False,
+    **options: Any,
 ) -> DatasetInfo:
     """Builds dataset `name` in `data_dir`, unless it is there.
 
     Args:
-      name: one of DATASETS.
+      name: one of DATASETS; with a `builder`, any other name.
       data_dir: root of prepared datasets; a local folder or a bucket.
-      archives: folder of the published archives; of no use to drawn datasets.
+      builder: one of FORMATS, for a dataset of one's own.
       overwrite: replaces a finished build.
+      **options: of the dataset or format: archives="DIR" for a published one, else see
+        the builder's class.
 
     Raises:
-      ValueError: unknown name, or archives missing, damaged or inconsistent.
+      ValueError: unknown name or option, a missing one, or files that are missing,
+        damaged or inconsistent.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    builder_class = _builder_class(name, builder)
+    check_options(builder or name, builder_class, options)
     data_dir = epath.Path(data_dir).expanduser()
     clean_unfinished(data_dir)
-    builder_class = DATASETS[name]
     version = str(builder_class.VERSION)
     target = data_dir / name / version
     is_finished = target in records.prepared_versions(data_dir, name)
     if is_finished and not overwrite:
-        logging.info("%s is prepared already: %s", name, target)
+        logging.warning(
+            "%s is what was prepared before; overwrite replaces it: %s", name, target
+        )
         return records.read_info(data_dir, name)
 
-    options: dict[str, Any] = {} if archives is None else {"archives": archives}
     with _staging_folder(data_dir) as staging:
-        builder = builder_class(data_dir=os.fspath(staging), **options)
-        builder.download_and_prepare(file_format="array_record")
-        for what, names in builder.notes.items():
+        dataset = builder_class(name=name, data_dir=os.fspath(staging), **options)
+        dataset.download_and_prepare(file_format="array_record")
+        for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
         if is_finished:
             target.rmtree()
@@ -84,6 +101,24 @@ def ensure(name: str, data_dir: epath.PathLike) -> None:
         records.read_info(data_dir, name)
     else:
         prepare(name, data_dir)
+
+
+def check_options(
+    name: str, builder_class: type[RecordBuilder], options: Mapping[str, Any]
+) -> None:
+    """ValueError where a dataset doesn't know an option, or lacks one that it needs."""
+    known = _options(builder_class)
+    unknown = [f"--{option}" for option in options if option not in known]
+    if unknown:
+        has = ", ".join(f"--{option}" for option in known) or "none"
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {has}")
+    needed = [
+        f"--{option}"
+        for option, is_needed in known.items()
+        if is_needed and option not in options
+    ]
+    if needed:
+        raise ValueError(f"{name} needs {', '.join(needed)}; see data/README.md")
 
 
 def clean_unfinished(data_dir: epath.Path) -> None:
@@ -158,35 +193,100 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def _builder_class(name: str, builder: str) -> type[RecordBuilder]:
+    if not builder:
+        if name in FORMATS:
+            raise ValueError(f"{name} is a format: name your dataset with --name=NAME")
+        if name not in DATASETS:
+            known = ", ".join([*DATASETS, *FORMATS])
+            raise ValueError(f"unknown dataset {name!r}; known: {known}")
+        return DATASETS[name]
+    if builder not in FORMATS:
+        raise ValueError(f"unknown format {builder!r}; known: {', '.join(FORMATS)}")
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        raise ValueError(
+            f"--name={name} is no name: take letters, digits and _, a letter first"
+        )
+    if name in DATASETS or name in FORMATS:
+        raise ValueError(f"--name={name} is taken; choose another name")
+    return FORMATS[builder]
+
+
+def _options(builder_class: type[RecordBuilder]) -> dict[str, bool]:
+    """Options that a builder has beyond those of all, and whether it needs each."""
+    parameters = inspect.signature(builder_class.__init__).parameters
+    common = inspect.signature(RecordBuilder.__init__).parameters
+    return {
+        name: parameter.default is parameter.empty
+        for name, parameter in parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in common
+    }
+
+
 DATASETS: dict[str, type[RecordBuilder]] = {
+    "ade20k_panoptic": ade20k_panoptic.Ade20kPanoptic,
+    "ade20k_semantic": ade20k_semantic.Ade20kSemantic,
+    "cityscapes_semantic": cityscapes_semantic.CityscapesSemantic,
     "coco_instance": coco_instance.CocoInstance,
     "coco_panoptic": coco_panoptic.CocoPanoptic,
     "shapes": shapes.Shapes,
+}
+FORMATS: dict[str, type[RecordBuilder]] = {
+    "coco_format": coco_format.CocoFormat,
+    "mask_folder": mask_folder.MaskFolder,
+}
+_SPLIT = "One PATH, or train=PATH,validation=PATH."
+_TEXTS = {
+    "archives": "Folder of a published dataset's archives.",
+    "images": f"Folder or archive of photographs. {_SPLIT}",
+    "annotations": f"coco_format: a JSON. {_SPLIT}",
+    "segments": f"coco_format: folder or archive of panoptic PNGs. {_SPLIT}",
+    "masks": f"mask_folder: folder or archive of PNGs with classes. {_SPLIT}",
+    "classes": "mask_folder: a text of one name a line, or JSON of id, name, color.",
+    "ignore_label": "mask_folder: value of pixels that belong to no class.",
+    "remap": "mask_folder: values to take for others, as in 3=1,4=1,7=ignore.",
 }
 
 
 def define_flags() -> None:
     """Defines this script's flags; not on import, for train.py has its own."""
-    flags.DEFINE_string("archives", None, "Folder of the archives, as published.")
     flags.DEFINE_string("data_dir", "~/eomt_data", "Root of prepared datasets.")
     flags.DEFINE_bool("overwrite", False, "Replace a finished build.")
+    flags.DEFINE_string("name", "", "Of the dataset to be made of your own files.")
+    flags.DEFINE_float("validation", 0.1, "Share that a random split sets aside.")
+    flags.DEFINE_integer("split_seed", 0, "Seed of the random split.")
+    for name, text in _TEXTS.items():
+        flags.DEFINE_string(name, None, text)
 
 
 def main(argv: list[str]) -> None:
+    known = ", ".join([*DATASETS, *FORMATS])
     if len(argv) != 2:
-        raise app.UsageError(f"name one dataset of {', '.join(DATASETS)}")
+        raise app.UsageError(f"name one of {known}")
     logging.set_verbosity(logging.WARNING)
+    values = flags.FLAGS
+    options = {
+        name: values[name].value
+        for name in (*_TEXTS, "validation", "split_seed")
+        if values[name].present
+    }
+    name, builder = argv[1], ""
+    if name in FORMATS and values.name:
+        name, builder = values.name, name
     try:
+        if values.name and not builder:
+            raise ValueError(f"--name is for one of {', '.join(FORMATS)}, not {name}")
         info = prepare(
-            argv[1],
-            flags.FLAGS.data_dir,
-            archives=flags.FLAGS.archives,
-            overwrite=flags.FLAGS.overwrite,
+            name,
+            values.data_dir,
+            builder=builder,
+            overwrite=values.overwrite,
+            **options,
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
     counts = ", ".join(f"{n} {split}" for split, n in info.num_examples.items())
-    print(f"{info.name} is ready in {flags.FLAGS.data_dir}: {counts}")
+    print(f"{info.name} is ready in {values.data_dir}: {counts}")
 
 
 if __name__ == "__main__":

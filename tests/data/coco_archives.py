@@ -1,4 +1,4 @@
-"""Miniature COCO panoptic archives in the official names and layout.
+"""Miniature COCO archives in the official names and layout.
 
     write_archives(folder)                                  # three and two pictures
     write_archives(folder, train=draw_pictures(8, size=(64, 96)))
@@ -21,6 +21,8 @@ from eomt_jax import dataset_info
 
 TRAIN, VAL = "train2017.zip", "val2017.zip"
 ANNOTATIONS = "panoptic_annotations_trainval2017.zip"
+INSTANCES = "annotations_trainval2017.zip"
+SPLITS = {"train": "train2017", "validation": "val2017"}
 
 
 @dataclasses.dataclass
@@ -63,7 +65,7 @@ def write_archives(
     edit_json: Callable[[dict[str, Any]], None] | None = None,
     inner_compression: int = zipfile.ZIP_STORED,
 ) -> dict[str, Sequence[Picture]]:
-    """Writes the three archives into `folder`.
+    """Writes the photographs' and the panoptic archives into `folder`.
 
     Args:
       folder: is made where it doesn't exist.
@@ -81,15 +83,15 @@ def write_archives(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / ANNOTATIONS, "w") as annotations:
-        for split, name in (("train", "train2017"), ("validation", "val2017")):
-            files = {f"{name}/{p.stem}.jpg": _jpeg(p.image) for p in pictures[split]}
+        for split, name in SPLITS.items():
+            files = {f"{name}/{p.stem}.jpg": jpeg(p.image) for p in pictures[split]}
             (folder / f"{name}.zip").write_bytes(zip_bytes(files))
-            table = _json(pictures[split])
+            table = panoptic_json(pictures[split])
             if edit_json:
                 edit_json(table)
             annotations.writestr(f"annotations/panoptic_{name}.json", json.dumps(table))
             maps = {
-                f"panoptic_{name}/{p.stem}.png": _segments_png(p.id_map)
+                f"panoptic_{name}/{p.stem}.png": segments_png(p.id_map)
                 for p in pictures[split]
             }
             annotations.writestr(
@@ -152,16 +154,7 @@ def _draw_picture(
     return Picture(image_id, image, id_map, segments)
 
 
-def _json(pictures: Sequence[Picture]) -> dict[str, Any]:
-    images = [
-        {
-            "id": p.image_id,
-            "file_name": f"{p.stem}.jpg",
-            "height": p.image.shape[0],
-            "width": p.image.shape[1],
-        }
-        for p in reversed(pictures)  # the official files have two orders as well
-    ]
+def panoptic_json(pictures: Sequence[Picture]) -> dict[str, Any]:
     annotations = [
         {
             "image_id": p.image_id,
@@ -174,16 +167,98 @@ def _json(pictures: Sequence[Picture]) -> dict[str, Any]:
         {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
         for c in dataset_info.load_classes("coco_panoptic")
     ]
-    return {"images": images, "annotations": annotations, "categories": categories}
+    return {
+        "images": _image_rows(pictures),
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
-def _jpeg(image: np.ndarray) -> bytes:
+def instances_json(pictures: Sequence[Picture]) -> dict[str, Any]:
+    """The pictures' things; masks in all forms, each overlapping the next one.
+
+    Every first thing of a picture is two polygons, the second one run lengths, the
+    third one, a crowd, run lengths as well.
+    """
+    classes = {c.id: c for c in dataset_info.load_classes("coco_instance")}
+    annotations = []
+    for picture in pictures:
+        things = [s for s in picture.segments if s["category_id"] in classes]
+        for number, thing in enumerate(things):
+            left, top, width, height = thing["bbox"]
+            right = min(left + width + 9, picture.id_map.shape[1])
+            mask = np.zeros(picture.id_map.shape, np.uint8, order="F")
+            mask[top : top + height, left:right] = 1
+            bottom, middle = top + height, (left + right) // 2
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": picture.image_id,
+                    "category_id": thing["category_id"],
+                    "iscrowd": thing["iscrowd"],
+                    "bbox": [left, top, right - left, height],
+                    "area": float(mask.sum())
+                    - 0.25,  # published areas are the polygons'
+                    "segmentation": _run_lengths(mask)
+                    if number
+                    else [
+                        [left, top, middle, top, middle, bottom, left, bottom],
+                        [middle, top, right, top, right, bottom, middle, bottom],
+                    ],
+                }
+            )
+    categories = [{"id": c.id, "name": c.name} for c in classes.values()]
+    return {
+        "images": _image_rows(pictures),
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+def write_instances(
+    folder: pathlib.Path,
+    pictures: Mapping[str, Sequence[Picture]],
+    *,
+    edit_json: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Writes annotations_trainval2017.zip beside what `write_archives` wrote."""
+    files = {}
+    for split, name in SPLITS.items():
+        table = instances_json(pictures[split])
+        if edit_json:
+            edit_json(table)
+        files[f"annotations/instances_{name}.json"] = json.dumps(table).encode()
+    (folder / INSTANCES).write_bytes(zip_bytes(files))
+
+
+def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's uncompressed form: column by column, the first run is of zeros."""
+    flat = mask.ravel(order="F")
+    ends = np.append(np.flatnonzero(np.diff(flat)) + 1, flat.size)
+    runs = np.diff(ends, prepend=0).tolist()
+    counts = [0, *runs] if flat[0] else runs
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def _image_rows(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": p.image_id,
+            "file_name": f"{p.stem}.jpg",
+            "height": p.image.shape[0],
+            "width": p.image.shape[1],
+        }
+        for p in reversed(pictures)  # the official files have two orders as well
+    ]
+
+
+def jpeg(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format="JPEG", quality=90)
     return stream.getvalue()
 
 
-def _segments_png(id_map: np.ndarray) -> bytes:
+def segments_png(id_map: np.ndarray) -> bytes:
     rgb = np.stack([id_map >> shift & 255 for shift in (0, 8, 16)], axis=-1)
     stream = io.BytesIO()
     Image.fromarray(rgb.astype(np.uint8)).save(stream, format="PNG")

@@ -229,7 +229,7 @@ def test_png_cut_short_is_named(folders):
         files[name] = files[name][:-60]
 
     edit_inner(archives, change)
-    with pytest.raises(ValueError, match=f"{stem}.png in .* can't be decoded"):
+    with pytest.raises(ValueError, match=f"{stem}.png can't be decoded"):
         build(folders)
     assert_nothing_left(data_dir)
 

@@ -1,0 +1,61 @@
+"""Class tables that users bring, checked, with a colour for every class."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.archives import some
+from eomt_jax.types import ClassInfo
+
+
+def make_class_table(
+    rows: Sequence[Mapping[str, Any]], *, file: str
+) -> tuple[ClassInfo, ...]:
+    """Classes from rows like COCO's categories, in their order.
+
+    Args:
+      rows: each with an "id" and a "name"; "isthing" (or "is_thing") where it isn't 1,
+        "color" (RGB, 0 to 255) where it should be a certain one.
+      file: where they come from, for messages.
+
+    Raises:
+      ValueError: no rows, one that isn't as above, or an id or name that comes twice.
+    """
+    if not rows:
+        raise ValueError(f"{file} has no classes")
+    classes = [_make_class(row, i, file) for i, row in enumerate(rows)]
+    for field in ("id", "name"):
+        values = [str(getattr(c, field)) for c in classes]
+        twice = {value for value in values if values.count(value) > 1}
+        if twice:
+            raise ValueError(f"{file} has two classes with the {field} {some(twice)}")
+    return tuple(classes)
+
+
+def distinct_color(number: int) -> tuple[int, int, int]:
+    """The colour of class `number`: unlike its neighbours', the same every time."""
+    # Steps of the golden ratio never come back near an earlier hue.
+    hue = (0.03 + 0.61803 * number) % 1
+    saturation = (0.85, 0.6, 0.95)[number % 3]
+    value = (0.9, 0.75, 0.6)[number // 3 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _make_class(row: Any, number: int, file: str) -> ClassInfo:
+    try:
+        class_id, name = row["id"], row["name"]
+        is_thing = row.get("isthing", row.get("is_thing", True))
+        color = tuple(row.get("color") or distinct_color(number))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}: class {number + 1} lacks an id or a name: {row!r}"
+        ) from error
+    if not isinstance(class_id, int) or not isinstance(name, str) or not name.strip():
+        raise ValueError(
+            f"{file}: a class has a whole number as id and a text as name, not {row!r}"
+        )
+    is_rgb = len(color) == 3 and all(isinstance(c, int) for c in color)
+    if not is_rgb or not 0 <= min(color) <= max(color) <= 255:
+        raise ValueError(f"{file}: a color is [R, G, B] of 0 to 255, not {row!r}")
+    return ClassInfo(class_id, name.strip(), bool(is_thing), color)
