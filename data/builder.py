@@ -75,6 +75,9 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     ) -> Mapping[str, Sequence[Callable[[], Iterator[tuple[str, Any]]]]]:
         del dl_manager
         plan = self.plan()
+        for split, items in plan.items():
+            if not items:
+                raise ValueError(f"{self.name}: there is no image for {split}")
         summary = _Summary()
         self._summary = summary
         problems: list[str] = []
@@ -95,8 +98,9 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             if progress.n == progress.total:
                 progress.close()
                 _raise_problems(problems)
-            elif split not in summary.num_examples:  # TFDS fails at once
-                _raise_problems(problems)
+            if split not in summary.num_examples and items[-1] is plan[split][-1]:
+                # TFDS would stop here, with less to say.
+                _raise_problems(problems or self._why_empty(split))
 
         return {
             split: [
@@ -121,6 +125,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             return None
         return record
 
+    def _why_empty(self, split: str) -> list[str]:
+        found = [f"{len(names)} {what}" for what, names in self.notes.items()]
+        return [f"{self.name}: no image is left for {split}", *found]
+
     def _log_download_bytes(self) -> None:
         """Silent: TFDS would announce a download."""
 
@@ -132,6 +140,11 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             super()._download_and_prepare(dl_manager, download_config)
         # TFDS writes the metadata right after this, into the same unfinished folder.
         info = self._summary.dataset_info(self.name, self.classes, self.task)
+        unseen = [
+            c for i, c in enumerate(self.classes) if i not in self._summary.labels
+        ]
+        if unseen:
+            self.note("classes that no image shows", *(c.name for c in unseen))
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
 
@@ -154,6 +167,7 @@ class _Summary:
     """Sizes over the records written so far."""
 
     num_examples: dict[str, int] = dataclasses.field(default_factory=dict)
+    labels: set[int] = dataclasses.field(default_factory=set)
     height: int = 0
     width: int = 0
     max_segments: int = 0
@@ -161,6 +175,7 @@ class _Summary:
 
     def add(self, split: str, record: records.Record) -> None:
         self.num_examples[split] = self.num_examples.get(split, 0) + 1
+        self.labels.update(record.labels.tolist())
         self.height = max(self.height, record.height)
         self.width = max(self.width, record.width)
         self.max_segments = max(self.max_segments, len(record.labels))

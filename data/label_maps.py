@@ -40,25 +40,28 @@ class LabelMapBuilder(RecordBuilder):
     """A builder of semantic records: a segment for each class that an image shows.
 
     A subclass sets `codes` (see `class_codes`) before the first record, and defines
-    `plan`, whose items are `Item`s or more. Photographs with a label map of one value
-    alone are left out, as the method's authors do.
+    `plan`, whose items are `Item`s.
+
+    Attributes:
+      leaves_out_uniform: whether photographs with a label map of one value alone are
+        left out, as the method's authors do.
     """
 
     task: Task = "semantic"
+    leaves_out_uniform = True
     codes: UInt16[np.ndarray, " V"]
 
     def make_record(self, item: Item) -> Record | None:
-        photograph, size = self.read_photograph(item)
-        values = read_label_map(
-            item.label_maps.read(item.label_map), file=item.label_map
-        )
+        encoded = item.label_maps.read(item.label_map)
+        values = read_label_map(encoded, file=item.label_map)
+        photograph, size = self.read_photograph(item, values.shape)
         values = self.fit(values, size, item.label_map)
-        if values.min() == values.max():
-            self.note("images with one value all over the label map", item.image_id)
+        if self.leaves_out_uniform and values.min() == values.max():
+            self.note("images with one value all over, left out", item.image_id)
             return None
         segment_map, labels = self.find_segments(item, values)
         if not len(labels):
-            self.note("images without a labelled pixel", item.image_id)
+            self.note("images without a labelled pixel, left out", item.image_id)
             return None
         return Record(
             image_bytes=photograph,
@@ -70,16 +73,31 @@ class LabelMapBuilder(RecordBuilder):
             width=size[1],
         )
 
-    def read_photograph(self, item: Item) -> tuple[bytes, tuple[int, int]]:
-        """A photograph's file and (height, width); ValueError where it is damaged."""
+    def read_photograph(
+        self, item: Item, size: tuple[int, int]
+    ) -> tuple[bytes, tuple[int, int]]:
+        """A photograph's file and its (height, width).
+
+        Args:
+          item: whose photograph.
+          size: (height, width) of its label map.
+
+        Raises:
+          ValueError: the file is damaged.
+        """
+        del size
         encoded = item.photographs.read(item.photograph)
         return encoded, check_photograph(encoded, file=item.photograph)
 
     def fit(
-        self, values: Integer[np.ndarray, "H W"], size: tuple[int, int], file: str
-    ) -> Integer[np.ndarray, "h w"]:
-        """The label map in the photograph's size (height, width)."""
-        check_size(values.shape, size, file)
+        self, values: UInt16[np.ndarray, "H W"], size: tuple[int, int], file: str
+    ) -> UInt16[np.ndarray, "h w"]:
+        """The label map in the photograph's size; ValueError where it has another."""
+        if values.shape != size:
+            raise ValueError(
+                f"{file} has {values.shape[0]} x {values.shape[1]} pixels, but its "
+                f"photograph has {size[0]} x {size[1]}"
+            )
         return values
 
     def find_segments(
@@ -95,14 +113,14 @@ def class_codes(
     classes: Sequence[ClassInfo],
     *,
     void: Iterable[int],
-    remap: Mapping[int, int] | None = None,
+    remap: Mapping[int, int | None] | None = None,
 ) -> UInt16[np.ndarray, " V"]:
     """What each value of a label map stands for.
 
     Args:
       classes: `id` is the value of a class.
       void: values that stand for none.
-      remap: values that stand for what another one stands for.
+      remap: values that stand for the class of another one; None for no class.
 
     Returns:
       By value: label + 1, 0 for none, and a number of its own for unknown values.
@@ -111,8 +129,9 @@ def class_codes(
     codes[list(void)] = 0
     for label, row in enumerate(classes):
         codes[row.id] = label + 1
-    remap = remap or {}
-    codes[list(remap)] = codes[list(remap.values())]
+    by_class = codes.copy()
+    for value, target in (remap or {}).items():
+        codes[value] = 0 if target is None else by_class[target]
     return codes
 
 
@@ -188,15 +207,6 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for new, old in zip(size, array.shape[:2], strict=True)
     )
     return array[rows[:, None], columns]
-
-
-def check_size(found: Sequence[int], wanted: Sequence[int], file: str) -> None:
-    """ValueError unless a label map is as large as its photograph."""
-    if tuple(found) != tuple(wanted):
-        raise ValueError(
-            f"{file} has {found[0]} x {found[1]} pixels, but its photograph has "
-            f"{wanted[0]} x {wanted[1]}"
-        )
 
 
 def files_by_stem(source: Source, folder: str, ending: str) -> dict[str, str]:

@@ -6,8 +6,9 @@ import zipfile
 
 import pytest
 
-from data.archives import ZipSource, some
+from data.archives import TarSource, ZipSource, open_source, some
 from tests.data.coco_archives import zip_bytes
+from tests.data.map_archives import tar_bytes, write_files, write_zip
 
 MIB = 1 << 20
 
@@ -55,6 +56,82 @@ def test_zip_source_cut_inside_a_nested_archive_is_refused():
     cut = whole[: whole.index(nested) + len(nested)]
     with pytest.raises(ValueError, match="truncated .* begins at byte"):
         ZipSource(io.BytesIO(cut), "some.zip", "from there")
+
+
+FILES = {"b/2.bin": b"two", "a.txt": b"", "b/1.bin": bytes(3000), "c/d/e": b"e"}
+HIDDEN = {".DS_Store": b"x", "b/._1.bin": b"x", "__MACOSX/b/1.bin": b"x"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_open_source_reads_the_same_files_from_every_kind(tmp_path, kind):
+    path = tmp_path / f"files.{kind}"
+    if kind == "folder":
+        write_files(path, FILES | HIDDEN)
+    elif kind == "zip":
+        write_zip(path, FILES | HIDDEN)
+    else:
+        path.write_bytes(tar_bytes(FILES | HIDDEN))
+
+    with open_source(path) as source:
+        assert sorted(source.names()) == sorted(FILES)
+        assert sorted(source.names("b/")) == ["1.bin", "2.bin"]
+        assert {name: source.read(name) for name in source.names()} == FILES
+        assert "b/1.bin" in source
+        assert "b" not in source
+        assert ".DS_Store" not in source
+        orders = [source.order(name) for name in source.names()]
+        assert orders == sorted(set(orders))
+
+
+def test_open_source_of_a_folder_is_in_the_order_of_names(tmp_path):
+    with open_source(write_files(tmp_path, FILES)) as source:
+        assert source.names() == sorted(FILES)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_inner_archive_lies_in_every_kind(tmp_path, kind):
+    files = {"in/side.zip": zip_bytes({"x": b"deep"})}
+    path = tmp_path / f"files.{kind}"
+    if kind == "folder":
+        write_files(path, files)
+    else:
+        path.write_bytes(zip_bytes(files) if kind == "zip" else tar_bytes(files))
+
+    with open_source(path) as source, source.inner("in/side.zip") as inner:
+        assert inner.read("x") == b"deep"
+        assert inner.name.endswith(f"files.{kind}/in/side.zip")
+
+
+def test_open_source_says_what_it_wants(tmp_path):
+    write_files(tmp_path, {"photos.rar": b"x", "empty/.hidden": b"x"})
+    with pytest.raises(ValueError, match=r"photos\.jpg is neither a folder nor a file"):
+        open_source(tmp_path / "photos.jpg")
+    with pytest.raises(ValueError, match=r"photos\.rar is neither .* \.zip, \.tar"):
+        open_source(tmp_path / "photos.rar")
+    with pytest.raises(ValueError, match="empty holds no file"):
+        open_source(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("length", [100, 512 * 4, 512 * 5, 512 * 9 + 100])
+def test_tar_cut_anywhere_is_refused_and_closed(length):
+    whole = tar_bytes(FILES)
+    assert length < len(whole.rstrip(b"\0"))
+    stream = io.BytesIO(whole[:length])
+    with pytest.raises(ValueError, match=f"some.tar is truncated or .*{length:,} byte"):
+        TarSource(stream, "some.tar", "from there")
+    assert stream.closed
+
+
+def test_tar_cut_between_two_members_is_refused():
+    whole = tar_bytes({"1": b"one", "2": b"two"})
+    assert whole[1024:1029] == b"./2\0\0"
+    with pytest.raises(ValueError, match="no end is marked at byte 1,024"):
+        TarSource(io.BytesIO(whole[:1024]), "some.tar", "from there")
+
+
+def test_tar_source_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="some.tar is truncated or no tar archive"):
+        TarSource(io.BytesIO(b"<html>" * 200), "some.tar", "from there")
 
 
 def test_some_spells_out_five():
