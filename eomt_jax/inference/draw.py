@@ -6,6 +6,7 @@ Legend: H W pixels, n segments in one picture.
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -17,6 +18,8 @@ from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.types import ClassInfo, DatasetInfo
 
 _OPACITY = 0.6
+_MIN_REGION = 1 / 60
+"""Of the picture; smaller further regions of stuff go without a name."""
 
 
 def draw_segmentation(
@@ -29,7 +32,7 @@ def draw_segmentation(
     """A photograph under its segments.
 
     Stuff has its class's colour, things a shade of their own each; names stand where a
-    segment is widest. What belongs to no segment is hatched in grey. Of segments that
+    segment is widest, those of stuff on each large region. What belongs to no segment is hatched in grey. Of segments that
     may overlap small ones lie over large ones, with their scores, and the photograph
     stays as it is around them.
 
@@ -61,8 +64,9 @@ def draw_segmentation(
         canvas = _outline(canvas, hidden, opacity=0.35)
     canvas = _outline(canvas, _edges(index))
     picture = Image.fromarray(_to_uint8(canvas)).reduce(2)
+    regions, owners = _regions(index[::2, ::2], rows)
     names = _segment_names(segmentation, rows)
-    write_names(picture, index[::2, ::2], names, colors)
+    write_names(picture, regions, [names[i] for i in owners], colors[owners])
     return np.asarray(picture)
 
 
@@ -129,6 +133,26 @@ def _edges(index: np.ndarray) -> Bool[np.ndarray, "H W"]:
     edges[:-1] |= index[1:] != index[:-1]
     edges[:, :-1] |= index[:, 1:] != index[:, :-1]
     return edges
+
+
+def _regions(
+    index: Integer[np.ndarray, "H W"], rows: Sequence[ClassInfo]
+) -> tuple[Integer[np.ndarray, "H W"], list[int]]:
+    """What gets a name of its own: things, and every large region of stuff.
+
+    Returns:
+      The region of each pixel, -1 for none, and the segment of each region.
+    """
+    regions, owners = index.copy(), list(range(len(rows)))
+    for segment in np.flatnonzero([not row.is_thing for row in rows]).tolist():
+        labeled: Any = ndimage.label(index == segment)
+        parts, _ = labeled
+        areas = np.bincount(parts.ravel())[1:]
+        for part in np.argsort(-areas, kind="stable")[1:]:
+            if areas[part] >= _MIN_REGION * index.size:
+                regions[parts == part + 1] = len(owners)
+                owners.append(segment)
+    return regions, owners
 
 
 def _segment_names(segmentation: Segmentation, rows: Sequence[ClassInfo]) -> list[str]:

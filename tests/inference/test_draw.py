@@ -71,6 +71,27 @@ def test_draw_segmentation_writes_names_of_large_segments(
     assert written == ["cat", "cat", "grass", "sky"]
 
 
+def test_draw_segmentation_names_every_large_region_of_stuff(image, monkeypatch):
+    written = []
+
+    def spy(picture, index, names, colors):
+        shown = np.unique(index[index >= 0])
+        written.extend(
+            (names[i], index[20, 4] == i, index[20, 300] == i) for i in shown
+        )
+
+    id_map = np.zeros((24, 32), int)
+    id_map[:, :9], id_map[:, 20:], id_map[23, 14] = 1, 1, 1
+    both = Segmentation(labels=np.array([2]), id_map=id_map)
+    monkeypatch.setattr(draw, "write_names", spy)
+    draw.draw_segmentation(image, both, INFO, long_side=320)
+    assert sorted(written) == [("sky", False, True), ("sky", True, False)]
+    written.clear()
+    cat = Segmentation(labels=np.array([0]), id_map=id_map)
+    draw.draw_segmentation(image, cat, INFO, long_side=320)
+    assert written == [("cat", True, True)]
+
+
 def test_draw_segmentation_nothing_found(image):
     nothing = Segmentation(
         labels=np.zeros(5, int), id_map=np.zeros(image.shape[:2], int)
