@@ -1,0 +1,420 @@
+"""A user's photographs and masks: what is read, and what is refused."""
+
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import mask_folder, prepare
+from eomt_jax.pipeline import records
+from tests.data import map_archives
+from tests.data.map_archives import (
+    encode,
+    photograph,
+    tar_bytes,
+    write_files,
+    write_zip,
+)
+
+CLASSES = "background\nroad\ncar\n"
+ORIENTATION = 0x0112
+
+
+def draw(number=4, *, folder=""):
+    """(photographs, masks) of classes 0, 1, 2 and ignored pixels, by file name."""
+    rng = np.random.default_rng(number)
+    photographs, masks = {}, {}
+    for i in range(number):
+        values = map_archives.draw_blocks(rng, range(3))
+        values[0, :4] = 0, 1, 2, 255
+        photographs[f"{folder}{i}.jpg"] = photograph(rng)
+        masks[f"{folder}{i}.png"] = encode(values)
+    return photographs, masks
+
+
+def build(tmp_path, photographs, label_maps, *, class_list=CLASSES, **options):
+    paths = {
+        "images": str(write_files(tmp_path / "photos", photographs)),
+        "masks": str(write_files(tmp_path / "masks", label_maps)),
+        "classes": str(tmp_path / "classes.txt"),
+    }
+    (tmp_path / "classes.txt").write_text(class_list, encoding="utf-8")
+    return prepare.prepare(
+        "mine", tmp_path / "out", builder="mask_folder", **{**paths, **options}
+    )
+
+
+def read_all(tmp_path):
+    """Records by image id."""
+    found = {}
+    for split in ("train", "validation"):
+        for record in records.open_split(tmp_path / "out", "mine", split):
+            found[record.image_id] = record
+    return found
+
+
+def label_map(record):
+    """int [H, W]: label, -1 where there is none."""
+    return np.array([-1, *record.labels])[record.segment_map]
+
+
+def assert_refused(tmp_path, message, *args, **options):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, *args, **options)
+    assert records.prepared_versions(tmp_path / "out", "mine") == []
+    assert [f for f in (tmp_path / "out").rglob("*") if f.is_file()] == []
+
+
+def test_records_equal_the_files(tmp_path):
+    photographs, masks = draw()
+    info = build(tmp_path, photographs, masks, validation=0.25)
+
+    assert info.name == "mine"
+    assert info.task == "semantic"
+    assert info.num_examples == {"train": 3, "validation": 1}
+    assert [(c.id, c.name, c.is_thing) for c in info.classes] == [
+        (0, "background", False),
+        (1, "road", False),
+        (2, "car", False),
+    ]
+    assert len({c.color for c in info.classes}) == 3
+    found = read_all(tmp_path)
+    assert sorted(found) == ["0", "1", "2", "3"]
+    for name, record in found.items():
+        assert record.image_bytes == photographs[f"{name}.jpg"]
+        values = map_archives.decode(masks[f"{name}.png"]).astype(int)
+        np.testing.assert_array_equal(
+            label_map(record), np.where(values == 255, -1, values)
+        )
+
+
+def test_split_is_drawn_by_seed(tmp_path):
+    def validation(seed):
+        build(tmp_path / f"{seed}", *draw(8), validation=0.5, split_seed=seed)
+        source = records.open_split(tmp_path / f"{seed}" / "out", "mine", "validation")
+        return {source.image_id(i) for i in range(len(source))}
+
+    assert validation(0) == validation(0)
+    assert len(validation(1)) == 4
+    assert validation(0) != validation(1)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_archives_with_a_folder_of_their_own_are_paired(tmp_path, kind):
+    photographs, _ = draw(folder="photos/day 1/")
+    _, masks = draw(folder="masks/")
+    paths = {}
+    for name, files in (("images", photographs), ("masks", masks)):
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "zip":
+            write_zip(path, files)
+        else:
+            path.write_bytes(tar_bytes(files))
+        paths[name] = str(path)
+    info = build(tmp_path, {"no.txt": b""}, {"no.txt": b""}, **paths)
+
+    assert sum(info.num_examples.values()) == 4
+    assert sorted(read_all(tmp_path)) == ["0", "1", "2", "3"]
+
+
+def test_photographs_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    photographs, masks = draw(2, folder="a/")
+    more = draw(2, folder="b/c/")
+    build(tmp_path, {**photographs, **more[0]}, {**masks, **more[1]})
+    assert sorted(read_all(tmp_path)) == ["a_0", "a_1", "b_c_0", "b_c_1"]
+
+
+@pytest.mark.parametrize("divided", ["both", "images", "masks"])
+def test_named_splits(tmp_path, divided):
+    photographs, masks = draw(3)
+    folders = {"train": ("0", "2"), "validation": ("1",)}
+
+    def place(name, files):
+        if divided not in ("both", name):
+            return str(write_files(tmp_path / name, files))
+        paths = []
+        for split, stems in folders.items():
+            part = {f: x for f, x in files.items() if f[:-4] in stems}
+            path = write_files(tmp_path / f"{name}_{split}", part)
+            paths.append(f"{split}={path}")
+        return ",".join(paths)
+
+    build(
+        tmp_path,
+        {},
+        {},
+        images=place("images", photographs),
+        masks=place("masks", masks),
+    )
+    for split, stems in folders.items():
+        source = records.open_split(tmp_path / "out", "mine", split)
+        assert [source.image_id(i) for i in range(len(source))] == list(stems)
+
+
+def test_one_photograph_in_two_splits_is_refused(tmp_path):
+    photographs, masks = draw(2)
+    first = write_files(tmp_path / "first", masks)
+    second = write_files(tmp_path / "second", {"1.png": masks["1.png"]})
+    assert_refused(
+        tmp_path,
+        "train and validation share 1: 1",
+        photographs,
+        {},
+        masks=f"train={first},validation={second}",
+    )
+
+
+def test_splits_that_differ_are_refused(tmp_path):
+    photographs, masks = draw(2)
+    write_files(tmp_path / "photos", photographs)
+    assert_refused(
+        tmp_path,
+        "--images has the splits train, --masks train, validation; give both",
+        photographs,
+        masks,
+        images=f"train={tmp_path / 'photos'}",
+        masks=f"train={tmp_path / 'masks'},validation={tmp_path / 'masks'}",
+    )
+
+
+def test_files_without_partner_are_all_listed(tmp_path):
+    photographs, masks = draw()
+    photographs["lost.jpeg"] = photographs.pop("1.jpg")
+    with pytest.raises(ValueError, match="have none in") as error:
+        build(tmp_path, photographs, masks)
+    first, second = str(error.value).splitlines()
+    assert first == (
+        f"1 files in {tmp_path / 'photos'} have none in {tmp_path / 'masks'}: lost.jpeg"
+    )
+    assert second.endswith(f"have none in {tmp_path / 'photos'}: 1.png")
+
+
+def test_class_list_as_json_has_ids_and_colors(tmp_path):
+    rows = [
+        {"id": 7, "name": "road", "color": [1, 2, 3]},
+        {"id": 1000, "name": "Straße"},
+    ]
+    photographs, _ = draw(2)
+    values = np.full((24, 32), 7, np.uint16)
+    values[:9] = 1000
+    values[9] = 65535
+    masks = {"0.png": encode(values), "1.png": encode(values)}
+    info = build(
+        tmp_path, photographs, masks, class_list=json.dumps(rows), ignore_label="65535"
+    )
+
+    assert [(c.id, c.name) for c in info.classes] == [(7, "road"), (1000, "Straße")]
+    assert info.classes[0].color == (1, 2, 3)
+    expected = np.zeros((24, 32), int)
+    expected[:9], expected[9] = 1, -1
+    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), expected)
+
+
+def test_remap_moves_values_to_classes_and_to_none(tmp_path):
+    photographs, masks = draw(2)
+    values = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 6
+    masks["0.png"] = encode(values)
+    info = build(tmp_path, photographs, masks, remap="3=1, 4=2,5=ignore,0=ignore,1=0")
+
+    assert info.num_classes == 3
+    by_value = np.array([-1, 0, 2, 1, 2, -1])  # 3 means what 1 did before it moved
+    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), by_value[values])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("palette", [True, False])
+def test_every_bit_depth_and_palette_gives_the_numbers_in_the_file(
+    tmp_path, bits, palette
+):
+    photographs, _ = draw(2)
+    values = np.arange(24 * 32).reshape(24, 32) % min(1 << bits, 3)
+    mask = write_png(values, bits, palette=palette)
+    build(tmp_path, photographs, {"0.png": mask, "1.png": mask})
+    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), values)
+
+
+def write_png(values, bits, *, palette):
+    """A PNG of few bits a pixel; Pillow chooses the number by itself."""
+    height, width = values.shape
+    each = 8 // bits
+    shifts = 8 - bits * (1 + np.arange(each))
+    packed = (values.reshape(height, -1, each) << shifts).sum(-1).astype(np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, 3 * palette, 0, 0, 0),
+        **({b"PLTE": bytes(range(3 << min(bits, 6)))} if palette else {}),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks.items()
+    )
+
+
+def turned_photograph(orientation):
+    """(JPEG that EXIF says to turn, its pixels as stored): bright in one corner."""
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return encode(pixels, "JPEG", exif=exif, quality=95), pixels
+
+
+def test_photograph_is_turned_where_its_mask_is(tmp_path, caplog):
+    photographs, masks = draw(3)
+    photographs["0.jpg"], _ = turned_photograph(6)  # a quarter to the right
+    values = np.ones((32, 24), np.uint8)
+    values[:8, -8:] = 2  # where the bright corner goes
+    masks["0.png"] = encode(values)
+    build(tmp_path, photographs, masks)
+
+    record = read_all(tmp_path)["0"]
+    pixels = map_archives.decode(record.image_bytes)
+    assert (record.height, record.width) == pixels.shape[:2] == (32, 24)
+    assert Image.open(io.BytesIO(record.image_bytes)).getexif().get(ORIENTATION, 1) == 1
+    is_bright = pixels.mean(-1) > 128
+    np.testing.assert_array_equal(label_map(record) == 2, is_bright)
+    assert "1 photographs turned as their EXIF says (0)" in caplog.text
+
+
+def test_photograph_is_not_turned_where_its_mask_is_not(tmp_path):
+    photographs, masks = draw(3)
+    photographs["0.jpg"], _ = turned_photograph(6)
+    build(tmp_path, photographs, masks)
+    record = read_all(tmp_path)["0"]
+    assert record.image_bytes == photographs["0.jpg"]
+    assert (record.height, record.width) == (24, 32)
+
+
+def test_photograph_upside_down_is_turned_as_tools_show_it(tmp_path):
+    photographs, masks = draw(3)
+    photographs["0.jpg"], stored = turned_photograph(3)
+    build(tmp_path, photographs, masks)
+    pixels = map_archives.decode(read_all(tmp_path)["0"].image_bytes)
+    assert (abs(pixels.astype(int) - stored[::-1, ::-1]) < 50).all()
+
+
+def test_masks_of_one_class_stay_and_those_of_none_are_left_out(tmp_path, caplog):
+    photographs, masks = draw(4)
+    masks["0.png"] = encode(np.ones((24, 32), np.uint8))
+    masks["1.png"] = encode(np.full((24, 32), 255, np.uint8))
+    info = build(tmp_path, photographs, masks)
+
+    assert sum(info.num_examples.values()) == 3
+    assert read_all(tmp_path)["0"].labels.tolist() == [1]
+    assert "1 images without a labelled pixel, left out (1)" in caplog.text
+
+
+def test_classes_that_no_mask_shows_are_named(tmp_path, caplog):
+    photographs, masks = draw(2)
+    values = np.zeros((24, 32), np.uint8)
+    values[3] = 255  # as many tools save a mask of two classes
+    masks = dict.fromkeys(masks, encode(values))
+    build(tmp_path, photographs, masks)
+    assert "2 classes that no image shows (car, road)" in caplog.text
+
+
+def test_other_files_in_the_folders_are_named(tmp_path, caplog):
+    photographs, masks = draw(2)
+    build(tmp_path, {**photographs, "Thumbs.db": b"x"}, masks)
+    assert "not .jpg or .jpeg or .png, left out (Thumbs.db)" in caplog.text
+
+
+def test_problems_of_many_files_are_told_together(tmp_path):
+    photographs, masks = draw(8)
+    masks["0.png"] = encode(np.zeros((24, 32, 3), np.uint8))
+    masks["1.png"] = encode(np.zeros((32, 32), np.uint8))
+    masks["2.png"] = encode(np.arange(3, 11, dtype=np.uint8).repeat(96).reshape(24, 32))
+    masks["3.png"] = masks["3.png"][:-30]
+    masks["4.png"] = photographs["4.jpg"]
+    photographs["5.jpg"] = photographs["5.jpg"][:-300]
+    photographs["6.jpg"] = b"<html>"
+    with pytest.raises(ValueError, match=r"0\.png") as error:
+        build(tmp_path, photographs, masks)
+    lines = sorted(str(error.value).splitlines())
+    assert len(lines) == 7
+    for line, expected in zip(
+        lines,
+        [
+            "0.png has colours (RGB), but a label map has the number",
+            "1.png has 32 x 32 pixels, but its photograph has 24 x 32",
+            "2.png has the value 3, 4, 5, 6, 7, which stands for no class; known: 0",
+            "3.png can't be decoded",
+            "4.png is no PNG",
+            "5.jpg can't be decoded",
+            "6.jpg is no picture",
+        ],
+        strict=True,
+    ):
+        assert line.startswith(expected)
+    assert [f for f in (tmp_path / "out").rglob("*") if f.is_file()] == []
+
+
+def test_long_and_thin_photograph_is_named(tmp_path):
+    photographs, masks = draw(3)
+    rng = np.random.default_rng(0)
+    photographs["1.jpg"] = photograph(rng, (1, 5000))
+    masks["1.png"] = encode(np.ones((1, 5000), np.uint8))
+    assert_refused(
+        tmp_path, "1 has 1 x 5000 pixels: .* 32 times the other", photographs, masks
+    )
+
+
+@pytest.mark.parametrize(
+    ("class_list", "message"),
+    [
+        ("", "has no classes"),
+        ("road\n\ncar", "whole number as id and a text as name"),
+        ("road\ncar\nroad", "two classes with the name road"),
+        ('[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', "two classes with the id"),
+        ('[{"name": "a"}]', "lacks an id"),
+        (
+            '[{"id": 70000, "name": "a"}]',
+            "the id 70000; a PNG has values of 0 to 65535",
+        ),
+        ('[{"id": 0, "name": "a", "color": [0, 0, 256]}]', "a color is"),
+        ('[{"id": 0, "name": "a"}', "is no JSON"),
+        ('{"0": "a"}', "is no list"),
+    ],
+)
+def test_class_list_that_is_none_is_refused(tmp_path, class_list, message):
+    assert_refused(tmp_path, f"classes.txt.*{message}", *draw(2), class_list=class_list)
+
+
+def test_class_list_may_end_in_empty_lines_and_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(b"\xef\xbb\xbfroad \r\ncar\r\n\r\n")
+    assert [c.name for c in mask_folder.read_class_list(path)] == ["road", "car"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore_label": "1"}, "--ignore_label=1 is the class 'road'"),
+        ({"ignore_label": "none"}, "--ignore_label has 'none' where a value of 0 to"),
+        ({"remap": "3"}, "'3' is no VALUE=CLASS"),
+        ({"remap": "3=1,3=2"}, "'3=2' is no VALUE=CLASS, or VALUE comes twice"),
+        ({"remap": "3=7"}, "there is no class 7; the class list has 0 .background."),
+        ({"remap": "x=1"}, "--remap has 'x' where a value of 0 to 65535 is wanted"),
+        ({"validation": 1.5}, "validation=1.5 is no share"),
+        ({"classes": "/nowhere/classes.txt"}, "/nowhere/classes.txt is no file"),
+        ({"images": "/nowhere"}, "/nowhere is neither a folder nor a file"),
+    ],
+)
+def test_options_that_contradict_are_refused(tmp_path, options, message):
+    assert_refused(tmp_path, message, *draw(2), **options)
+
+
+def test_folder_without_masks_is_refused(tmp_path):
+    photographs, _ = draw(2)
+    assert_refused(
+        tmp_path, r"masks holds no \.png file, but 0\.jpg", photographs, photographs
+    )
