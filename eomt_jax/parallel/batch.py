@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Generator, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +28,16 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch
     )
+
+
+def local_rows(tree: Any) -> Any:
+    """The inverse of `place_batch`: this process's rows, as NumPy arrays."""
+    return jax.tree.map(_local_rows, tree)
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    parts = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(parts[start].data) for start in sorted(parts)])
 
 
 def prefetch(

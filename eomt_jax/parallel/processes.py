@@ -1,8 +1,11 @@
 """Runs of more than one process."""
 
+import math
 import os
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def initialize(
@@ -40,3 +43,23 @@ def initialize(
 def is_main() -> bool:
     """True in the one process that writes logs and pictures."""
     return jax.process_index() == 0
+
+
+def gather_rows(array: np.ndarray) -> np.ndarray:
+    """All processes' rows, in the order of the processes; every process must call it.
+
+    Args:
+      array: [rows, …] in host memory; the number of rows may differ by process.
+    """
+    if jax.process_count() == 1:
+        return array
+    num_rows, row_shape = len(array), array.shape[1:]
+    counts = multihost_utils.process_allgather(np.int32(num_rows)).tolist()
+    # As bytes: on its way through the devices nothing loses digits, and as many rows
+    # from each process as the fullest has.
+    row_bytes = array.dtype.itemsize * math.prod(row_shape)
+    padded = np.zeros((max(counts), row_bytes), np.uint8)
+    padded[:num_rows] = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, row_bytes)
+    gathered = multihost_utils.process_allgather(padded)
+    rows = np.concatenate([part[:count] for part, count in zip(gathered, counts)])
+    return np.frombuffer(rows.tobytes(), array.dtype).reshape(-1, *row_shape)

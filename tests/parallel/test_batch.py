@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from eomt_jax.parallel.batch import place_batch, prefetch
+from eomt_jax.parallel.batch import local_rows, place_batch, prefetch
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 
 
@@ -21,6 +21,12 @@ def test_place_batch_keeps_values_and_splits_rows(mesh):
     assert placed["index"].sharding == batch_sharding(mesh)
     assert placed["image"].sharding.shard_shape((8, 3)) == (1, 3)
     jax.tree.map(np.testing.assert_array_equal, placed, host_batch())
+
+
+def test_local_rows_are_what_was_placed(mesh):
+    rows = local_rows(place_batch(host_batch(), mesh))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
+    jax.tree.map(np.testing.assert_array_equal, rows, host_batch())
 
 
 def test_place_batch_that_does_not_divide_raises(mesh):
