@@ -1,4 +1,4 @@
-"""Scores a trained model: PQ, SQ and RQ of all classes, things, stuff, and each class.
+"""Scores a trained model: panoptic quality, mean IoU or average precision.
 
 python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -6,13 +6,12 @@ Prints a table and writes it as JSON. The network runs without masked attention.
 """
 
 import sys
-import time
 
 from absl import app, flags, logging
-from etils import epath
 
 from data import prepare
 from eomt_jax.cli import config_flag
+from eomt_jax.cli.progress import Progress
 
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
@@ -21,9 +20,18 @@ _WORKDIR = flags.DEFINE_string(
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Instead: a checkpoint folder, or one step of a training's."
 )
-_SPLIT = flags.DEFINE_string("split", None, "Instead of config.dataset.eval_split.")
+_SPLIT = flags.DEFINE_string("split", "", "Instead of config.dataset.eval_split.")
+_TASK = flags.DEFINE_string(
+    "task", "", "panoptic, instance or semantic, instead of config.eval.task."
+)
 _OUT = flags.DEFINE_string(
-    "out", None, "The JSON file; by default evaluation_SPLIT_STEP.json in the folder."
+    "out", "", "The JSON file; by default evaluation_SPLIT_STEP.json in the folder."
+)
+_PICTURES = flags.DEFINE_integer(
+    "pictures", 0, "Draw so many of the first images, into a folder beside the JSON."
+)
+_PREDICTIONS = flags.DEFINE_string(
+    "predictions", "", "New folder for all predictions, as benchmarks take them."
 )
 flags.mark_flag_as_required("config")
 flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
@@ -32,8 +40,15 @@ flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
+    try:
+        score()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def score() -> None:
     # After the flags, so that --help and misspelt fields answer at once.
-    from eomt_jax.evaluation import checkpoint, evaluator
+    from eomt_jax.evaluation import checkpoint, tables
     from eomt_jax.parallel import processes
 
     if not flags.FLAGS["verbosity"].present:
@@ -41,33 +56,19 @@ def main(argv: list[str]) -> None:
     processes.initialize()
     config = _CONFIG.value
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
-    folder = epath.Path(_WORKDIR.value or _CHECKPOINT.value).expanduser()
     results = checkpoint.evaluate_checkpoint(
-        config, folder, split=_SPLIT.value or "", progress=Progress()
+        config,
+        _WORKDIR.value or _CHECKPOINT.value,
+        split=_SPLIT.value,
+        task=_TASK.value,
+        out=_OUT.value,
+        num_pictures=_PICTURES.value,
+        predictions=_PREDICTIONS.value,
+        progress=Progress(),
     )
-    if not processes.is_main():
-        return
-    print(evaluator.format_table(results), flush=True)
-    name = f"evaluation_{results['split']}_{results['step']}.json"
-    out = epath.Path(_OUT.value).expanduser() if _OUT.value else folder / name
-    evaluator.write_results(results, out)
-    print(f"written to {out}")
-
-
-class Progress:
-    """A live line on a terminal; elsewhere a line now and then."""
-
-    def __init__(self):
-        self._live = sys.stderr.isatty()
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int, speed: float) -> None:
-        if not self._live and time.monotonic() < self._next and done < total:
-            return
-        self._next = time.monotonic() + 30
-        line = f"{done}/{total} images" + (f", {speed:.1f} a second" if speed else "")
-        end = "\n" if done >= total or not self._live else "  \r"
-        print(line, end=end, file=sys.stderr, flush=True)
+    if processes.is_main():
+        print(tables.format_table(results), flush=True)
+        print(f"written to {results['file']}")
 
 
 if __name__ == "__main__":

@@ -7,51 +7,90 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from pycocotools import mask as mask_codec
 
+from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.parallel.mesh import create_mesh
-from eomt_jax.types import Batch
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import Batch, DatasetInfo, Task
 
 
 class ConstantClass:
-    """Calls every photograph one segment of one class; stands in for a Runner."""
+    """Calls every photograph one segment of one class; stands in for a Runner.
 
-    def __init__(self, label: int, *, mesh: Mesh | None = None):
-        """Takes the class's label, 0 to K - 1, and the mesh that batches lie on."""
+    Attributes:
+      task: see __init__.
+      mesh: that batches lie on.
+    """
+
+    def __init__(
+        self,
+        label: int,
+        info: DatasetInfo,
+        *,
+        task: Task | None = None,
+        mesh: Mesh | None = None,
+    ):
+        """Prepares the function.
+
+        Args:
+          label: of the class, 0 to K - 1.
+          info: of the data set, whose largest photograph the canvas holds.
+          task: what the predictions are for; the data set's own by default.
+          mesh: that batches lie on; by default the first device alone.
+        """
+        self.task: Task = task or info.task
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
-        self.label = label
+        self._label = label
+        self._canvas_size = info.max_image_size
         self._run = jax.jit(self._predict)
 
-    def __call__(self, params: Any, batch: Batch) -> PanopticPrediction:
+    def __call__(self, params: Any, batch: Batch) -> Any:
+        """One segment over each photograph, as the task's Runner would tell it."""
         del params
-        return self._run(batch)
+        return self._run(batch.original_size)
 
-    def _predict(self, batch: Batch) -> PanopticPrediction:
-        _, height, width = batch.targets.id_map.shape
-        inside_rows = jnp.arange(height) < batch.original_size[:, :1]
-        inside_columns = jnp.arange(width) < batch.original_size[:, 1:]
-        id_map = inside_rows[:, :, None] & inside_columns[:, None, :]
-        one = jnp.ones((len(batch.image), 1))
+    def _predict(self, original_size: jax.Array) -> Any:
+        height, width = self._canvas_size
+        inside_rows = jnp.arange(height) < original_size[:, :1]
+        inside_columns = jnp.arange(width) < original_size[:, 1:]
+        inside = inside_rows[:, :, None] & inside_columns[:, None, :]
+        if self.task == "semantic":
+            return SemanticPrediction(label_map=jnp.where(inside, self._label, -1))
+        scores = jnp.ones((len(original_size), 1))
+        labels = jnp.full(scores.shape, self._label)
+        if self.task == "instance":
+            bits = jnp.packbits(inside[:, None], axis=-1, bitorder="little")
+            return InstancePrediction(mask_bits=bits, labels=labels, scores=scores)
         return PanopticPrediction(
-            id_map=id_map.astype(jnp.int32),
-            labels=self.label * one.astype(jnp.int32),
-            scores=one,
-            valid=one.astype(bool),
+            id_map=inside.astype(jnp.int32),
+            labels=labels,
+            scores=scores,
+            valid=jnp.ones(scores.shape, bool),
         )
 
 
-def most_frequent_class(
-    segmentations: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int
-) -> int:
-    """The class with the most pixels.
+def most_frequent_class(records: Iterable[Record], num_classes: int) -> int:
+    """The class with the most pixels; where objects overlap, each has its own.
 
     Args:
-      segmentations: (id map, labels) of each training image; 0 in the map is void and
-        t + 1 is a segment of class labels[t].
+      records: of the training split.
       num_classes: K.
     """
     pixels = np.zeros(num_classes, np.int64)
-    for id_map, labels in segmentations:
-        areas = np.bincount(np.ravel(id_map), minlength=len(labels) + 1)[1:]
-        np.add.at(pixels, labels, areas)
+    for record in records:
+        np.add.at(pixels, record.labels, _areas(record))
     return int(pixels.argmax())
+
+
+def _areas(record: Record) -> np.ndarray:
+    """Pixels of each segment."""
+    num_segments = len(record.labels)
+    if record.segment_map is not None:
+        return np.bincount(record.segment_map.ravel(), minlength=num_segments + 1)[1:]
+    rles: Any = [
+        {"size": list(record.size), "counts": rle} for rle in record.rles or ()
+    ]
+    return np.asarray(mask_codec.area(rles), np.int64)

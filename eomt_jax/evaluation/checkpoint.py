@@ -1,18 +1,27 @@
 """Scores a checkpoint on a prepared split."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from eomt_jax.evaluation.evaluator import Results, evaluate
+from eomt_jax.evaluation.confusion_picture import draw_confusion
+from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
+from eomt_jax.evaluation.pictures import PictureWriter
+from eomt_jax.evaluation.submission import Submission
+from eomt_jax.evaluation.tables import Results, write_results
+from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import check_batch_size, create_mesh
 from eomt_jax.parallel.partition import param_shardings
-from eomt_jax.pipeline.loader import eval_batches
+from eomt_jax.parallel.processes import is_main
+from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.types import DatasetInfo
+from eomt_jax.pipeline.samples import Source
+from eomt_jax.types import DatasetInfo, Task
 from eomt_jax.weights import native
 from eomt_jax.weights.load import load
 
@@ -22,67 +31,132 @@ def evaluate_checkpoint(
     path: epath.PathLike,
     *,
     split: str = "",
+    task: str = "",
+    out: epath.PathLike = "",
+    num_pictures: int = 0,
+    predictions: epath.PathLike = "",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Results:
-    """Loads a model and measures its panoptic quality, as config says.
+    """Loads a model, measures how good it is, as config says, and writes that down.
 
-    Of the config are read: image_size, dataset, mesh, model.dtype, and eval.batch_size
-    and eval.num_images. The network itself is the checkpoint's.
+    Of the config are read: image_size, dataset, mesh, model.dtype, and eval. The network
+    itself is the checkpoint's.
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
       path: work directory of a training, checkpoint folder, or one step of it; of
         several steps the newest complete one counts.
       split: of the prepared dataset; config.dataset.eval_split by default.
+      task: what is measured; config.eval.task by default, and where that is "" what the
+        dataset's annotations are made for.
+      out: JSON file for the results; in `path` by default, named evaluation_SPLIT_STEP
+        with _TASK where it isn't the dataset's own. Beside it, under its name and
+        _confusion.png, goes the confusion matrix of a semantic evaluation.
+      num_pictures: draws the first so many images into a folder beside `out`, under
+        its name and _pictures.
+      predictions: new folder for all predictions, see submission.Submission; by
+        default there is none.
       progress: called with images done, images in all, images a second.
 
     Returns:
-      See evaluator.evaluate; and dataset, split, step, checkpoint, image_size.
+      See evaluator.evaluate; and dataset, split, step, checkpoint, image_size, and the
+      JSON file's path as file.
 
     Raises:
-      ValueError: there is no complete checkpoint, or its classes aren't the dataset's.
+      ValueError: there is no complete checkpoint, its classes aren't the dataset's, the
+        dataset's annotations can't tell how good it is at the task, or predictions
+        lie there already.
     """
     mesh = create_mesh(**config.mesh)
     check_batch_size(config.eval.batch_size, mesh, field="config.eval.batch_size")
     data, split = config.dataset, split or config.dataset.eval_split
     source = open_split(data.data_dir, data.name, split)
+    info = source.info
+    chosen = evaluation_task(task or config.eval.task, info)
     # A step by name: a training that is still running may write a newer one meanwhile.
     step = native.step_folder(path)
-    _check_classes(native.read_model_config(step).dataset_info, source.info, step)
-    size = (config.image_size, config.image_size)
-    model, params = load(step, image_size=size, dtype=config.model.dtype)
-    params = jax.device_put(params, param_shardings(params, mesh))
+    _check_classes(native.read_model_config(step).dataset_info, info, step)
+    out = (
+        epath.Path(out).expanduser()
+        if out
+        else _default_out(path, step, source, chosen)
+    )
     num_images = min(config.eval.num_images or len(source), len(source))
 
     def local_progress(done: int, speed: float) -> None:
         if progress is not None:
             progress(done, num_images, speed)
 
-    with eval_batches(
+    with contextlib.ExitStack() as stack:
+        on_batch = []
+        if predictions:
+            submission = Submission(predictions, source, task=chosen)
+            on_batch.append(stack.enter_context(submission))
+        if num_pictures:
+            folder = out.parent / f"{out.stem}_pictures"
+            on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
+        size = (config.image_size, config.image_size)
+        model, params = load(step, image_size=size, dtype=config.model.dtype)
+        params = jax.device_put(params, param_shardings(params, mesh))
+        batches = config_batches(config, source, task=chosen, num_images=num_images)
+        results = {
+            "dataset": data.name,
+            "split": split,
+            "step": int(step.name),
+            "checkpoint": str(step),
+            "image_size": config.image_size,
+            "file": str(out),
+            **evaluate(
+                Runner(model, info, task=chosen, mesh=mesh),
+                params,
+                stack.enter_context(batches),
+                info=info,
+                source=source,
+                on_batch=on_batch,
+                progress=local_progress,
+            ),
+        }
+    if is_main():
+        write_results(results, out)
+        confusion = np.array(results.get("confusion", []), np.int64)
+        if confusion.any():
+            names = [row.name for row in info.classes]
+            picture = draw_confusion(confusion, names, title=f"{data.name}, {split}")
+            write_picture(out.parent / f"{out.stem}_confusion.png", picture)
+    return results
+
+
+def _default_out(
+    path: epath.PathLike, step: epath.Path, source: Source, task: Task
+) -> epath.Path:
+    name = f"evaluation_{source.split}_{step.name}"
+    if task != source.info.task:
+        name += f"_{task}"
+    return epath.Path(path).expanduser() / f"{name}.json"
+
+
+def config_batches(
+    config: Any, source: Source, *, task: Task, num_images: int
+) -> BatchIterator:
+    """This process's rows of the evaluation batches, read as config says.
+
+    Args:
+      config: a ConfigDict as configs/common.py lists it.
+      source: the split.
+      task: what is measured.
+      num_images: the first so many; 0: all.
+    """
+    return eval_batches(
         source,
         global_batch_size=config.eval.batch_size,
         image_size=config.image_size,
+        task=task,
         num_examples=num_images,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        num_threads=data.num_threads,
-        num_workers=data.num_workers,
-    ) as batches:
-        results = evaluate(
-            Runner(model, source.info, mesh=mesh),
-            params,
-            batches,
-            info=source.info,
-            progress=local_progress,
-        )
-    return {
-        "dataset": data.name,
-        "split": split,
-        "step": int(step.name),
-        "checkpoint": str(step),
-        "image_size": config.image_size,
-        **results,
-    }
+        num_threads=config.dataset.num_threads,
+        num_workers=config.dataset.num_workers,
+    )
 
 
 def _check_classes(

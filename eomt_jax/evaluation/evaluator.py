@@ -1,24 +1,26 @@
-"""Runs a model over a split and sums up how good its segmentations are."""
+"""Runs a model over a split and sums up how good its predictions are."""
 
 import collections
 import functools
-import json
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-from etils import epath
 from jax.sharding import Mesh, PartitionSpec
 
+from eomt_jax.evaluation.mask_ap import MaskAP
+from eomt_jax.evaluation.mean_iou import MeanIoU
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.parallel.batch import prefetch
+from eomt_jax.evaluation.tables import Results, summarize
+from eomt_jax.parallel.batch import local_rows, prefetch
 from eomt_jax.parallel.mesh import BATCH_AXES
-from eomt_jax.types import Batch, DatasetInfo
+from eomt_jax.parallel.processes import gather_rows
+from eomt_jax.pipeline.eval_samples import chosen_task
+from eomt_jax.pipeline.samples import Source
+from eomt_jax.types import Batch, DatasetInfo, Task
 
-Results = dict[str, Any]
+OnBatch = Callable[[Batch, Any], None]
 
 
 @runtime_checkable
@@ -27,7 +29,10 @@ class Predictor(Protocol):
 
     mesh: Mesh
 
-    def __call__(self, params: Any, batch: Batch) -> PanopticPrediction: ...
+    @property
+    def task(self) -> Task: ...
+
+    def __call__(self, params: Any, batch: Batch) -> Any: ...
 
 
 def evaluate(
@@ -36,38 +41,66 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     info: DatasetInfo,
+    source: Source | None = None,
+    on_batch: Sequence[OnBatch] = (),
     progress: Callable[[int, float], None] | None = None,
 ) -> Results:
-    """Panoptic quality of a model on a split, in percent.
+    """How good a model is at the predictor's task on a split, in percent.
 
-    Everything is counted on the device; the host adds up a few numbers per class in
-    float64, one batch behind, so that the device never waits for it.
+    Panoptic and semantic quality is counted on the device; the host adds up a few
+    numbers per class. Instances are matched on the host, by each process its own
+    images. Either happens one batch behind, while the device predicts the next.
 
     Args:
       predictor: called as predictor(params, batch).
       params: the model's, on the predictor's mesh.
       batches: in host memory, each process its own rows, as pipeline.loader's
-        eval_batches yields them; closed at the end.
+        eval_batches yields them for the predictor's task; closed at the end.
       info: of the data set that the batches come from.
+      source: the split that they come from; instances are compared with its records,
+        the other tasks don't need it.
+      on_batch: each is called with every batch and its prediction: this process's rows,
+        in host memory.
       progress: called after each batch with the number of images done, over all
         processes, and images a second: 0 after the first batch, which compiles.
 
     Returns:
-      all, things, stuff: {pq, sq, rq, num_classes}; None where no class occurs.
-      per_class: a list in label order of {name, is_thing, pq, sq, rq, tp, fp, fn}.
-      num_images, seconds, images_per_second (of all processes).
+      task; means over classes: all, and of panoptic quality things and stuff;
+      per_class: a list in label order of dictionaries with name and is_thing. Which
+      numbers, says the metric's `compute`: PanopticQuality, MeanIoU or MaskAP. None
+      where nothing occurs. Semantic: confusion, pixels by target class (rows) and
+      predicted class. num_images, seconds, images_per_second (of all processes).
+
+    Raises:
+      ValueError: there is no image, or no source where there must be one.
     """
-    metric_type = PanopticQuality.with_classes(info.is_thing)
+    metric_type = _metric_type(predictor.task, info)
+    matched_on_host = issubclass(metric_type, MaskAP)
+    if matched_on_host and source is None:
+        raise ValueError("instances are compared with a source's records: pass source")
     count = _count_function(metric_type, predictor.mesh)
-    total = metric_type.empty().to_host()
+    total: Any = None
     pending = collections.deque()
     start = time.monotonic()
     warm, done, done_cold, speed = start, 0, 0, 0.0
 
     def add_oldest() -> None:
         nonlocal total, warm, done, done_cold, speed
-        metric, num_images = pending.popleft()
-        total = total.merge(metric.to_host())
+        (metric, num_images), batch, prediction = pending.popleft()
+        if matched_on_host or on_batch:
+            batch, prediction = local_rows((batch, prediction))
+        if matched_on_host:
+            metric = metric_type.from_model_output(
+                prediction=prediction,
+                batch_valid=batch.valid,
+                example_index=batch.example_index,
+                source=source,
+            )
+        else:
+            metric = metric.to_host()
+        total = metric if total is None else total.merge(metric)
+        for see in on_batch:
+            see(batch, prediction)
         first, done = done == 0, done + int(num_images)
         if first:
             warm, done_cold = time.monotonic(), done
@@ -77,7 +110,8 @@ def evaluate(
             progress(done, speed)
 
     for batch in prefetch(batches, predictor.mesh):
-        pending.append(count(predictor(params, batch), batch))
+        prediction = predictor(params, batch)
+        pending.append((count(prediction, batch), batch, prediction))
         if len(pending) > 1:
             add_oldest()
     while pending:
@@ -86,86 +120,65 @@ def evaluate(
         raise ValueError(
             "there was no image to evaluate; is the split empty, or num_images 0?"
         )
+    if matched_on_host:
+        total = jax.tree.map(gather_rows, total)
     seconds = time.monotonic() - start
     return {
-        **_summary(total.compute(), info),
+        **summarize(predictor.task, total.compute(), info),
         "num_images": done,
         "seconds": seconds,
         "images_per_second": speed or done / seconds,
     }
 
 
-@functools.lru_cache
-def _count_function(metric_type: type[PanopticQuality], mesh: Mesh) -> Callable:
-    """Counts of one batch and its number of images, the same on every device."""
+def evaluation_task(task: str, info: DatasetInfo) -> Task:
+    """The task asked for, or the data set's own where that is "".
 
-    def count(prediction: PanopticPrediction, batch: Batch) -> Any:
-        metric = metric_type.from_model_output(
-            prediction=prediction,
-            targets=batch.targets,
-            batch_valid=batch.valid,
-            original_size=batch.original_size,
+    Raises:
+      ValueError: the data set's annotations can't tell how well it is done, or there
+        is no such task.
+    """
+    chosen = chosen_task(task or None, info)
+    measurable: dict[Task, tuple[Task, ...]] = {
+        "panoptic": ("panoptic", "semantic", "instance"),
+        "semantic": ("semantic",),
+        "instance": ("instance",),
+    }
+    if chosen not in measurable[info.task]:
+        raise ValueError(
+            f"{info.name} is annotated for {info.task} segmentation, by which task "
+            f"{chosen!r} can't be measured; it can: {', '.join(measurable[info.task])}"
         )
+    return chosen
+
+
+def _metric_type(task: Task, info: DatasetInfo) -> Any:
+    if task == "semantic":
+        return MeanIoU.with_classes(info.num_classes)
+    if task == "instance":
+        return MaskAP.with_classes(info.is_thing)
+    return PanopticQuality.with_classes(info.is_thing)
+
+
+@functools.lru_cache
+def _count_function(metric_type: Any, mesh: Mesh) -> Callable:
+    """Counts of one batch and its number of images, the same on every device.
+
+    Of what is matched on the host, the number of images alone.
+    """
+
+    def count(prediction: Any, batch: Batch) -> Any:
+        metric = None
+        if not issubclass(metric_type, MaskAP):
+            metric = metric_type.from_model_output(
+                prediction=prediction,
+                targets=batch.targets,
+                batch_valid=batch.valid,
+                original_size=batch.original_size,
+            )
         return jax.lax.psum((metric, batch.valid.sum()), BATCH_AXES)
 
     rows, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
     return jax.jit(
         jax.shard_map(count, mesh=mesh, in_specs=rows, out_specs=whole, check_vma=False)
     )
-
-
-def _summary(computed: dict[str, Any], info: DatasetInfo) -> Results:
-    per_class = computed["per_class"]
-    groups = {
-        group: {name: _none_if_nan(value) for name, value in computed[group].items()}
-        for group in ("all", "things", "stuff")
-    }
-    classes = []
-    for i, row in enumerate(info.classes):
-        quality = {n: _none_if_nan(float(per_class[n][i])) for n in ("pq", "sq", "rq")}
-        counts = {n: int(per_class[n][i]) for n in ("tp", "fp", "fn")}
-        classes.append(
-            {"name": row.name, "is_thing": row.is_thing, **quality, **counts}
-        )
-    return {**groups, "per_class": classes}
-
-
-def _none_if_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    return None if math.isnan(value) else value
-
-
-def format_table(results: Results, *, per_class: bool = True) -> str:
-    """The results as text: classes that occur by falling PQ, then the means."""
-    header = f"{'':<28}{'PQ':>7}{'SQ':>7}{'RQ':>7}"
-    lines = []
-    if per_class:
-        lines.append(f"{header}{'found':>8}{'false':>7}{'missed':>8}")
-        rows = [row for row in results["per_class"] if row["pq"] is not None]
-        for row in sorted(rows, key=lambda row: -row["pq"]):
-            kind = "thing" if row["is_thing"] else "stuff"
-            counts = f"{row['tp']:>8}{row['fp']:>7}{row['fn']:>8}"
-            lines.append(f"{row['name'][:21]:<22}{kind:<6}{_numbers(row)}{counts}")
-        lines.append("")
-    lines.append(f"{header}{'classes':>9}")
-    for group in ("all", "things", "stuff"):
-        row = results[group]
-        lines.append(f"{group:<28}{_numbers(row)}{row['num_classes']:>9}")
-    lines.append(
-        f"{results['num_images']} images, {results['images_per_second']:.1f} a second"
-    )
-    return "\n".join(lines)
-
-
-def _numbers(row: Results) -> str:
-    values = (row["pq"], row["sq"], row["rq"])
-    return "".join(f"{'–':>7}" if v is None else f"{v:>7.1f}" for v in values)
-
-
-def write_results(results: Results, path: epath.PathLike) -> None:
-    """Writes JSON so that a reader finds the old file or the whole new one."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)

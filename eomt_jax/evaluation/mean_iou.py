@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from eomt_jax.evaluation.panoptic_quality import joint_histogram
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.types import Array, Targets
 
 # clu reads annotations at run time: no `from __future__ import annotations` here.
@@ -49,7 +50,7 @@ class MeanIoU(clu.metrics.Metric):
     def from_model_output(
         cls,
         *,
-        label_map: Int[Array, "B Hc Wc"],
+        prediction: SemanticPrediction,
         targets: Targets,
         batch_valid: Bool[Array, " B"],
         original_size: Int[Array, "B 2"],
@@ -58,7 +59,7 @@ class MeanIoU(clu.metrics.Metric):
         """Counts of one batch.
 
         Args:
-          label_map: predicted class of each pixel, 0 to K - 1, on the canvas.
+          prediction: label maps on the canvas.
           targets: id maps on the same canvas; 0 within the photograph is void. A
             crowd is pixels of its class like any other segment.
           batch_valid: False for rows that fill up the batch; they add nothing.
@@ -70,7 +71,7 @@ class MeanIoU(clu.metrics.Metric):
             functools.partial(
                 joint_histogram, num_predictions=num_classes, num_targets=num_targets
             )
-        )(label_map + 1, id_map, original_size)
+        )(prediction.label_map + 1, id_map, original_size)
         counted = targets.valid & batch_valid[:, None]
         per_target = jnp.where(counted[:, None], joint[:, 1:, 1:], 0)
         confusion = jnp.zeros((num_classes, num_classes), jnp.int32)

@@ -71,13 +71,14 @@ class PanopticQuality(clu.metrics.Metric):
           batch_valid: False for rows that fill up the batch; they add nothing.
           original_size: (height, width); canvas pixels past it are ignored.
         """
+        id_map: Any = targets.id_map
         joint = jax.vmap(
             functools.partial(
                 joint_histogram,
                 num_predictions=prediction.labels.shape[1],
                 num_targets=targets.labels.shape[1],
             )
-        )(prediction.id_map, targets.id_map, original_size)
+        )(prediction.id_map, id_map, original_size)
         counts = jax.vmap(
             functools.partial(image_counts, num_classes=len(cls.is_thing))
         )
@@ -136,7 +137,10 @@ class PanopticQuality(clu.metrics.Metric):
             }
             for group, member in groups.items()
         }
-        return {**means, "per_class": {**quality, "tp": tp, "fp": fp, "fn": fn}}
+        counts = {
+            name: x.astype(np.int64) for name, x in (("tp", tp), ("fp", fp), ("fn", fn))
+        }
+        return {**means, "per_class": {**quality, **counts}}
 
 
 @functools.lru_cache

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
@@ -117,3 +118,12 @@ def training_pictures(batch: Batch, *, max_pictures: int) -> list[Picture]:
         Picture(image, [Segmentation.from_targets(batch.targets, row, (height, width))])
         for row, image in enumerate(images)
     ]
+
+
+def write_picture(path: epath.Path, picture: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Writes a PNG; a reader finds no half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".{path.name}.unfinished"
+    with unfinished.open("wb") as file:
+        Image.fromarray(picture).save(file, format="PNG")
+    unfinished.replace(path)

@@ -8,7 +8,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from eomt_jax.inference.comparison import draw_comparison, training_pictures
+from eomt_jax.inference.comparison import (
+    draw_comparison,
+    training_pictures,
+    write_picture,
+)
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
@@ -46,7 +50,7 @@ def dry_run(
         batch = next(batches)
     if is_main():
         path = epath.Path(workdir).expanduser() / "first_batch.png"
-        hooks.write_picture(path, draw_batch(batch, run, config.logging.num_pictures))
+        write_picture(path, draw_batch(batch, run, config.logging.num_pictures))
         say(f"First batch, as the network sees it, with its targets: {path}")
     with hooks.explain_out_of_memory():
         say(f"Memory on each device\n{_indent(_describe_memory(run, batch))}")

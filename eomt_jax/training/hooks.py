@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
-from PIL import Image
 
-from eomt_jax.evaluation.evaluator import Results, evaluate
+from eomt_jax.evaluation.checkpoint import config_batches
+from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
+from eomt_jax.evaluation.tables import GROUPS, Results
 from eomt_jax.inference.comparison import draw_comparison, evaluation_pictures
 from eomt_jax.inference.runner import Runner
-from eomt_jax.parallel.batch import place_batch
-from eomt_jax.pipeline.loader import BatchIterator, eval_batches
+from eomt_jax.parallel.batch import local_rows, place_batch
+from eomt_jax.pipeline.loader import BatchIterator
 from eomt_jax.pipeline.records import RecordSource, open_split
 from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.logging import MetricsWindow, Scalars
@@ -43,20 +43,33 @@ class Evaluation:
     """Scores the network on the evaluation split, and draws some of its images."""
 
     def __init__(self, setup: Setup):
-        """Opens the split; the network compiles when first called."""
+        """Opens the split; the network compiles when first called.
+
+        Raises:
+          ValueError: the split's annotations can't tell how good it is at the task.
+        """
         data = setup.config.dataset
         self._config = setup.config
         self._source = open_split(data.data_dir, data.name, data.eval_split)
+        info = self._source.info
         self._runner = Runner(
-            setup.initialization.model, self._source.info, mesh=setup.mesh
+            setup.initialization.model,
+            info,
+            task=evaluation_task(setup.config.eval.task, info),
+            mesh=setup.mesh,
         )
         self._pictured: Batch | None = None
 
     def evaluate(self, params: Any) -> Results:
         """See evaluation.evaluator.evaluate."""
-        num_images = self._config.eval.num_images
-        with self._batches(num_images) as batches:
-            return evaluate(self._runner, params, batches, info=self._source.info)
+        with self._batches(self._config.eval.num_images) as batches:
+            return evaluate(
+                self._runner,
+                params,
+                batches,
+                info=self._source.info,
+                source=self._source,
+            )
 
     def draw(self, params: Any) -> np.ndarray:
         """Predictions beside targets, the same images each time; uint8 [H, W, 3]."""
@@ -66,41 +79,27 @@ class Evaluation:
                 self._pictured = next(batches)
         batch = self._pictured
         prediction = self._runner(params, place_batch(batch, self._runner.mesh))
-        prediction = jax.tree.map(_local_rows, prediction)
+        prediction = local_rows(prediction)
         pictures = evaluation_pictures(
             batch, prediction, self._source, max_pictures=num_pictures
         )
         return draw_comparison(pictures, self._source.info)
 
     def _batches(self, num_images: int) -> BatchIterator:
-        return eval_batches(
-            self._source,
-            global_batch_size=self._config.eval.batch_size,
-            image_size=self._config.image_size,
-            num_examples=num_images,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_threads=self._config.dataset.num_threads,
+        return config_batches(
+            self._config, self._source, task=self._runner.task, num_images=num_images
         )
 
 
 def result_scalars(results: Results) -> Scalars:
-    """The numbers of an evaluation worth a curve, by name."""
+    """The means of an evaluation that exist, by name; panoptic ones by group too."""
+    by_group = results["task"] == "panoptic"
     return {
-        f"eval/{name}_{group}": results[group][name]
-        for group in ("all", "things", "stuff")
-        for name in ("pq", "sq", "rq")
-        if results[group][name] is not None
+        f"eval/{name}_{group}" if by_group else f"eval/{name}": value
+        for group in GROUPS
+        for name, value in results.get(group, {}).items()
+        if name != "num_classes" and value is not None
     }
-
-
-def write_picture(path: epath.Path, picture: np.ndarray) -> None:
-    """Writes a PNG; a reader finds no half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}.unfinished"
-    with unfinished.open("wb") as file:
-        Image.fromarray(picture).save(file, format="PNG")
-    unfinished.replace(path)
 
 
 class NonFiniteGuard:
@@ -152,7 +151,7 @@ class NonFiniteGuard:
         indices = dict(self._batches).get(step)
         images = "unknown"
         if indices is not None:
-            rows = _local_rows(indices).tolist()
+            rows = local_rows(indices).tolist()
             images = ", ".join(self._source.image_id(row) for row in rows)
         self._checkpoints.wait()
         last = self._checkpoints.latest_step()
@@ -170,12 +169,6 @@ class NonFiniteGuard:
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split along its first dimension."""
-    parts = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(parts[start].data) for start in sorted(parts)])
 
 
 @contextlib.contextmanager

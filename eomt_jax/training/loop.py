@@ -10,7 +10,8 @@ from typing import Any
 import jax
 from etils import epath
 
-from eomt_jax.evaluation.evaluator import format_table, write_results
+from eomt_jax.evaluation.tables import format_table, write_results
+from eomt_jax.inference.comparison import write_picture
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
@@ -136,7 +137,7 @@ def _run_steps(
                 drawn = evaluation.draw(state.params)
                 writer.image(step, "predictions", drawn)
                 if is_main():
-                    hooks.write_picture(workdir / f"pictures/{step:08d}.png", drawn)
+                    write_picture(workdir / f"pictures/{step:08d}.png", drawn)
             # Before the checkpoint: a run that goes on from it writes nothing twice
             # and leaves nothing out.
             writer.flush()

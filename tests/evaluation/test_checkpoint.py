@@ -1,6 +1,11 @@
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from PIL import Image
 
 from configs import quickstart
 from data import shapes
@@ -23,7 +28,7 @@ class DrawnShapes:
         return shapes.draw_record(self.split, index)
 
     def image_id(self, index):
-        return str(index)
+        return f"folder/{index}" if index == 1 else str(index)
 
 
 @pytest.fixture
@@ -69,6 +74,49 @@ def test_evaluate_checkpoint_scores_every_image_once(config, folder):
     assert sum(row["fn"] for row in results["per_class"]) == segments
     assert sum(row["fp"] + row["tp"] for row in results["per_class"]) == 0
     assert results["all"]["pq"] == 0.0
+    out = folder / "evaluation_validation_0.json"
+    assert results["file"] == str(out)
+    assert json.loads(out.read_text()) == results
+
+
+def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path):
+    config.eval.num_images = 9
+    results = checkpoint.evaluate_checkpoint(
+        config,
+        folder,
+        task="semantic",
+        num_pictures=2,
+        predictions=tmp_path / "predictions",
+    )
+    # All queries are equal and unsure: class 0 everywhere.
+    assert results["task"] == "semantic" and results["num_images"] == 9
+    assert 0 < results["per_class"][0]["iou"] < 100
+    assert not np.array(results["confusion"])[:, 1:].any()
+    files = {path.name for path in folder.iterdir() if "evaluation" in path.name}
+    name = "evaluation_validation_0_semantic"
+    assert files == {f"{name}{x}" for x in (".json", "_confusion.png", "_pictures")}
+    pictures = sorted(path.name for path in (folder / f"{name}_pictures").iterdir())
+    assert pictures == ["0.png", "folder_1.png"]
+    with Image.open(folder / f"{name}_pictures/0.png") as picture:
+        assert picture.width > 800
+    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 9
+
+
+def test_evaluate_checkpoint_predictions_are_not_overwritten(config, folder, tmp_path):
+    config.eval.task = "instance"
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "mine.txt").touch()
+    with pytest.raises(ValueError, match="predictions holds something already"):
+        checkpoint.evaluate_checkpoint(
+            config, folder, predictions=tmp_path / "predictions"
+        )
+
+
+def test_evaluate_checkpoint_task_that_cannot_be_measured(config, folder, monkeypatch):
+    info = dataclasses.replace(DrawnShapes.info, task="semantic")
+    monkeypatch.setattr(DrawnShapes, "info", info)
+    with pytest.raises(ValueError, match="annotated for semantic segmentation"):
+        checkpoint.evaluate_checkpoint(config, folder, task="panoptic")
 
 
 def test_evaluate_checkpoint_first_images_only(config, folder):

@@ -1,60 +1,34 @@
-import json
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eomt_jax.evaluation import evaluator
-from eomt_jax.evaluation.baseline import ConstantClass, most_frequent_class
+from eomt_jax.evaluation.baseline import ConstantClass
 from eomt_jax.parallel.mesh import create_mesh
-from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
-
-CANVAS, BATCH = (6, 8), 8
-INFO = DatasetInfo(
-    name="fake",
-    classes=tuple(
-        ClassInfo(k + 1, f"class {k}", k < 2, (40 * k, 90, 200)) for k in range(4)
-    ),
-    max_image_size=CANVAS,
-    max_segments=2,
-    num_examples={"validation": 12},
-)
 
 
-def make_batch(num_valid):
-    """Photographs of 6 × 4; the left 3 columns are class 3, the fourth class 0."""
-    id_map = np.zeros((BATCH, *CANVAS), np.uint8)
-    id_map[:, :, :3], id_map[:, :, 3] = 1, 2
-    valid = np.arange(BATCH) < num_valid
-    return Batch(
-        image=np.zeros((BATCH, 16, 16, 3), np.uint8),
-        targets=Targets(
-            id_map=id_map,
-            labels=np.tile(np.array([3, 0], np.int32), (BATCH, 1)),
-            valid=np.ones((BATCH, 2), bool),
-            is_crowd=np.zeros((BATCH, 2), bool),
-        ),
-        valid=valid,
-        example_index=np.where(valid, np.arange(BATCH), -1).astype(np.int32),
-        content_size=np.full((BATCH, 2), 16, np.int32),
-        original_size=np.tile(np.array([6, 4], np.int32), (BATCH, 1)),
+def evaluate(source, *, label=3, num_devices=1, num_images=12, **options):
+    mesh = create_mesh(devices=jax.devices()[:num_devices])
+    return evaluator.evaluate(
+        ConstantClass(label, source.info, mesh=mesh),
+        None,
+        source.batches(num_images),
+        info=source.info,
+        source=source,
+        **options,
     )
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
-def test_evaluate_counts_each_image_once_on_any_mesh(num_devices):
-    mesh = create_mesh(devices=jax.devices()[:num_devices])
+def test_evaluate_panoptic_counts_each_image_once_on_any_mesh(photographs, num_devices):
     calls = []
-    results = evaluator.evaluate(
-        ConstantClass(3, mesh=mesh),
-        None,
-        iter([make_batch(8), make_batch(4)]),
-        info=INFO,
+    results = evaluate(
+        photographs("panoptic"),
+        num_devices=num_devices,
         progress=lambda done, speed: calls.append(done),
     )
     assert calls == [8, 12]
-    assert results["num_images"] == 12
+    assert (results["task"], results["num_images"]) == ("panoptic", 12)
     # One segment of class 3 over everything: IoU 3/4 in each image; class 0 missed.
     row = results["per_class"][3]
     assert (row["name"], row["tp"], row["fp"], row["fn"]) == ("class 3", 12, 0, 0)
@@ -64,47 +38,84 @@ def test_evaluate_counts_each_image_once_on_any_mesh(num_devices):
     assert results["per_class"][1]["pq"] is None
 
 
-def test_evaluate_nothing_is_refused():
-    with pytest.raises(ValueError, match="no image"):
-        evaluator.evaluate(ConstantClass(0), None, iter([]), info=INFO)
-
-
-def test_write_results_is_json_and_leaves_nothing_behind(tmp_path):
-    results = evaluator.evaluate(
-        ConstantClass(3), None, iter([make_batch(1)]), info=INFO
-    )
-    path = tmp_path / "new" / "results.json"
-    evaluator.write_results(results, path)
-    evaluator.write_results(results, path)
-    assert json.loads(path.read_text())["all"] == results["all"]
-    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
-
-
-def test_format_table_shows_classes_that_occur_best_first():
-    results = evaluator.evaluate(
-        ConstantClass(3), None, iter([make_batch(2)]), info=INFO
-    )
-    table = evaluator.format_table(results)
-    assert table.index("class 3") < table.index("class 0")
-    assert "class 1" not in table
-    assert "things" in table and "37.5" in table
-    assert "class 0" not in evaluator.format_table(results, per_class=False)
-    empty = {
-        **results,
-        "things": {"pq": None, "sq": None, "rq": None, "num_classes": 0},
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_evaluate_semantic_counts_each_image_once_on_any_mesh(photographs, num_devices):
+    results = evaluate(photographs("semantic"), num_devices=num_devices)
+    assert (results["task"], results["num_images"]) == ("semantic", 12)
+    row = results["per_class"][3]
+    assert (row["iou"], row["accuracy"], row["pixels"]) == (75.0, 100.0, 12 * 18)
+    assert results["per_class"][1]["iou"] is None
+    assert results["all"] == {
+        "miou": 37.5,
+        "mean_accuracy": 50.0,
+        "pixel_accuracy": 75.0,
+        "num_classes": 2,
     }
-    assert "–" in evaluator.format_table(empty)
+    assert results["confusion"][0] == [0, 0, 0, 12 * 6]
+    assert results["confusion"][3] == [0, 0, 0, 12 * 18]
 
 
-def test_constant_class_covers_the_photograph_alone():
-    prediction = ConstantClass(2)(None, jax.tree.map(jnp.asarray, make_batch(1)))
-    expected = np.zeros(CANVAS, int)
-    expected[:6, :4] = 1
-    np.testing.assert_array_equal(prediction.id_map[0], expected)
-    assert prediction.labels[0, 0] == 2 and prediction.valid.all()
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_evaluate_instance_counts_each_image_once_on_any_mesh(photographs, num_devices):
+    source = photographs("instance")
+    results = evaluate(source, num_devices=num_devices)
+    assert (results["task"], results["num_images"]) == ("instance", 12)
+    # IoU 3/4: found at thresholds 0.5 to 0.75, that is 6 of 10.
+    assert results["per_class"][3]["ap"] == pytest.approx(60)
+    assert results["per_class"][3]["num_objects"] == 12
+    assert results["per_class"][0]["ap"] == 0
+    assert results["per_class"][1]["ap"] is None
+    assert results["all"]["ap"] == pytest.approx(30)
+    assert results["all"]["ap_large"] is None
 
 
-def test_most_frequent_class_counts_pixels_not_segments():
-    one = (np.array([[0, 0, 0, 1, 2]]), np.array([1, 1]))
-    two = (np.array([[1, 1, 1, 2, 0]]), np.array([0, 2]))
-    assert most_frequent_class([one, two], 3) == 0
+def test_evaluate_instance_without_records_is_refused(photographs):
+    source = photographs("instance")
+    predictor = ConstantClass(0, source.info)
+    with pytest.raises(ValueError, match="pass source"):
+        evaluator.evaluate(predictor, None, source.batches(), info=source.info)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
+def test_evaluate_shows_every_batch_in_host_memory(photographs, task):
+    seen = []
+
+    def on_batch(batch, prediction):
+        leaves = jax.tree.leaves((batch, prediction))
+        assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
+        assert all(len(leaf) == 8 for leaf in leaves)
+        seen.extend(batch.example_index[batch.valid].tolist())
+
+    evaluate(photographs(task), num_devices=8, on_batch=[on_batch])
+    assert seen == list(range(12))
+
+
+def test_evaluate_nothing_is_refused(photographs):
+    with pytest.raises(ValueError, match="no image"):
+        evaluate(photographs("panoptic"), num_images=0)
+
+
+@pytest.mark.parametrize(
+    ("task", "annotated", "expected"),
+    [
+        ("", "semantic", "semantic"),
+        ("", "instance", "instance"),
+        ("semantic", "panoptic", "semantic"),
+        ("instance", "panoptic", "instance"),
+    ],
+)
+def test_evaluation_task_is_the_datasets_own_or_one_it_can_tell(
+    photographs, task, annotated, expected
+):
+    assert evaluator.evaluation_task(task, photographs(annotated).info) == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "annotated"),
+    [("panoptic", "instance"), ("semantic", "instance"), ("instance", "semantic")],
+)
+def test_evaluation_task_that_annotations_cannot_tell(photographs, task, annotated):
+    with pytest.raises(ValueError, match=f"fake is annotated for {annotated}"):
+        evaluator.evaluation_task(task, photographs(annotated).info)
+    with pytest.raises(ValueError, match="'panoptc'"):
+        evaluator.evaluation_task("panoptc", photographs(annotated).info)

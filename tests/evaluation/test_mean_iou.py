@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.types import Targets
 
 METRIC = MeanIoU.with_classes(3)
@@ -21,7 +22,7 @@ def measure(label_map, id_map, labels, *, batch_valid=None, original_size=None):
         is_crowd=jnp.zeros((batch_size, num_targets), bool),
     )
     return jax.jit(METRIC.from_model_output)(
-        label_map=jnp.array(label_map, jnp.int32),
+        prediction=SemanticPrediction(jnp.array(label_map, jnp.int32)),
         targets=targets,
         batch_valid=jnp.array(batch_valid or [True] * batch_size),
         original_size=jnp.array(original_size or [(1, width)] * batch_size),

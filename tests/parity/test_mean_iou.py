@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.types import Targets
 
 pytestmark = pytest.mark.parity
@@ -50,7 +51,7 @@ def random_batch(rng, num_valid):
 @jax.jit
 def count(label_map, id_map, labels, batch_valid, original_size):
     return MeanIoU.with_classes(NUM_CLASSES).from_model_output(
-        label_map=label_map,
+        prediction=SemanticPrediction(label_map),
         targets=Targets(
             id_map=id_map.astype(jnp.uint8),
             labels=labels,

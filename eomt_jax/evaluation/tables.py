@@ -1,0 +1,127 @@
+"""An evaluation's numbers as JSON holds them, as text, and on disk."""
+
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from eomt_jax.types import DatasetInfo, Task
+
+Results = dict[str, Any]
+
+GROUPS = ("all", "things", "stuff")
+
+# Heading and name of each number. The first number of a class orders the classes.
+_CLASS_COLUMNS = {
+    "panoptic": (
+        *(("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq")),
+        *(("found", "tp"), ("false", "fp"), ("missed", "fn")),
+    ),
+    "semantic": (("IoU", "iou"), ("accuracy", "accuracy"), ("pixels", "pixels")),
+    "instance": (("AP", "ap"), ("AP50", "ap50"), ("objects", "num_objects")),
+}
+_MEAN_COLUMNS = {
+    "panoptic": (("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq")),
+    "semantic": (
+        ("mIoU", "miou"),
+        ("accuracy", "mean_accuracy"),
+        ("of pixels", "pixel_accuracy"),
+    ),
+    "instance": (
+        *(("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75")),
+        *(("small", "ap_small"), ("medium", "ap_medium"), ("large", "ap_large")),
+    ),
+}
+
+
+def summarize(task: Task, computed: dict[str, Any], info: DatasetInfo) -> Results:
+    """What a metric computed, as plain lists, dictionaries and numbers.
+
+    Args:
+      task: whose metric.
+      computed: by PanopticQuality, MeanIoU or MaskAP.
+      info: the class table.
+
+    Returns:
+      task; the means by group, as computed; per_class: a dictionary for each class in
+      label order, of its name, is_thing and what was computed for it; and confusion
+      where there is one. None stands where there was nothing to measure: JSON has no
+      NaN.
+    """
+    results: Results = {"task": task}
+    for group in GROUPS:
+        if group in computed:
+            means = computed[group].items()
+            results[group] = {name: _plain(value) for name, value in means}
+    results["per_class"] = [
+        {
+            "name": row.name,
+            "is_thing": row.is_thing,
+            **{name: _plain(x[i]) for name, x in computed["per_class"].items()},
+        }
+        for i, row in enumerate(info.classes)
+    ]
+    if "confusion" in computed:
+        results["confusion"] = computed["confusion"].tolist()
+    return results
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    return None if math.isnan(value) else float(value)
+
+
+def format_table(results: Results, *, per_class: bool = True) -> str:
+    """The results as text: classes that occur, the best first, then the means."""
+    task = results["task"]
+    blocks = []
+    if per_class:
+        columns = _CLASS_COLUMNS[task]
+        best = columns[0][1]
+        rows = [row for row in results["per_class"] if row[best] is not None]
+        rows.sort(key=lambda row: -row[best])
+        labels = [row["name"][:21] for row in rows]
+        if task == "panoptic":
+            kinds = ("thing" if row["is_thing"] else "stuff" for row in rows)
+            labels = [f"{label:<22}{kind}" for label, kind in zip(labels, kinds)]
+        blocks += [*_format_rows(labels, rows, columns), ""]
+    columns = (*_MEAN_COLUMNS[task], ("classes", "num_classes"))
+    groups = [group for group in GROUPS if group in results]
+    blocks += _format_rows(groups, [results[group] for group in groups], columns)
+    speed = results["images_per_second"]
+    return "\n".join([*blocks, f"{results['num_images']} images, {speed:.1f} a second"])
+
+
+def _format_rows(
+    labels: list[str], rows: list[Results], columns: tuple[tuple[str, str], ...]
+) -> list[str]:
+    """Lines of right-aligned columns under their headings."""
+    cells = [[heading for heading, _ in columns]]
+    cells += [[_format_number(row[name]) for _, name in columns] for row in rows]
+    widths = [max(6, *map(len, column)) + 2 for column in zip(*cells)]
+    return [
+        f"{label:<28}" + "".join(f"{x:>{width}}" for x, width in zip(row, widths))
+        for label, row in zip(["", *labels], cells)
+    ]
+
+
+def _format_number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+
+
+def write_results(results: Results, path: epath.PathLike) -> None:
+    """Writes JSON so that a reader finds the old file or the whole new one."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.tmp"
+    text = json.dumps(results, indent=2, allow_nan=False)
+    # A row of the confusion matrix stays one line.
+    text = re.sub(r"\[[\d,\s]+\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
