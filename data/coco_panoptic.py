@@ -91,7 +91,12 @@ class PanopticReader(coco_json.CocoReader):
         """(id map, which segments of the JSON have a pixel in it)."""
         file_name, segment_ids = image.masks
         colors = label_maps.read_rgb(self._pngs.read(file_name), file=file_name)
-        label_maps.check_size(colors.shape[:2], image.size, file_name)
+        if colors.shape[:2] != image.size:
+            height, width = colors.shape[:2]
+            raise ValueError(
+                f"{file_name} has {height} x {width} pixels, but its annotation says "
+                f"{image.height} x {image.width}"
+            )
         red, green, blue = np.moveaxis(colors.astype(np.uint32), -1, 0)
         ids = red | green << 8 | blue << 16
 

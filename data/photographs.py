@@ -1,40 +1,10 @@
-"""Pictures as their files are: readable to the end, and as large as annotated."""
+"""Photographs as their files are: readable to the end, and as large as annotated."""
 
 import io
-from collections.abc import Sequence
 
-import numpy as np
 from PIL import Image, ImageOps
 
 _ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 are turned by a quarter
-
-
-def open_picture(
-    encoded: bytes, *, file: str, formats: Sequence[str] | None = None
-) -> Image.Image:
-    """A picture, not yet decoded.
-
-    Args:
-      encoded: bytes of its file.
-      file: its name, for messages.
-      formats: that it may have, as Pillow names them; None for all that Pillow reads.
-
-    Raises:
-      ValueError: the bytes are no picture, or one of another format.
-    """
-    try:
-        return Image.open(io.BytesIO(encoded), formats=formats)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        wanted = " or ".join(formats) if formats else "picture that can be read"
-        raise ValueError(f"{file} is no {wanted} ({error})") from error
-
-
-def decode(image: Image.Image, *, file: str) -> np.ndarray:
-    """Its pixels [H, W] or [H, W, C]; ValueError where the file is damaged."""
-    try:
-        return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} can't be decoded ({error})") from error
 
 
 def check_photograph(
@@ -54,7 +24,10 @@ def check_photograph(
       ValueError: the bytes are no picture, end before it does, have more than 8 bits a
         channel, or are one of another size.
     """
-    image = open_picture(encoded, file=file)
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file} is no picture that can be read ({error})") from error
     found = image.height, image.width
     if size is not None and found != tuple(size):
         raise ValueError(
@@ -68,7 +41,10 @@ def check_photograph(
         )
     # A JPEG at an eighth of its size is read to its end all the same, in less time.
     image.draft(None, (1, 1))
-    decode(image, file=file)
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{file} can't be decoded ({error})") from error
     return found
 
 
