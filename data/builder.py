@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -97,10 +97,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 yield record.image_id, records.to_example(record)
             if progress.n == progress.total:
                 progress.close()
-                _raise_problems(problems)
-            if split not in summary.num_examples and items[-1] is plan[split][-1]:
-                # TFDS would stop here, with less to say.
-                _raise_problems(problems or self._why_empty(split))
+                _raise_problems(problems or self._find_empty(plan))
 
         return {
             split: [
@@ -125,9 +122,13 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             return None
         return record
 
-    def _why_empty(self, split: str) -> list[str]:
-        found = [f"{len(names)} {what}" for what, names in self.notes.items()]
-        return [f"{self.name}: no image is left for {split}", *found]
+    def _find_empty(self, splits: Iterable[str]) -> list[str]:
+        """Splits of which nothing is left, and what has been left out."""
+        empty = [split for split in splits if split not in self._summary.num_examples]
+        if not empty:
+            return []
+        left_out = [f"{len(names)} {what}" for what, names in self.notes.items()]
+        return [f"{self.name}: no image is left for {' and '.join(empty)}", *left_out]
 
     def _log_download_bytes(self) -> None:
         """Silent: TFDS would announce a download."""

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data import mask_folder, prepare
+from data.splits import random_split
 from eomt_jax.pipeline import records
 from tests.data import map_archives
 from tests.data.map_archives import (
@@ -93,14 +94,15 @@ def test_records_equal_the_files(tmp_path):
 
 
 def test_split_is_drawn_by_seed(tmp_path):
-    def validation(seed):
-        build(tmp_path / f"{seed}", *draw(8), validation=0.5, split_seed=seed)
-        source = records.open_split(tmp_path / f"{seed}" / "out", "mine", "validation")
-        return {source.image_id(i) for i in range(len(source))}
-
-    assert validation(0) == validation(0)
-    assert len(validation(1)) == 4
-    assert validation(0) != validation(1)
+    photographs, masks = draw(8)
+    stems = [name[:-4] for name in masks]
+    for seed in (0, 1):
+        folder = tmp_path / f"{seed}"
+        build(folder, photographs, masks, validation=0.5, split_seed=seed)
+        expected = random_split(stems, validation=0.5, seed=seed)
+        for split, names in expected.items():
+            source = records.open_split(folder / "out", "mine", split)
+            assert [source.image_id(i) for i in range(len(source))] == names
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])

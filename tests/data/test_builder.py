@@ -1,0 +1,126 @@
+"""What every builder does with records, problems and what is left out."""
+
+import numpy as np
+import pytest
+
+from data import builder
+from eomt_jax.pipeline import records
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo
+from tests.data import map_archives
+
+GOOD, LEFT_OUT, BAD = "good", "left_out", "bad"
+CLASSES = (ClassInfo(1, "a", False, (1, 1, 1)), ClassInfo(2, "b", False, (2, 2, 2)))
+
+
+class Listed(builder.RecordBuilder):
+    """Builds what it is told: words by split, or (height, width)."""
+
+    VERSION = builder.RecordBuilder.VERSION
+    classes = CLASSES
+    task = "semantic"
+
+    def __init__(self, *, splits, **kwargs):
+        super().__init__(**kwargs)
+        self.splits = splits
+
+    def plan(self):
+        return {
+            split: [(f"{split}_{i}", what) for i, what in enumerate(items)]
+            for split, items in self.splits.items()
+        }
+
+    def make_record(self, item):
+        name, what = item
+        if what == BAD:
+            raise ValueError(f"{name} is bad")
+        if what == LEFT_OUT:
+            self.note("images that nobody wants", name)
+            return None
+        size = (8, 8) if what == GOOD else what
+        return Record(
+            image_bytes=map_archives.photograph(np.random.default_rng(0), size),
+            segment_map=np.ones(size, np.uint16),
+            labels=np.array([1], np.int32),
+            is_crowd=np.zeros(1, bool),
+            image_id=name,
+            height=size[0],
+            width=size[1],
+        )
+
+
+def build(tmp_path, **splits):
+    listed = Listed(name="mine", data_dir=str(tmp_path), splits=splits)
+    listed.download_and_prepare(file_format="array_record")
+    return listed
+
+
+def test_records_are_written_in_order_and_summarised(tmp_path):
+    build(tmp_path, train=[GOOD, LEFT_OUT, (4, 64), GOOD], validation=[(32, 2)])
+
+    info = records.read_info(tmp_path, "mine")
+    assert info.num_examples == {"train": 3, "validation": 1}
+    assert info.max_image_size == (32, 64)
+    assert info.max_segments == 1
+    assert info.max_aspect_ratio == 16
+    source = records.open_split(tmp_path, "mine", "train")
+    ids = [source.image_id(i) for i in range(len(source))]
+    assert ids == ["train_0", "train_2", "train_3"]
+
+
+def test_classes_without_a_segment_are_noted(tmp_path):
+    notes = build(tmp_path, train=[GOOD], validation=[GOOD]).notes
+    assert notes == {"classes that no image shows": ["a"]}
+
+
+def test_problems_of_all_splits_are_told_together(tmp_path):
+    with pytest.raises(ValueError, match="bad") as error:
+        build(tmp_path, train=[BAD, GOOD, BAD], validation=[GOOD, BAD])
+    assert str(error.value).splitlines() == [
+        "train_0 is bad",
+        "train_2 is bad",
+        "validation_1 is bad",
+    ]
+    assert records.prepared_versions(tmp_path, "mine") == []
+
+
+def test_many_problems_end_the_build_at_once(tmp_path):
+    with pytest.raises(ValueError, match="bad") as error:
+        build(tmp_path, train=[GOOD] + [BAD] * 30, validation=[GOOD])
+    lines = str(error.value).splitlines()
+    assert lines == [*(f"train_{i} is bad" for i in range(1, 11)), "and maybe more"]
+
+
+def test_problems_of_a_split_without_a_good_image_are_told(tmp_path):
+    with pytest.raises(ValueError, match="^train_0 is bad\ntrain_1 is bad$"):
+        build(tmp_path, train=[BAD, BAD], validation=[GOOD])
+
+
+def test_split_whose_images_are_all_left_out_says_why(tmp_path):
+    with pytest.raises(
+        ValueError,
+        match="^mine: no image is left for validation\n2 images that nobody wants$",
+    ):
+        build(tmp_path, train=[GOOD], validation=[LEFT_OUT, LEFT_OUT])
+
+
+def test_split_without_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mine: there is no image for validation"):
+        build(tmp_path, train=[GOOD], validation=[])
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_shard_whose_images_are_all_left_out_is_no_problem(
+    tmp_path, monkeypatch, empty
+):
+    monkeypatch.setattr(builder, "EXAMPLES_PER_SHARD", 2)
+    shards = [[GOOD, GOOD], [LEFT_OUT, LEFT_OUT], [GOOD]]
+    order = [shards[1], shards[0]] if empty == 0 else shards[:2]
+    build(tmp_path, train=[*order[0], *order[1], *shards[2]], validation=[GOOD])
+    assert len(records.open_split(tmp_path, "mine", "train")) == 3
+
+
+@pytest.mark.parametrize("size", [(1, 33), (5000, 1)])
+def test_long_and_thin_photograph_is_named(tmp_path, size):
+    with pytest.raises(ValueError, match=r"train_1 has \d+ x \d+ pixels: one side is"):
+        build(tmp_path, train=[(2, 64), size], validation=[GOOD])
