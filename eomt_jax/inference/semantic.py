@@ -16,10 +16,10 @@ from eomt_jax.inference import geometry
 from eomt_jax.pipeline.transforms import num_windows, window_start
 from eomt_jax.types import Array
 
-STRIP_ROWS = 16
+STRIP_ROWS = 32
 """Rows of the resized photograph whose class scores exist at a time."""
 
-BLOCK_SIZE = (16, 512)
+BLOCK_SIZE = (32, 512)
 """Canvas rows and columns that are filled at a time."""
 
 
@@ -207,7 +207,7 @@ def _fill_canvas(
                 source, weight = _slice_taps(rows, y, height)
                 source = jnp.clip(source - top, 0, STRIP_ROWS)
                 block = _mix_rows(part, _Taps(source, weight))
-                labels = jnp.argmax(block, axis=-1).astype(jnp.int32)
+                labels = _best_class(block)
                 return jax.lax.dynamic_update_slice(label_map, labels, (y, left))
 
             return jax.lax.fori_loop(
@@ -221,6 +221,17 @@ def _fill_canvas(
     num_strips = -(-scores.size // STRIP_ROWS)
     label_map = jax.lax.fori_loop(0, num_strips, fill_strip, empty)
     return label_map[: canvas_size[0], : canvas_size[1]]
+
+
+def _best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
+    """argmax as two plain reductions: XLA's own takes four times as long on a CPU.
+
+    The barrier makes both see the same bits, whatever is fused with what.
+    """
+    scores = jax.lax.optimization_barrier(scores)
+    num_classes = scores.shape[-1]
+    best = scores == scores.max(axis=-1, keepdims=True)
+    return jnp.where(best, jnp.arange(num_classes), num_classes - 1).min(axis=-1)
 
 
 def _mix_rows(x: Float[Array, "h w C"], taps: _Taps) -> Float[Array, "H w C"]:

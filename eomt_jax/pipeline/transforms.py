@@ -7,14 +7,15 @@ resized in one go, so it never exists at a size beyond the crop's.
 
 import dataclasses
 import io
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-Number = TypeVar("Number", int, jax.Array)
+from eomt_jax.types import Array
+
+Number = TypeVar("Number", int, Array)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ def window_start(index: Number, long_side: Number, size: int) -> Number:
     In whole numbers, on the device too. (The release truncates a product of floats,
     by which some windows begin a pixel earlier.)
     """
-    num_gaps = num_windows(long_side, size) - 1
+    num_gaps: Any = num_windows(long_side, size) - 1
     return index * (long_side - size) // (num_gaps + (num_gaps == 0))
 
 
