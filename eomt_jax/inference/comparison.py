@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from eomt_jax.inference.draw import draw_segmentation, resize_image
 from eomt_jax.inference.name_plates import load_font
 from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.samples import Source, load
 from eomt_jax.types import Batch, DatasetInfo
 
@@ -104,7 +105,7 @@ def evaluation_pictures(
             prediction, row, record.size, min_score=min_score
         )
         target = Segmentation.from_record(record)
-        if hasattr(prediction, "label_map"):
+        if isinstance(prediction, SemanticPrediction):
             target = target.by_class()
         pictures.append(Picture(np.asarray(image), [predicted, target]))
     return pictures

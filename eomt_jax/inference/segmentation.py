@@ -7,13 +7,13 @@ Legend: H W the photograph's pixels, n segments, B batch, T targets (padded).
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Targets
 
@@ -42,7 +42,12 @@ class Segmentation:
 
     @classmethod
     def from_prediction(
-        cls, prediction: Any, row: int, size: tuple[int, int], *, min_score: float = 0.0
+        cls,
+        prediction: PanopticPrediction | InstancePrediction | SemanticPrediction,
+        row: int,
+        size: tuple[int, int],
+        *,
+        min_score: float = 0.0,
     ) -> "Segmentation":
         """Image `row` of a batch's prediction for any task, cut to the photograph.
 

@@ -1,5 +1,4 @@
 import json
-import types
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from eomt_jax.evaluation import submission
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
 
 IDS = (1, 7, 90)
@@ -136,7 +136,7 @@ def test_instance_files_best_first_without_empty_masks(tmp_path):
 def test_semantic_files_hold_the_datasets_own_ids(tmp_path, ids, mode):
     label_map = np.full((1, 6, 9), -1, np.int32)
     label_map[0, :4, :5] = np.arange(20).reshape(4, 5) % 3
-    prediction = types.SimpleNamespace(label_map=label_map)
+    prediction = SemanticPrediction(label_map=label_map)
     with Submission(tmp_path / "out", Source(ids), task="semantic") as write:
         write(make_batch(index=(1,), sizes=((4, 5),)), prediction)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["street.png"]

@@ -1,5 +1,4 @@
 import io
-import types
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ from PIL import Image
 
 from eomt_jax.inference import comparison
 from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
 
@@ -102,7 +102,7 @@ def test_evaluation_pictures_at_most_so_many(batch):
 def test_evaluation_pictures_semantic_target_is_by_class(batch):
     label_map = np.full((3, 40, 40), -1)
     label_map[:, :24, :32] = 1
-    prediction = types.SimpleNamespace(label_map=label_map)
+    prediction = SemanticPrediction(label_map=label_map)
     pictures = comparison.evaluation_pictures(
         batch, prediction, Source(), max_pictures=1
     )

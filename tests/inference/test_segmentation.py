@@ -5,6 +5,7 @@ from pycocotools import mask as mask_codec
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Targets
 
@@ -77,6 +78,15 @@ def test_from_prediction_instance_leaves_low_scores_out():
     np.testing.assert_array_equal(found.labels, [4, 6])
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.5]))
     np.testing.assert_array_equal(found.masks, masks[0, [0, 2], :3, :11])
+
+
+def test_from_prediction_semantic_cuts_the_canvas():
+    label_map = np.full((2, 3, 4), -1, np.int32)
+    label_map[1, :2, :3] = [[5, 5, 2], [5, 2, 2]]
+    prediction = SemanticPrediction(label_map=label_map)
+    found = Segmentation.from_prediction(prediction, 1, (2, 3))
+    np.testing.assert_array_equal(found.labels, [2, 5])
+    np.testing.assert_array_equal(found.id_map, [[2, 2, 1], [2, 1, 1]])
 
 
 def test_from_label_map_one_segment_a_class():
