@@ -58,6 +58,30 @@ def test_prepare_unknown_dataset_lists_the_known(tmp_path):
         prepare.prepare("coco", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"name": "shapes", "masks": "m"}, "shapes has no option --masks; it has none"),
+        (
+            {"name": "mine", "builder": "coco_format", "remap": "1=2"},
+            "coco_format has no option --remap; it has --images, --annotations",
+        ),
+        (
+            {"name": "mine", "builder": "coco_format", "images": "i"},
+            "coco_format needs --annotations; see data/README.md",
+        ),
+        ({"name": "mine", "builder": "coco"}, "unknown format 'coco'; known: coco_f"),
+        ({"name": "my-own", "builder": "mask_folder"}, "--name=my-own is no name"),
+        ({"name": "shapes", "builder": "mask_folder"}, "--name=shapes is taken"),
+        ({"name": "mask_folder"}, "is a format: name your dataset with --name=NAME"),
+    ],
+)
+def test_prepare_options_that_do_not_fit_are_refused(tmp_path, arguments, match):
+    with pytest.raises(ValueError, match=match):
+        prepare.prepare(data_dir=tmp_path, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_prepare_error_on_the_way_leaves_nothing(few_shapes, tmp_path, monkeypatch):
     draw = shapes.draw_record
 

@@ -1,0 +1,270 @@
+"""A user's own dataset in COCO's formats: what is read, and what is refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import prepare
+from eomt_jax.pipeline import records
+from tests.data import coco_archives
+from tests.data.coco_archives import zip_bytes
+
+
+class OwnData:
+    """Pictures in a folder of one's own, and the dataset prepared from it.
+
+    Photographs are called photo_0.jpg …, their ids count from 7.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.data_dir = folder / "prepared"
+        self.pictures = coco_archives.draw_pictures(6)
+        self.photographs = {
+            f"photo_{i}.jpg": coco_archives.jpeg(p.image)
+            for i, p in enumerate(self.pictures)
+        }
+        self.maps = {
+            f"photo_{i}.png": coco_archives.segments_png(p.id_map)
+            for i, p in enumerate(self.pictures)
+        }
+        ids = {p.image_id: 7 + i for i, p in enumerate(self.pictures)}
+        self.panoptic = coco_archives.panoptic_json(self.pictures)
+        self.instances = coco_archives.instances_json(self.pictures)
+        for table in (self.panoptic, self.instances):
+            for row in table["images"]:
+                row["id"] = ids[row["id"]]
+                row["file_name"] = f"photo_{row['id'] - 7}.jpg"
+            for row in table["annotations"]:
+                row["image_id"] = ids[row["image_id"]]
+                if "file_name" in row:
+                    row["file_name"] = f"photo_{row['image_id'] - 7}.png"
+
+    def write(self, name, content):
+        """A JSON, zip archive or folder of `content`; its path."""
+        path = self.folder / name
+        if name.endswith(".json"):
+            path.write_text(json.dumps(content))
+        elif name.endswith(".zip"):
+            path.write_bytes(zip_bytes(content))
+        else:
+            for file, data in content.items():
+                (path / file).parent.mkdir(parents=True, exist_ok=True)
+                (path / file).write_bytes(data)
+        return str(path)
+
+    def build(self, **options):
+        options.setdefault("images", str(self.folder / "photos"))
+        return prepare.prepare("mine", self.data_dir, builder="coco_format", **options)
+
+    def build_instances(self, **options):
+        self.write("photos", self.photographs)
+        return self.build(
+            annotations=self.write("mine.json", self.instances), **options
+        )
+
+    def open(self, split):
+        return list(records.open_split(self.data_dir, "mine", split))
+
+
+@pytest.fixture
+def own(tmp_path):
+    return OwnData(tmp_path)
+
+
+def assert_refused(own, match, **options):
+    with pytest.raises(ValueError, match=match):
+        own.build(**options)
+    assert [f for f in own.data_dir.rglob("*") if f.is_file()] == []
+
+
+def test_instances_with_random_split(own):
+    own.instances["categories"].reverse()
+    info = own.build_instances(validation=0.3)
+
+    assert (info.name, info.task) == ("mine", "instance")
+    assert info.num_examples == {"train": 4, "validation": 2}
+    assert [c.id for c in info.classes] == sorted(c.id for c in info.classes)
+    assert all(c.is_thing for c in info.classes)
+    assert len({c.color for c in info.classes}) == 80
+    held_out = own.open("validation")
+    everything = own.open("train") + held_out
+    assert {r.image_id for r in everything} == {str(i) for i in range(7, 13)}
+    objects = {i: [] for i in range(7, 13)}
+    for row in own.instances["annotations"]:
+        objects[row["image_id"]].append(row)
+    for record in everything:
+        rows = objects[int(record.image_id)]
+        assert (
+            record.image_bytes
+            == own.photographs[f"photo_{rows[0]['image_id'] - 7}.jpg"]
+        )
+        assert record.areas.tolist() == [row["area"] for row in rows]
+        categories = [info.classes[label].id for label in record.labels]
+        assert categories == [row["category_id"] for row in rows]
+
+    own.build_instances(validation=0.3, split_seed=1, overwrite=True)
+    assert [r.image_id for r in own.open("validation")] != [
+        r.image_id for r in held_out
+    ]
+
+
+def test_panoptic_with_splits_of_its_own_in_folders_and_archives(own):
+    first = {f"photo_{i}" for i in range(4)}
+    tables = {"train": dict(own.panoptic), "validation": dict(own.panoptic)}
+    for split, table in tables.items():
+        table["annotations"] = [
+            row
+            for row in own.panoptic["annotations"]
+            if (row["file_name"][:-4] in first) == (split == "train")
+        ]
+    deep = {f"export/images/{name}": data for name, data in own.photographs.items()}
+    info = own.build(
+        images=own.write("photos.zip", deep),
+        annotations=f"train={own.write('t.json', tables['train'])},"
+        f"validation={own.write('v.json', tables['validation'])}",
+        segments=own.write("segments", own.maps),
+    )
+
+    assert (info.task, info.num_examples) == ("panoptic", {"train": 4, "validation": 2})
+    assert sum(c.is_thing for c in info.classes) == 80
+    for split in ("train", "validation"):
+        for record in own.open(split):
+            picture = own.pictures[int(record.image_id) - 7]
+            for number, segment in enumerate(picture.segments):
+                np.testing.assert_array_equal(
+                    record.segment_map == number + 1, picture.id_map == segment["id"]
+                )
+            assert len(record.labels) == len(picture.segments)
+
+
+def test_colors_of_the_json_are_kept(own):
+    own.instances["categories"][3]["color"] = [1, 2, 3]
+    assert own.build_instances().classes[3].color == (1, 2, 3)
+
+
+def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
+    """The first three are annotated as they are shown, the last as it is stored."""
+    turned = {}
+    for i, orientation in enumerate([6, 8, 3, 6]):
+        picture = own.pictures[i]
+        steps = {6: 1, 8: -1, 3: 2}[orientation] if i < 3 else 0
+        image = Image.fromarray(np.rot90(picture.image, steps))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stream = io.BytesIO()
+        image.save(stream, format="JPEG", quality=95, exif=exif)
+        turned[f"photo_{i}.jpg"] = stream.getvalue()
+    own.photographs.update(turned)
+    own.build_instances()
+
+    for record in own.open("train") + own.open("validation"):
+        number = int(record.image_id) - 7
+        picture = own.pictures[number]
+        image = np.asarray(Image.open(io.BytesIO(record.image_bytes)))
+        assert image.shape == picture.image.shape
+        # JPEG of a few colours: close on average, far off where turned wrongly.
+        assert np.abs(image.astype(int) - picture.image).mean() < 8
+        if number >= 3:
+            assert record.image_bytes == own.photographs[f"photo_{number}.jpg"]
+
+
+def test_photographs_without_annotation_are_left_out_and_named(own, caplog):
+    own.photographs["other.jpg"] = own.photographs["photo_0.jpg"]
+    own.instances["annotations"] = [
+        a for a in own.instances["annotations"] if a["image_id"] != 7
+    ]
+    info = own.build_instances()
+
+    assert sum(info.num_examples.values()) == 5
+    assert "1 photographs without a segment, left out (7)" in caplog.text
+    assert "without annotation, left out (other.jpg)" in caplog.text
+
+
+def test_wrong_kind_of_json_is_named(own):
+    own.write("photos", own.photographs)
+    panoptic = own.write("panoptic.json", own.panoptic)
+    instances = own.write("instances.json", own.instances)
+    segments = own.write("segments.zip", own.maps)
+    assert_refused(own, "panoptic.json is not COCO's instances", annotations=panoptic)
+    assert_refused(
+        own,
+        "instances.json is not COCO's panoptic format.*--segments",
+        annotations=instances,
+        segments=segments,
+    )
+
+
+def test_paths_that_do_not_fit_are_named(own):
+    own.write("photos", own.photographs)
+    mine = own.write("mine.json", own.instances)
+    assert_refused(
+        own, "--annotations=nowhere.json is no file", annotations="nowhere.json"
+    )
+    assert_refused(own, "nowhere is neither", annotations=mine, images="nowhere")
+    assert_refused(
+        own,
+        "--images=train=a is not for the splits.*train=PATH,validation=PATH",
+        annotations=f"train={mine},validation={mine}",
+        images="train=a",
+    )
+
+
+def test_categories_that_differ_between_splits_are_named(own):
+    own.write("photos", own.photographs)
+    train = own.write("train.json", own.instances)
+    own.instances["categories"][0]["name"] = "people"
+    validation = own.write("validation.json", own.instances)
+    assert_refused(
+        own,
+        r"train.json and validation.json differ in the categories 1 \(person\)",
+        annotations=f"train={train},validation={validation}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("category", "match"),
+    [
+        ({"id": 1, "name": "person"}, "two classes with the id 1"),
+        ({"id": 99, "name": "person"}, "two classes with the name person"),
+        ({"id": "1", "name": "x"}, "a whole number as id"),
+        ({"name": "x"}, "class 81 lacks an id or a name"),
+        ({"id": 99, "name": "x", "color": [1, 2, 300]}, r"a color is \[R, G, B\]"),
+    ],
+)
+def test_categories_that_are_wrong_are_named(own, category, match):
+    own.instances["categories"].append(category)
+    own.write("photos", own.photographs)
+    assert_refused(own, match, annotations=own.write("mine.json", own.instances))
+
+
+def test_photographs_that_cannot_be_used_are_named_together(own):
+    grey = io.BytesIO()
+    Image.fromarray(np.zeros((48, 64), np.uint16)).save(grey, format="PNG")
+    own.photographs["photo_1.jpg"] = grey.getvalue()
+    own.photographs["photo_2.jpg"] = own.photographs["photo_2.jpg"][:-99]
+    own.photographs["photo_4.jpg"] = own.photographs["photo_3.jpg"]
+    own.write("photos", own.photographs)
+    with pytest.raises(ValueError, match="photo") as error:
+        own.build_instances()
+    assert "photo_1.jpg has more than 8 bits a channel" in str(error.value)
+    assert "photo_2.jpg can't be decoded" in str(error.value)
+    assert "photo_4.jpg has 64 x 48 pixels, but its annotation says 48 x 64" in str(
+        error.value
+    )
+
+
+def test_photographs_that_are_missing_or_not_unique_are_named(own):
+    mine = own.write("mine.json", own.instances)
+    moved = own.photographs.pop("photo_0.jpg")
+    own.photographs.update({"a/photo_0.jpg": moved, "b/photo_0.jpg": moved})
+    del own.photographs["photo_3.jpg"]
+    own.write("photos", own.photographs)
+    assert_refused(
+        own,
+        "annotates 2 files that .*: photo_0.jpg, photo_3.jpg",
+        annotations=f"train={mine}",
+    )
