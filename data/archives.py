@@ -168,7 +168,9 @@ class FolderSource(Source):
     def __init__(self, folder: epath.Path):
         files = {f.relative_to(folder).as_posix(): f for f in _files_below(folder)}
         self._order = {name: i for i, name in enumerate(sorted(files))}
-        super().__init__(os.fspath(folder), "mend the folder", {n: files[n] for n in self._order})
+        super().__init__(
+            os.fspath(folder), "mend the folder", {n: files[n] for n in self._order}
+        )
 
     def order(self, member: str) -> int:
         return self._order[member]
