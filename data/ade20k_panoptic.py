@@ -12,8 +12,9 @@ import numpy as np
 
 from data import label_maps
 from data.ade20k_semantic import FOLDERS, SCENES, Ade20kSemantic
-from data.archives import Archive, Source
+from data.archives import Archive
 from data.label_maps import Item
+from data.sources import Source
 from eomt_jax import dataset_info
 
 INSTANCES = Archive(

@@ -11,8 +11,9 @@ import numpy as np
 from etils import epath
 
 from data import label_maps
-from data.archives import Archive, Source, open_archives
+from data.archives import Archive, open_archives
 from data.label_maps import Item
+from data.sources import Source
 from eomt_jax import dataset_info
 
 SCENES = Archive(

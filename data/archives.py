@@ -1,23 +1,13 @@
-"""Archives and folders, read as they are: opened, checked, and never unpacked.
+"""Published archives: found, opened, and checked to be what they should be."""
 
-Every check fails with the archive's name, what is wrong with it, and what to do; of a
-published one, where to get it.
-"""
-
-import abc
 import contextlib
 import dataclasses
-import os
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 from etils import epath
 
-_SHOWN = 5  # names spelt out in a message about many
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+from data.sources import Source, open_archive, some
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,166 +32,6 @@ class Archive:
     def source(self) -> str:
         """Where to get it, for messages."""
         return f"get it ({self.size}) from {self.url}"
-
-
-class Source(abc.ABC):
-    """Files by name: of a zip or tar archive, or of a folder.
-
-    Hidden files are none: those of a name with a leading dot, and what macOS adds to
-    its archives.
-
-    Attributes:
-      name: of the archive or folder, for messages.
-      source: where to get it, or what to do about it, for messages.
-    """
-
-    def __init__(self, name: str, source: str, members: Mapping[str, Any]):
-        self.name = name
-        self.source = source
-        self._members = {n: m for n, m in members.items() if not _is_hidden(n)}
-
-    def __contains__(self, member: str) -> bool:
-        return member in self._members
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
-
-    def names(self, folder: str = "") -> list[str]:
-        """Names of the files in `folder`, without it."""
-        return [n[len(folder) :] for n in self._members if n.startswith(folder)]
-
-    def read(self, member: str) -> bytes:
-        """Bytes of `member`; ValueError naming it where they are damaged."""
-        with self._named_errors(member), self._open(member) as stream:
-            return stream.read()
-
-    def inner(self, member: str) -> "ZipSource":
-        """The zip archive that is `member`.
-
-        Its bytes are read forward through the outer archive, so memory stays at a
-        buffer's size; but going back may mean reading it from its start, so take the
-        members of an inner archive in `order` of their place.
-        """
-        with self._named_errors(member):
-            stream = self._open(member)
-            return ZipSource(stream, f"{self.name}/{member}", self.source)
-
-    @abc.abstractmethod
-    def order(self, member: str) -> int:
-        """Where `member` lies among the others."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Nothing can be read any more."""
-
-    @abc.abstractmethod
-    def _open(self, member: str) -> BinaryIO:
-        """The bytes of `member`."""
-
-    @contextlib.contextmanager
-    def _named_errors(self, member: str):
-        try:
-            yield
-        except (*_DAMAGED, OSError) as error:
-            raise ValueError(
-                f"{member} in {self.name} is damaged ({error}); {self.source}"
-            ) from error
-
-
-class ZipSource(Source):
-    """Members of a zip archive."""
-
-    def __init__(self, stream: BinaryIO, name: str, source: str):
-        """Reads the table of contents of `stream`; ValueError where it has none."""
-        self._stream = stream
-        try:
-            self._zip = zipfile.ZipFile(stream)
-            _check_begins_at_zero(self._zip)
-        except _DAMAGED as error:
-            raise _not_an_archive(stream, "zip", name, source, error) from error
-        members = {m.filename: m for m in self._zip.infolist() if not m.is_dir()}
-        super().__init__(name, source, members)
-
-    def order(self, member: str) -> int:
-        return self._members[member].header_offset
-
-    def close(self) -> None:
-        self._zip.close()
-        self._stream.close()
-
-    def _open(self, member: str) -> BinaryIO:
-        return cast(BinaryIO, self._zip.open(self._members[member]))
-
-
-class TarSource(Source):
-    """Members of a tar archive that isn't compressed."""
-
-    def __init__(self, stream: BinaryIO, name: str, source: str):
-        """Reads all headers of `stream`; ValueError where they don't lead to its end."""
-        self._stream = stream
-        try:
-            self._tar = tarfile.TarFile(fileobj=stream)
-            files = [member for member in self._tar.getmembers() if member.isfile()]
-            _check_end_is_marked(stream, self._tar.offset)
-        except _DAMAGED as error:
-            raise _not_an_archive(stream, "tar", name, source, error) from error
-        members = {member.name.removeprefix("./"): member for member in files}
-        super().__init__(name, source, members)
-
-    def order(self, member: str) -> int:
-        return self._members[member].offset_data
-
-    def close(self) -> None:
-        self._tar.close()
-        self._stream.close()
-
-    def _open(self, member: str) -> BinaryIO:
-        return cast(BinaryIO, self._tar.extractfile(self._members[member]))
-
-
-class FolderSource(Source):
-    """Files of a folder and the folders in it, in the order of their names."""
-
-    def __init__(self, folder: epath.Path):
-        files = {f.relative_to(folder).as_posix(): f for f in _files_below(folder)}
-        self._order = {name: i for i, name in enumerate(sorted(files))}
-        super().__init__(
-            os.fspath(folder), "mend the folder", {n: files[n] for n in self._order}
-        )
-
-    def order(self, member: str) -> int:
-        return self._order[member]
-
-    def close(self) -> None:
-        pass
-
-    def _open(self, member: str) -> BinaryIO:
-        return cast(BinaryIO, self._members[member].open("rb"))
-
-
-_SOURCES = {".zip": ZipSource, ".tar": TarSource}
-
-
-def open_source(path: epath.PathLike) -> Source:
-    """A folder, zip or tar archive of a user's, to be closed after use.
-
-    Raises:
-      ValueError: there is nothing at `path`, nothing in it, or a file of another kind.
-    """
-    path = epath.Path(path).expanduser()
-    if path.is_dir():
-        opened = FolderSource(path)
-    elif path.exists():
-        opened = _open_archive(path, "make it again")
-    else:
-        raise ValueError(f"{path} is neither a folder nor a file")
-    if not opened.names():
-        opened.close()
-        raise ValueError(f"{path} holds no file")
-    return opened
 
 
 def open_archives(
@@ -241,7 +71,7 @@ def open_archives(
     opened = {}
     for archive in wanted:
         path = cast(epath.Path, found[archive.name])
-        source = stack.enter_context(_open_archive(path, archive.source))
+        source = stack.enter_context(open_archive(path, archive.source))
         _check_members(source, archive)
         opened[archive.name] = source
     return opened
@@ -252,15 +82,6 @@ def _find(folder: epath.Path, archive: Archive) -> epath.Path | None:
     return next((folder / n for n in names if (folder / n).exists()), None)
 
 
-def _open_archive(path: epath.Path, source: str) -> Source:
-    if path.suffix not in _SOURCES:
-        raise ValueError(
-            f"{path} is neither a folder nor one of {', '.join(_SOURCES)}, by its name"
-        )
-    stream = cast(BinaryIO, path.open("rb"))
-    return _SOURCES[path.suffix](stream, path.name, source)
-
-
 def _check_members(opened: Source, archive: Archive) -> None:
     for member in archive.members:
         if not opened.names(member):
@@ -269,49 +90,3 @@ def _check_members(opened: Source, archive: Archive) -> None:
                 f"{opened.name} is another archive under that name: it holds no "
                 f"{member}, but {holds}; {archive.source}"
             )
-
-
-def _not_an_archive(
-    stream: BinaryIO, kind: str, name: str, source: str, error: Exception
-) -> ValueError:
-    """Closes the stream; says what it is instead."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.close()
-    return ValueError(
-        f"{name} is truncated or no {kind} archive: its {size:,} bytes end without a "
-        f"table of contents ({error}); {source}"
-    )
-
-
-def _check_begins_at_zero(archive: zipfile.ZipFile) -> None:
-    """Of an archive cut inside a nested one, zipfile may take the nested one's table
-    of contents for the whole, and its beginning for foreign bytes."""
-    offsets = [member.header_offset for member in archive.infolist()]
-    if offsets and min(offsets) > 0:
-        raise zipfile.BadZipFile(f"its first file begins at byte {min(offsets):,}")
-
-
-def _check_end_is_marked(stream: BinaryIO, end: int) -> None:
-    """tarfile takes a file that stops between two members for whole."""
-    stream.seek(end)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end is marked at byte {end:,}")
-
-
-def _files_below(folder: epath.Path) -> Iterator[epath.Path]:
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _files_below(path)
-        else:
-            yield path
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith(".")
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    names = sorted(names)
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

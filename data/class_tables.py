@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.archives import some
+from data.sources import some
 from eomt_jax.types import ClassInfo
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from etils import epath
 
 from data import coco_instance, coco_json, coco_panoptic
-from data.archives import open_source, some
 from data.class_tables import make_class_table
 from data.coco_json import CocoReader, CocoTable, FileFinder, PlanItem
+from data.sources import open_source, some
 from data.splits import TRAIN, VALIDATION, parse_split_paths, random_split
 from eomt_jax.types import ClassInfo
 

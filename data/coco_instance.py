@@ -12,8 +12,8 @@ import numpy as np
 from pycocotools import mask as mask_codec
 
 from data import coco_json
-from data.archives import Source
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from data.sources import Source
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 

@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 from etils import epath
 
-from data.archives import Archive, Source, open_archives, some
+from data.archives import Archive, open_archives
 from data.builder import RecordBuilder
 from data.photographs import check_photograph, turn_upright
+from data.sources import Source, some
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
 

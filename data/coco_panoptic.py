@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data import coco_json, label_maps
-from data.archives import Source
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from data.sources import Source
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int, Integer, UInt8, UInt16
 from PIL import Image
 
-from data.archives import Source, some
 from data.builder import RecordBuilder
 from data.photographs import check_photograph
+from data.sources import Source, some
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo, Task
 

@@ -36,8 +36,8 @@ from data import (
     mask_folder,
     shapes,
 )
-from data.archives import some
 from data.builder import RecordBuilder
+from data.sources import some
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
 

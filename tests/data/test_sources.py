@@ -1,4 +1,4 @@
-"""Reading archives: bounded memory, and messages short enough to read."""
+"""Files of archives and folders: bounded memory, messages short enough to read."""
 
 import io
 import tracemalloc
@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from data.archives import TarSource, ZipSource, open_source, some
+from data.sources import TarSource, ZipSource, open_source, some
 from tests.data.coco_archives import zip_bytes
 from tests.data.map_archives import tar_bytes, write_files, write_zip
 
@@ -59,7 +59,7 @@ def test_zip_source_cut_inside_a_nested_archive_is_refused():
 
 
 FILES = {"b/2.bin": b"two", "a.txt": b"", "b/1.bin": bytes(3000), "c/d/e": b"e"}
-HIDDEN = {".DS_Store": b"x", "b/._1.bin": b"x", "__MACOSX/b/1.bin": b"x"}
+HIDDEN = {".DS_Store": b"x", "b/._1.bin": b"x", "__MACOSX/b/1.bin": b"x", ".x/1": b""}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
@@ -127,6 +127,17 @@ def test_tar_cut_between_two_members_is_refused():
     assert whole[1024:1029] == b"./2\0\0"
     with pytest.raises(ValueError, match="no end is marked at byte 1,024"):
         TarSource(io.BytesIO(whole[:1024]), "some.tar", "from there")
+
+
+def test_member_that_is_encrypted_is_named():
+    whole = bytearray(zip_bytes({"secret.png": b"content"}))
+    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        whole[whole.index(signature) + offset] |= 1  # the flag of encryption
+    with (
+        ZipSource(io.BytesIO(bytes(whole)), "some.zip", "make it again") as source,
+        pytest.raises(ValueError, match=r"secret\.png in some\.zip is .*encrypted"),
+    ):
+        source.read("secret.png")
 
 
 def test_tar_source_of_something_else_is_refused():
