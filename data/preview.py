@@ -13,11 +13,13 @@ import io
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as mask_codec
 from tqdm import tqdm
 
 # As a script this file lies in the path, not the folder above, where data/ is.
@@ -45,7 +47,8 @@ class Counts:
       small: int [K], of them smaller than a patch in the network's input.
       side: float [K], the median segment's side in the network's input, as the
         square root of its area in pixels; 0 where there is none.
-      pixels: float [K], the class's share of all pixels.
+      pixels: float [K], the class's share of all pixels; objects that lie over one
+        another count each.
       crowds: crowd regions.
       void: share of all pixels that belong to nothing or to a crowd.
     """
@@ -71,18 +74,18 @@ def count(
     """Counts what `source` holds when its photographs just fit `image_size`."""
     areas: list[list[float]] = [[] for _ in info.classes]  # in the network's input
     images, pixels = np.zeros((2, info.num_classes))
-    num_images = max_segments = crowds = total = 0
+    num_images = max_segments = crowds = total = covered = 0
     for record in source:
         num_images += 1
         max_segments = max(max_segments, len(record.labels))
         crowds += int(record.is_crowd.sum())
-        total += record.segment_map.size
+        total += record.height * record.width
         scale = min(image_size / record.height, image_size / record.width)
-        area = np.bincount(record.segment_map.ravel(), minlength=len(record.labels) + 1)
-        is_target = ~record.is_crowd
-        labels, area = record.labels[is_target], area[1:][is_target]
+        labels = record.labels[~record.is_crowd]
+        segment_areas, union = _measure(record)
+        covered += union
         images[np.unique(labels)] += 1
-        for label, segment_area in zip(labels, area, strict=True):
+        for label, segment_area in zip(labels, segment_areas, strict=True):
             areas[label].append(segment_area * scale**2)
             pixels[label] += segment_area
     return Counts(
@@ -94,8 +97,27 @@ def count(
         side=np.array([np.sqrt(np.median(a)) if a else 0.0 for a in areas]),
         pixels=pixels / max(total, 1),
         crowds=crowds,
-        void=1 - float(pixels.sum()) / max(total, 1),
+        void=1 - covered / max(total, 1),
     )
+
+
+def _measure(record: records.Record) -> tuple[np.ndarray, int]:
+    """Pixels of each segment that is no crowd, and of all of them together."""
+    is_target = ~record.is_crowd
+    if record.segment_map is not None:
+        pixels = np.bincount(
+            record.segment_map.ravel(), minlength=len(record.labels) + 1
+        )
+        areas = pixels[1:][is_target]
+        return areas, int(areas.sum())
+    rles: Any = [
+        {"size": list(record.size), "counts": rle}
+        for rle, wanted in zip(record.rles or (), is_target, strict=True)
+        if wanted
+    ]
+    if not rles:
+        return np.zeros(0), 0
+    return mask_codec.area(rles), int(mask_codec.area(mask_codec.merge(rles)))
 
 
 def format_counts(counts: Counts, info: DatasetInfo) -> str:
@@ -106,7 +128,8 @@ def format_counts(counts: Counts, info: DatasetInfo) -> str:
     for label in np.argsort(-counts.segments, kind="stable"):
         if counts.segments[label]:
             row = info.classes[label]
-            name = row.name if row.is_thing else f"{row.name} (stuff)"
+            is_stuff = info.task == "panoptic" and not row.is_thing
+            name = f"{row.name} (stuff)" if is_stuff else row.name
             rows.append(
                 f"{name:24}{counts.images[label]:8,}{counts.segments[label]:10,}"
                 f"{counts.pixels[label]:8.1%}{counts.side[label]:10.0f} px"

@@ -1,11 +1,13 @@
 """preview.py: counts by hand, warnings, and a sheet that shows the samples."""
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from pycocotools import mask as mask_codec
 
 from data import preview, shapes
 from eomt_jax.pipeline import records
@@ -73,6 +75,42 @@ def test_count_measures_at_the_configured_size(two_records):
 
     assert doubled.small.tolist() == [0, 0, 0]
     np.testing.assert_allclose(doubled.side, [2 * 200**0.5, 0, 80])
+
+
+def test_count_of_overlapping_masks(two_records):
+    masks = np.zeros((40, 80, 3), np.uint8, order="F")
+    masks[:20, :40, 0] = 1  # a cat, 800 pixels
+    masks[10:30, 20:60, 1] = 1  # a dog, 800 pixels, 200 of them the cat's
+    masks[30:, :, 2] = 1  # a crowd
+    instances = dataclasses.replace(
+        two_records[0],
+        segment_map=None,
+        rles=tuple(rle["counts"] for rle in mask_codec.encode(masks)),
+        areas=np.zeros(3),
+        labels=np.array([0, 1, 0], np.int32),
+        is_crowd=np.array([False, False, True]),
+    )
+    empty = dataclasses.replace(
+        instances,
+        rles=(),
+        areas=np.zeros(0),
+        labels=np.zeros(0, np.int32),
+        is_crowd=np.zeros(0, bool),
+    )
+    counts = preview.count([instances, empty], INFO, image_size=80)
+
+    assert counts.segments.tolist() == [1, 1, 0]
+    assert counts.crowds == 1
+    np.testing.assert_allclose(counts.pixels, [800 / 6400, 800 / 6400, 0])
+    assert counts.void == pytest.approx(1 - 1400 / 6400)
+    sheet = preview.draw_sheet([instances, empty], INFO, panel=100)
+    assert sheet.size == (12 + 2 * (2 * 100 + 6 + 12), 12 + 50 + 18 + 12)
+
+
+def test_format_counts_of_semantic_classes_says_nothing_of_stuff(two_records):
+    info = dataclasses.replace(INFO, task="semantic")
+    counts = preview.count(two_records, info, image_size=80)
+    assert "stuff" not in preview.format_counts(counts, info)
 
 
 def test_find_problems_names_absent_rare_and_small(two_records):
