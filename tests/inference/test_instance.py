@@ -79,11 +79,34 @@ def test_instance_segmentation_many_blocks_equal_one(monkeypatch):
     rng = np.random.default_rng(0)
     masks = rng.normal(0, 2, (4, *CANVAS)).astype(np.float32)
     classes = rng.normal(0, 1, (4, 3)).astype(np.float32)
-    restore = geometry.RestoreMatrices(
-        jnp.eye(CANVAS[0]), jnp.eye(CANVAS[1]), jnp.array(CANVAS)
-    )
-    whole = instance.instance_segmentation(masks, classes, restore)
+    whole = run(masks, classes, np.array(CANVAS))
     monkeypatch.setattr(geometry, "BLOCK_SIZE", (2, 8))  # of 3 × 11
-    blocks = instance.instance_segmentation(masks, classes, restore)
+    assert geometry.block_grid(CANVAS) == ((2, 8), (4, 16))
+    traced_anew = jax.jit(lambda *inputs: run.__wrapped__(*inputs))
+    blocks = traced_anew(masks, classes, np.array(CANVAS))
     np.testing.assert_array_equal(blocks.mask_bits, whole.mask_bits)
     np.testing.assert_allclose(blocks.scores, whole.scores, rtol=1e-6)
+
+
+def test_instance_segmentation_never_holds_the_canvas_in_floats():
+    canvas = (2000, 2000)
+
+    def restored(masks, classes, content_size, original_size):
+        restore = geometry.restore_matrices(
+            content_size,
+            original_size,
+            logits_size=(40, 40),
+            image_size=(160, 160),
+            canvas_size=canvas,
+        )
+        return instance.instance_segmentation(masks, classes, restore)
+
+    size = jax.ShapeDtypeStruct((2,), np.int32)
+    compiled = jax.jit(restored).lower(
+        jax.ShapeDtypeStruct((100, 40, 40), np.float32),
+        jax.ShapeDtypeStruct((100, 81), np.float32),
+        size,
+        size,
+    )
+    # 100 masks: 1.6 GB of floats, 50 MB of bits.
+    assert compiled.compile().memory_analysis().temp_size_in_bytes < 250e6
