@@ -20,7 +20,7 @@ from eomt_jax import dataset_info
 INSTANCES = Archive(
     "annotations_instance.tar",
     "http://sceneparsing.csail.mit.edu/data/ChallengeData2017/annotations_instance.tar",
-    "0.1 GB",
+    "",
     tuple(f"annotations_instance/{folder}/" for folder in FOLDERS.values()),
     other_name="annotations_instance.zip",
 )

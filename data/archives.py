@@ -17,7 +17,7 @@ class Archive:
     Attributes:
       name: file name.
       url: where to download it.
-      size: its size in words.
+      size: its size in words; empty where nobody says.
       members: folders ("train2017/") or files that the right archive holds.
       other_name: of the same files in another kind of archive, taken as well.
     """
@@ -31,7 +31,7 @@ class Archive:
     @property
     def source(self) -> str:
         """Where to get it, for messages."""
-        return f"get it ({self.size}) from {self.url}"
+        return f"get it{self.size and f' ({self.size})'} from {self.url}"
 
 
 def open_archives(

@@ -144,7 +144,10 @@ def test_missing_archives_are_named_with_where_to_get_them(tmp_path):
             NAMES[0], tmp_path / "prepared", archives=str(tmp_path / "archives")
         )
     assert "http://data.csail.mit.edu/places/ADEchallenge/" in str(error.value)
-    assert "annotations_instance.tar or annotations_instance.zip" in str(error.value)
+    assert (
+        "annotations_instance.tar or annotations_instance.zip: get it from http://"
+        "sceneparsing.csail.mit.edu/data/"
+    ) in str(error.value)
 
 
 def test_semantic_needs_no_instances(tmp_path, drawn):
@@ -163,7 +166,9 @@ def test_truncated_archive_is_named(tmp_path, drawn, archive):
     (tmp_path / "archives" / archive).write_bytes(
         whole[: len(whole.rstrip(b"\0")) * 2 // 3]
     )
-    with pytest.raises(ValueError, match=f"^{archive} is truncated.* get it .* from"):
+    with pytest.raises(
+        ValueError, match=f"^{archive} is truncated.* get it .*from http"
+    ):
         prepare.prepare(
             NAMES[0], tmp_path / "prepared", archives=str(tmp_path / "archives")
         )
