@@ -2,8 +2,6 @@
 
 import io
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -225,40 +223,6 @@ def test_remap_moves_values_to_classes_and_to_none(tmp_path):
     assert info.num_classes == 3
     by_value = np.array([-1, 0, 2, 1, 2, -1])  # 3 means what 1 did before it moved
     np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), by_value[values])
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-@pytest.mark.parametrize("palette", [True, False])
-def test_every_bit_depth_and_palette_gives_the_numbers_in_the_file(
-    tmp_path, bits, palette
-):
-    photographs, _ = draw(2)
-    values = np.arange(24 * 32).reshape(24, 32) % min(1 << bits, 3)
-    mask = write_png(values, bits, palette=palette)
-    build(tmp_path, photographs, {"0.png": mask, "1.png": mask})
-    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), values)
-
-
-def write_png(values, bits, *, palette):
-    """A PNG of few bits a pixel; Pillow chooses the number by itself."""
-    height, width = values.shape
-    each = 8 // bits
-    shifts = 8 - bits * (1 + np.arange(each))
-    packed = (values.reshape(height, -1, each) << shifts).sum(-1).astype(np.uint8)
-    rows = b"".join(b"\0" + row.tobytes() for row in packed)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, 3 * palette, 0, 0, 0),
-        **({b"PLTE": bytes(range(3 << min(bits, 6)))} if palette else {}),
-        b"IDAT": zlib.compress(rows),
-        b"IEND": b"",
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-        for name, content in chunks.items()
-    )
 
 
 def turned_photograph(orientation):
