@@ -146,8 +146,9 @@ def evaluation_task(task: str, info: DatasetInfo) -> Task:
     }
     if chosen not in measurable[info.task]:
         raise ValueError(
-            f"{info.name} is annotated for {info.task} segmentation, by which task "
-            f"{chosen!r} can't be measured; it can: {', '.join(measurable[info.task])}"
+            f"{info.name} is annotated for {info.task} segmentation, which can't tell "
+            f"how good {chosen} predictions are; task, or config.eval.task, may be "
+            f"{' or '.join(measurable[info.task])}"
         )
     return chosen
 

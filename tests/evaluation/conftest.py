@@ -19,6 +19,7 @@ class Photographs:
     """
 
     split = "validation"
+    image_bytes = b""
 
     def __init__(self, task):
         self.info = DatasetInfo(
@@ -49,7 +50,8 @@ class Photographs:
                 "rles": tuple(rle["counts"] for rle in rles),
                 "areas": np.array([18.0, 6.0]),
             }
-        return Record(b"", LABELS, np.zeros(2, bool), str(index), 6, 4, **masks)
+        crowd = np.zeros(2, bool)
+        return Record(self.image_bytes, LABELS, crowd, str(index), 6, 4, **masks)
 
     def batches(self, num_images=12):
         """In host memory; the last one is short."""

@@ -1,0 +1,42 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_jax.evaluation import pictures
+from eomt_jax.inference.semantic import SemanticPrediction
+
+
+@pytest.fixture
+def source(photographs, monkeypatch):
+    """Photographs that can be opened, the first one named by folder and file."""
+    photograph = io.BytesIO()
+    Image.new("RGB", (4, 6), (90, 120, 30)).save(photograph, format="PNG")
+    monkeypatch.setattr(photographs, "image_bytes", photograph.getvalue())
+    monkeypatch.setattr(photographs, "image_id", lambda _, index: f"city/{index}")
+    return photographs("semantic")
+
+
+def draw_all(folder, source, num_pictures):
+    write = pictures.PictureWriter(folder, source, num_pictures=num_pictures)
+    for batch in source.batches(10):
+        label_map = np.zeros((8, 6, 8), np.int32)
+        write(batch, SemanticPrediction(label_map))
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_picture_writer_draws_the_first_images_of_several_batches(tmp_path, source):
+    names = [f"city_{index}.png" for index in range(9)]
+    assert draw_all(tmp_path / "new", source, 9) == names
+    with Image.open(tmp_path / "new" / "city_8.png") as picture:
+        assert picture.width > 3 * 100
+
+
+def test_picture_writer_leaves_out_rows_that_fill_up_the_batch(tmp_path, source):
+    assert len(draw_all(tmp_path, source, 100)) == 10
+
+
+def test_picture_writer_of_other_processes_draws_nothing(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(pictures, "is_main", lambda: False)
+    assert draw_all(tmp_path / "new", source, 9) == []
