@@ -1,5 +1,6 @@
 """Batches: order, sharding, going on from a position, evaluation."""
 
+import dataclasses
 import sys
 
 import cloudpickle
@@ -171,6 +172,28 @@ def test_eval_batches_show_every_example_once(drawn_source, process_count):
     assert joined[0].targets.id_map.shape == (4, 64, 80)
     assert joined[0].targets.labels.shape == (4, 4)
     assert joined[0].replaced is None
+
+
+@pytest.mark.parametrize(
+    ("task", "image_shape", "masks"),
+    [
+        ("", (4, 32, 32, 3), True),
+        ("instance", (4, 32, 32, 3), False),
+        ("semantic", (4, 2, 32, 32, 3), True),
+    ],
+)
+def test_eval_batches_for_each_task(drawn_source, task, image_shape, masks):
+    source = drawn_source(5)
+    source.info = dataclasses.replace(source.info, max_aspect_ratio=2.0)
+    with loader.eval_batches(
+        source, global_batch_size=4, image_size=32, task=task
+    ) as batches:
+        first, last = batches
+    for batch in (first, last):
+        assert batch.image.shape == image_shape
+        assert (batch.targets.id_map is not None) is masks
+        assert batch.targets.mask_bits is None
+    assert last.valid.tolist() == [True, False, False, False]
 
 
 def test_eval_batches_may_take_the_first_examples_only(drawn_source):

@@ -8,7 +8,6 @@ import pytest
 from pycocotools import mask as mask_codec
 
 from eomt_jax.pipeline import samples
-from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.samples import DamagedImageError, TrainOptions
 
 # Neighbours that must be of the same segment for a pixel to count as inside it.
@@ -265,46 +264,6 @@ def test_max_targets_comes_from_the_dataset_where_it_is_0(sampler):
 def test_train_options_refuse_what_makes_no_sense(fields):
     with pytest.raises((ValueError, TypeError)):
         TrainOptions(**fields)
-
-
-def test_eval_sample_shows_the_fitted_image_and_the_original_map(
-    drawn_source, class_colors
-):
-    source = drawn_source(4, crowd_only={2})
-    sample_at = EvalSampler(
-        source=source,
-        num_examples=3,
-        image_size=64,
-        canvas_size=(70, 90),
-        max_targets=5,
-    )
-    for index in range(3):
-        record = source[index]
-        sample = sample_at(index)
-        size = record.size
-        np.testing.assert_array_equal(sample["original_size"], size)
-        assert max(sample["content_size"]) == 64
-        canvas = np.zeros((70, 90), np.uint8)
-        canvas[: size[0], : size[1]] = record.segment_map
-        np.testing.assert_array_equal(sample["targets"]["id_map"], canvas)
-        np.testing.assert_array_equal(sample["targets"]["labels"][:3], record.labels)
-        assert sample["targets"]["is_crowd"].sum() == (3 if index == 2 else 0)
-        assert "replaced" not in sample
-    empty = sample_at(3)
-    assert not empty["valid"] and empty["example_index"] == -1
-    assert not empty["targets"]["valid"].any() and not empty["image"].any()
-
-
-def test_eval_canvas_smaller_than_a_photograph_is_an_error(drawn_source):
-    sample_at = EvalSampler(
-        source=drawn_source(1),
-        num_examples=1,
-        image_size=64,
-        canvas_size=(20, 20),
-        max_targets=5,
-    )
-    with pytest.raises(ValueError, match="'photo-000'.*don't fit the canvas of 20×20"):
-        sample_at(0)
 
 
 def test_example_order_is_a_permutation_that_differs_by_seed_and_epoch():

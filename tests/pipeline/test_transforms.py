@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -147,3 +148,68 @@ def test_decode_image_raises_when_the_file_is_cut_short(
     for length in (0, 4, len(encoded) // 2, len(encoded) - 200):
         with pytest.raises(ValueError, match=f"{length} bytes"):
             transforms.decode_image(encoded[:length])
+
+
+@pytest.mark.parametrize(
+    ("size", "covered"),
+    [
+        ((20, 10), (32, 16)),
+        ((10, 25), (16, 40)),
+        ((64, 64), (16, 16)),
+        ((8, 9), (16, 18)),
+        ((32, 33), (16, 16)),  # 16.5, half to even
+        ((32, 35), (16, 18)),  # 17.5
+    ],
+)
+def test_cover_size_short_side_covers_and_half_rounds_to_even(size, covered):
+    assert transforms.cover_size(*size, 16) == covered
+
+
+@pytest.mark.parametrize(
+    ("long_side", "starts"),
+    [
+        (10, [0]),
+        (11, [0, 1]),
+        (20, [0, 10]),
+        (21, [0, 5, 11]),
+        (35, [0, 8, 16, 25]),
+    ],
+)
+def test_window_starts_are_even_and_end_with_the_image(long_side, starts):
+    count = transforms.num_windows(long_side, 10)
+    found = [transforms.window_start(j, long_side, 10) for j in range(count)]
+    assert found == starts
+    assert found[-1] + 10 == long_side
+
+
+def test_window_starts_on_the_device_are_those_on_the_host():
+    for long_side in (16, 17, 40, 55, 512):
+        count = transforms.num_windows(long_side, 16)
+        on_device = transforms.window_start(jnp.arange(count), jnp.int32(long_side), 16)
+        on_host = [transforms.window_start(j, long_side, 16) for j in range(count)]
+        assert on_device.tolist() == on_host
+
+
+@pytest.mark.parametrize("size", [(5, 5), (5, 11), (640, 427), (427, 640), (333, 999)])
+def test_max_windows_is_enough_for_the_photograph_it_comes_from(size):
+    for side in (10, 64, 512):
+        covered = transforms.cover_size(*size, side)
+        ratio = max(size) / min(size)
+        count = transforms.num_windows(max(covered), side)
+        assert transforms.max_windows(ratio, side) == count
+
+
+@pytest.mark.parametrize("size", [(20, 53), (53, 20), (16, 16)])
+def test_cut_windows_put_together_give_the_resized_photograph(photograph, size):
+    photograph = photograph.resize(size[::-1])
+    height, width = transforms.cover_size(*size, 16)
+    whole = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR))
+    windows = transforms.cut_windows(photograph, 16, count=4)
+    joined = np.zeros_like(whole)
+    count = transforms.num_windows(max(height, width), 16)
+    for j in range(count):
+        start = transforms.window_start(j, max(height, width), 16)
+        top, left = (start, 0) if height > width else (0, start)
+        joined[top : top + 16, left : left + 16] = windows[j]
+    np.testing.assert_array_equal(joined, whole)
+    assert not windows[count:].any()
