@@ -1,4 +1,4 @@
-"""A user's photographs and masks: what is read, and what is refused."""
+"""A user's photographs and masks: what is read."""
 
 import io
 import json
@@ -7,44 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import mask_folder, prepare
+from data import mask_folder
 from data.splits import random_split
 from eomt_jax.pipeline import records
 from tests.data import map_archives
 from tests.data.map_archives import (
     encode,
-    photograph,
     tar_bytes,
     write_files,
     write_zip,
 )
+from tests.data.mask_folders import build, draw
 
-CLASSES = "background\nroad\ncar\n"
 ORIENTATION = 0x0112
-
-
-def draw(number=4, *, folder=""):
-    """(photographs, masks) of classes 0, 1, 2 and ignored pixels, by file name."""
-    rng = np.random.default_rng(number)
-    photographs, masks = {}, {}
-    for i in range(number):
-        values = map_archives.draw_blocks(rng, range(3))
-        values[0, :4] = 0, 1, 2, 255
-        photographs[f"{folder}{i}.jpg"] = photograph(rng)
-        masks[f"{folder}{i}.png"] = encode(values)
-    return photographs, masks
-
-
-def build(tmp_path, photographs, label_maps, *, class_list=CLASSES, **options):
-    paths = {
-        "images": str(write_files(tmp_path / "photos", photographs)),
-        "masks": str(write_files(tmp_path / "masks", label_maps)),
-        "classes": str(tmp_path / "classes.txt"),
-    }
-    (tmp_path / "classes.txt").write_text(class_list, encoding="utf-8")
-    return prepare.prepare(
-        "mine", tmp_path / "out", builder="mask_folder", **{**paths, **options}
-    )
 
 
 def read_all(tmp_path):
@@ -59,13 +34,6 @@ def read_all(tmp_path):
 def label_map(record):
     """int [H, W]: label, -1 where there is none."""
     return np.array([-1, *record.labels])[record.segment_map]
-
-
-def assert_refused(tmp_path, message, *args, **options):
-    with pytest.raises(ValueError, match=message):
-        build(tmp_path, *args, **options)
-    assert records.prepared_versions(tmp_path / "out", "mine") == []
-    assert [f for f in (tmp_path / "out").rglob("*") if f.is_file()] == []
 
 
 def test_records_equal_the_files(tmp_path):
@@ -153,44 +121,6 @@ def test_named_splits(tmp_path, divided):
     for split, stems in folders.items():
         source = records.open_split(tmp_path / "out", "mine", split)
         assert [source.image_id(i) for i in range(len(source))] == list(stems)
-
-
-def test_one_photograph_in_two_splits_is_refused(tmp_path):
-    photographs, masks = draw(2)
-    first = write_files(tmp_path / "first", masks)
-    second = write_files(tmp_path / "second", {"1.png": masks["1.png"]})
-    assert_refused(
-        tmp_path,
-        "train and validation share 1: 1",
-        photographs,
-        {},
-        masks=f"train={first},validation={second}",
-    )
-
-
-def test_splits_that_differ_are_refused(tmp_path):
-    photographs, masks = draw(2)
-    write_files(tmp_path / "photos", photographs)
-    assert_refused(
-        tmp_path,
-        "--images has the splits train, --masks train, validation; give both",
-        photographs,
-        masks,
-        images=f"train={tmp_path / 'photos'}",
-        masks=f"train={tmp_path / 'masks'},validation={tmp_path / 'masks'}",
-    )
-
-
-def test_files_without_partner_are_all_listed(tmp_path):
-    photographs, masks = draw()
-    photographs["lost.jpeg"] = photographs.pop("1.jpg")
-    with pytest.raises(ValueError, match="have none in") as error:
-        build(tmp_path, photographs, masks)
-    first, second = str(error.value).splitlines()
-    assert first == (
-        f"1 files in {tmp_path / 'photos'} have none in {tmp_path / 'masks'}: lost.jpeg"
-    )
-    assert second.endswith(f"have none in {tmp_path / 'photos'}: 1.png")
 
 
 def test_class_list_as_json_has_ids_and_colors(tmp_path):
@@ -294,93 +224,7 @@ def test_other_files_in_the_folders_are_named(tmp_path, caplog):
     assert "not .jpg or .jpeg or .png, left out (Thumbs.db)" in caplog.text
 
 
-def test_problems_of_many_files_are_told_together(tmp_path):
-    photographs, masks = draw(8)
-    masks["0.png"] = encode(np.zeros((24, 32, 3), np.uint8))
-    masks["1.png"] = encode(np.zeros((32, 32), np.uint8))
-    masks["2.png"] = encode(np.arange(3, 11, dtype=np.uint8).repeat(96).reshape(24, 32))
-    masks["3.png"] = masks["3.png"][:-30]
-    masks["4.png"] = photographs["4.jpg"]
-    photographs["5.jpg"] = photographs["5.jpg"][:-300]
-    photographs["6.jpg"] = b"<html>"
-    with pytest.raises(ValueError, match=r"0\.png") as error:
-        build(tmp_path, photographs, masks)
-    lines = sorted(str(error.value).splitlines())
-    assert len(lines) == 7
-    for line, expected in zip(
-        lines,
-        [
-            "0.png has colours (RGB), but a label map has the number",
-            "1.png has 32 x 32 pixels, but its photograph has 24 x 32",
-            "2.png has the value 3, 4, 5, 6, 7, which stands for no class; known: 0",
-            "3.png can't be decoded",
-            "4.png is no PNG",
-            "5.jpg can't be decoded",
-            "6.jpg is no picture",
-        ],
-        strict=True,
-    ):
-        assert line.startswith(expected)
-    assert [f for f in (tmp_path / "out").rglob("*") if f.is_file()] == []
-
-
-def test_long_and_thin_photograph_is_named(tmp_path):
-    photographs, masks = draw(3)
-    rng = np.random.default_rng(0)
-    photographs["1.jpg"] = photograph(rng, (1, 5000))
-    masks["1.png"] = encode(np.ones((1, 5000), np.uint8))
-    assert_refused(
-        tmp_path, "1 has 1 x 5000 pixels: .* 32 times the other", photographs, masks
-    )
-
-
-@pytest.mark.parametrize(
-    ("class_list", "message"),
-    [
-        ("", "has no classes"),
-        ("road\n\ncar", "whole number as id and a text as name"),
-        ("road\ncar\nroad", "two classes with the name road"),
-        ('[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', "two classes with the id"),
-        ('[{"name": "a"}]', "lacks an id"),
-        (
-            '[{"id": 70000, "name": "a"}]',
-            "the id 70000; a PNG has values of 0 to 65535",
-        ),
-        ('[{"id": 0, "name": "a", "color": [0, 0, 256]}]', "a color is"),
-        ('[{"id": 0, "name": "a"}', "is no JSON"),
-        ('{"0": "a"}', "is no list"),
-    ],
-)
-def test_class_list_that_is_none_is_refused(tmp_path, class_list, message):
-    assert_refused(tmp_path, f"classes.txt.*{message}", *draw(2), class_list=class_list)
-
-
 def test_class_list_may_end_in_empty_lines_and_begin_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes(b"\xef\xbb\xbfroad \r\ncar\r\n\r\n")
     assert [c.name for c in mask_folder.read_class_list(path)] == ["road", "car"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"ignore_label": "1"}, "--ignore_label=1 is the class 'road'"),
-        ({"ignore_label": "none"}, "--ignore_label has 'none' where a value of 0 to"),
-        ({"remap": "3"}, "'3' is no VALUE=CLASS"),
-        ({"remap": "3=1,3=2"}, "'3=2' is no VALUE=CLASS, or VALUE comes twice"),
-        ({"remap": "3=7"}, "there is no class 7; the class list has 0 .background."),
-        ({"remap": "x=1"}, "--remap has 'x' where a value of 0 to 65535 is wanted"),
-        ({"validation": 1.5}, "validation=1.5 is no share"),
-        ({"classes": "/nowhere/classes.txt"}, "/nowhere/classes.txt is no file"),
-        ({"images": "/nowhere"}, "/nowhere is neither a folder nor a file"),
-    ],
-)
-def test_options_that_contradict_are_refused(tmp_path, options, message):
-    assert_refused(tmp_path, message, *draw(2), **options)
-
-
-def test_folder_without_masks_is_refused(tmp_path):
-    photographs, _ = draw(2)
-    assert_refused(
-        tmp_path, r"masks holds no \.png file, but 0\.jpg", photographs, photographs
-    )

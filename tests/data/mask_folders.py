@@ -1,0 +1,33 @@
+"""A user's folders of photographs and masks, and their build."""
+
+import numpy as np
+
+from data import prepare
+from tests.data import map_archives
+from tests.data.map_archives import encode, photograph, write_files
+
+CLASSES = "background\nroad\ncar\n"
+
+
+def draw(number=4, *, folder=""):
+    """(photographs, masks) of classes 0, 1, 2 and ignored pixels, by file name."""
+    rng = np.random.default_rng(number)
+    photographs, masks = {}, {}
+    for i in range(number):
+        values = map_archives.draw_blocks(rng, range(3))
+        values[0, :4] = 0, 1, 2, 255
+        photographs[f"{folder}{i}.jpg"] = photograph(rng)
+        masks[f"{folder}{i}.png"] = encode(values)
+    return photographs, masks
+
+
+def build(tmp_path, photographs, label_maps, *, class_list=CLASSES, **options):
+    paths = {
+        "images": str(write_files(tmp_path / "photos", photographs)),
+        "masks": str(write_files(tmp_path / "masks", label_maps)),
+        "classes": str(tmp_path / "classes.txt"),
+    }
+    (tmp_path / "classes.txt").write_text(class_list, encoding="utf-8")
+    return prepare.prepare(
+        "mine", tmp_path / "out", builder="mask_folder", **{**paths, **options}
+    )
