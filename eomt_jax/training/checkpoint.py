@@ -143,10 +143,9 @@ class Checkpoints:
         return dataclasses.replace(like, params=items["params"], **training)
 
     def _check_shapes(self, step: int, item: str, like: Any) -> None:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            folder = self.path(step).expanduser().resolve() / item
-            stored = checkpointer.metadata(folder).item_metadata.tree
-        saved, wanted = _shapes(stored), _shapes(like)
+        folder = self.path(step).expanduser().resolve() / item
+        stored = ocp.PyTreeCheckpointHandler().metadata(folder)
+        saved, wanted = _shapes(stored.tree), _shapes(like)
         differing = [
             f"{name}: {saved.get(name, 'none')} then, {wanted.get(name, 'none')} now"
             for name in {**wanted, **saved}
