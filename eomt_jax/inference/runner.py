@@ -93,7 +93,16 @@ class Runner:
           batch: on the mesh (parallel.batch.place_batch) or in host memory, made for
             the runner's task (pipeline.loader.eval_batches); its rows must divide
             evenly over the mesh's batch axes. Targets are not looked at.
+
+        Raises:
+          ValueError: the batch is made for another task.
         """
+        if (batch.image.ndim == 5) is not (self.task == "semantic"):
+            raise ValueError(
+                f"images of shape {batch.image.shape} are not made for the task "
+                f"{self.task!r}: only semantic segmentation takes windows, "
+                "[B, windows, S, S, 3]; give eval_batches the runner's task"
+            )
         return self._run(params, batch.image, batch.content_size, batch.original_size)
 
     def _predict(

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,12 @@ class BrightestChannel(nn.Module):
 @pytest.fixture
 def model():
     return BrightestChannel()
+
+
+@functools.cache
+def runner_of(task):
+    """One for all tests: compiling takes longer than anything else here."""
+    return Runner(BrightestChannel(), INFO, task=task)
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def windows(batch):
 @pytest.mark.parametrize("task", TASKS)
 def test_runner_eight_devices_equal_one(model, params, batch, windows, task):
     batch = windows if task == "semantic" else batch
-    alone = Runner(model, INFO, task=task)(params, batch)
+    alone = runner_of(task)(params, batch)
     mesh = create_mesh(data=2, fsdp=2, tensor=2)
     placed = place_batch(batch, mesh)
     runner = Runner(model, INFO, task=task, mesh=mesh)
@@ -116,8 +123,8 @@ def test_runner_task_is_the_data_sets_own_by_default(model, params, batch):
     assert found.labels.shape == found.scores.shape == (BATCH, num_pairs)
 
 
-def test_runner_segments_are_those_in_the_id_map(model, params, batch):
-    found = jax.device_get(Runner(model, INFO)(params, batch))
+def test_runner_segments_are_those_in_the_id_map(params, batch):
+    found = jax.device_get(runner_of("panoptic")(params, batch))
     for i in range(BATCH):
         height, width = batch.original_size[i]
         present = set(np.unique(found.id_map[i])) - {0}
@@ -126,8 +133,8 @@ def test_runner_segments_are_those_in_the_id_map(model, params, batch):
         assert not found.id_map[i, :, width:].any()
 
 
-def test_runner_semantic_window_past_the_last_has_no_influence(model, params, windows):
-    runner = Runner(model, INFO, task="semantic")
+def test_runner_semantic_window_past_the_last_has_no_influence(params, windows):
+    runner = runner_of("semantic")
     found = runner(params, windows)
     num_windows = -(-windows.content_size.max(1) // SIZE)
     assert set(num_windows) == {2, 3}
@@ -141,11 +148,9 @@ def test_runner_semantic_window_past_the_last_has_no_influence(model, params, wi
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_runner_other_original_sizes_do_not_recompile(
-    model, params, batch, windows, task
-):
+def test_runner_other_original_sizes_do_not_recompile(params, batch, windows, task):
     batch = windows if task == "semantic" else batch
-    runner = Runner(model, INFO, task=task)
+    runner = runner_of(task)
     runner(params, batch)
     num_traces = len(TRACES)
     flipped = batch.replace(
@@ -159,3 +164,10 @@ def test_runner_other_original_sizes_do_not_recompile(
 def test_runner_unknown_task_is_refused(model):
     with pytest.raises(ValueError, match="'depth'"):
         Runner(model, INFO, task="depth")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_runner_batch_of_another_task_is_refused(params, batch, windows, task):
+    wrong = batch if task == "semantic" else windows
+    with pytest.raises(ValueError, match=rf"\(8, .*{task}.*windows"):
+        runner_of(task)(params, wrong)
