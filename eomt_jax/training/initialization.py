@@ -173,11 +173,10 @@ def _read_checkpoint(
     notes = [f"checkpoint: {path}"]
     if num_queries != model.num_queries:
         params["queries"] = params["queries"][:num_queries]
-        taken = min(num_queries, model.num_queries)
-        notes.append(
-            f"queries: the first {taken} of the checkpoint's {model.num_queries}"
-            + (f", and {num_queries - taken} new ones" if num_queries > taken else "")
-        )
+        num_new = num_queries - model.num_queries
+        which = "the" if num_new > 0 else f"the first {num_queries} of the"
+        rest = f", and {num_new} new ones" if num_new > 0 else ""
+        notes.append(f"queries: {which} checkpoint's {model.num_queries}{rest}")
     trained_names = [c.name for c in info.classes] if info else None
     if class_head == "keep" and model.num_classes != len(class_names):
         raise ValueError(
