@@ -46,7 +46,7 @@ def _make_class(row: Any, number: int, file: str) -> ClassInfo:
     try:
         class_id, name = row["id"], row["name"]
         is_thing = row.get("isthing", row.get("is_thing", True))
-        color = tuple(row.get("color") or distinct_color(number))
+        color: Any = tuple(row.get("color") or distinct_color(number))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: class {number + 1} lacks an id or a name: {row!r}"

@@ -11,15 +11,16 @@ from typing import Any
 
 from etils import epath
 
-from data import coco_instance, coco_json, coco_panoptic
+from data import coco_instance, coco_panoptic
 from data.class_tables import make_class_table
-from data.coco_json import CocoReader, CocoTable, FileFinder, PlanItem
+from data.coco_builder import CocoBuilder, PlanItem
+from data.coco_json import CocoReader, CocoTable, FileFinder
 from data.sources import open_source, some
 from data.splits import TRAIN, VALIDATION, parse_split_paths, random_split
 from eomt_jax.types import ClassInfo
 
 
-class CocoFormat(coco_json.CocoBuilder):
+class CocoFormat(CocoBuilder):
     """Builder of a user's dataset."""
 
     description = "A user's own photographs, annotated in COCO's format."

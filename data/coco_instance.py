@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_codec
 
-from data import coco_json
+from data import coco_builder, coco_json
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
@@ -88,19 +88,19 @@ class InstanceReader(coco_json.CocoReader):
         ]
 
 
-class CocoInstance(coco_json.PublishedCocoBuilder):
+class CocoInstance(coco_builder.PublishedCocoBuilder):
     """Builder of `coco_instance`."""
 
     classes = dataset_info.load_classes("coco_instance")
     task = "instance"
     description = "COCO 2017 with masks of objects of 80 classes."
-    annotations = coco_json.archive(
+    annotations = coco_builder.archive(
         "annotations",
         "annotations_trainval2017.zip",
         "0.3 GB",
         [
             f"annotations/instances_{folder}.json"
-            for folder in coco_json.FOLDERS.values()
+            for folder in coco_builder.FOLDERS.values()
         ],
     )
 
@@ -157,7 +157,7 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
     return mask_codec.frPyObjects(segmentation, height, width)
 
 
-def _encode(thing: _Object, image: AnnotatedImage) -> dict[str, Any]:
+def _encode(thing: _Object, image: AnnotatedImage) -> Any:
     """Compressed run lengths of an object's mask; ValueError where it doesn't fit."""
     height, width = image.size
     where = f"the mask of annotation {thing.id} of {image.file_name}"
@@ -168,7 +168,8 @@ def _encode(thing: _Object, image: AnnotatedImage) -> dict[str, Any]:
             raise ValueError(
                 f"{where} reaches far outside of {height} x {width} pixels"
             )
-        parts: Any = mask_codec.frPyObjects(list(thing.segmentation), height, width)
+        polygons: Any = list(thing.segmentation)
+        parts: Any = mask_codec.frPyObjects(polygons, height, width)
         return mask_codec.merge(parts)
     rle: Any = thing.segmentation
     if rle["size"] != [height, width]:

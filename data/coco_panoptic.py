@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import coco_json, label_maps
+from data import coco_builder, coco_json, label_maps
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
@@ -116,18 +116,18 @@ class PanopticReader(coco_json.CocoReader):
         return compact[numbers], seen[1:]
 
 
-class CocoPanoptic(coco_json.PublishedCocoBuilder):
+class CocoPanoptic(coco_builder.PublishedCocoBuilder):
     """Builder of `coco_panoptic`."""
 
     classes = dataset_info.load_classes("coco_panoptic")
     description = "COCO 2017 with panoptic segments: 80 thing and 53 stuff classes."
-    annotations = coco_json.archive(
+    annotations = coco_builder.archive(
         "annotations",
         "panoptic_annotations_trainval2017.zip",
         "0.9 GB",
         [
             f"annotations/panoptic_{folder}.{kind}"
-            for folder in coco_json.FOLDERS.values()
+            for folder in coco_builder.FOLDERS.values()
             for kind in ("json", "zip")
         ],
     )

@@ -117,7 +117,9 @@ def _measure(record: records.Record) -> tuple[np.ndarray, int]:
     ]
     if not rles:
         return np.zeros(0), 0
-    return mask_codec.area(rles), int(mask_codec.area(mask_codec.merge(rles)))
+    return np.asarray(mask_codec.area(rles)), int(
+        mask_codec.area(mask_codec.merge(rles))
+    )
 
 
 def format_counts(counts: Counts, info: DatasetInfo) -> str:

@@ -1,0 +1,118 @@
+"""What builders of datasets in COCO's formats share, and those of COCO 2017."""
+
+import abc
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from data.archives import Archive, open_archives
+from data.builder import RecordBuilder
+from data.coco_json import AnnotatedImage, CocoReader, FileFinder
+from data.sources import Source
+from eomt_jax.pipeline.records import Record
+
+FOLDERS = {"train": "train2017", "validation": "val2017"}
+_URL = "http://images.cocodataset.org"
+
+
+def archive(folder: str, name: str, size: str, members: Sequence[str]) -> Archive:
+    """An archive of cocodataset.org."""
+    return Archive(name, f"{_URL}/{folder}/{name}", size, tuple(members))
+
+
+_PHOTOGRAPHS = (
+    archive("zips", "train2017.zip", "19 GB", ["train2017/"]),
+    archive("zips", "val2017.zip", "0.8 GB", ["val2017/"]),
+)
+
+
+PlanItem = tuple[CocoReader, AnnotatedImage]
+
+
+class CocoBuilder(RecordBuilder):
+    """A builder whose records readers make."""
+
+    def make_record(self, item: PlanItem) -> Record | None:
+        reader, image = item
+        return reader.make_record(image)
+
+    def plan_split(
+        self, split: str, reader: CocoReader, images: Sequence[AnnotatedImage]
+    ) -> list[PlanItem]:
+        """The images of a split that are of use, in the order of their files.
+
+        Photographs without a segment teach nothing and are left out of training. In
+        validation they count where the metric sees what is found on them.
+
+        Raises:
+          ValueError: none is of use, or a file isn't there.
+        """
+        keeps_empty = reader.evaluates_empty and split != "train"
+        used = [image for image in images if len(image.labels) or keeps_empty]
+        if not any(len(image.labels) for image in used):
+            raise ValueError(
+                f"{reader.name} gives none of its {len(images):,} {split} photographs "
+                "a segment with a mask"
+            )
+        if all(image.is_crowd.all() for image in used):
+            raise ValueError(
+                f"{reader.name} gives its {len(images):,} {split} photographs crowds "
+                "alone (iscrowd = 1), from which nothing can be learnt or measured"
+            )
+        reader.check_files(used)
+        empty = {i.image_id for i in images} - {i.image_id for i in used}
+        if empty:
+            self.note(f"{split} photographs without a segment, left out", *empty)
+        only_crowds = [i.image_id for i in used if len(i.labels) and i.is_crowd.all()]
+        if only_crowds and split == "train":
+            what = "train photographs with crowds alone, which training passes over"
+            self.note(what, *only_crowds)
+        return [(reader, image) for image in sorted(used, key=reader.order)]
+
+    def note_unnamed(self, readers: Sequence[CocoReader]) -> None:
+        """Reports photographs that no JSON names."""
+        named: dict[FileFinder, set[str | None]] = {}
+        for reader in readers:
+            files = named.setdefault(reader.photographs, set())
+            files |= {reader.photographs.find(i.file_name) for i in reader.images}
+        for photographs, files in named.items():
+            unnamed = set(photographs.source.names()) - files
+            if unnamed:
+                what = f"photographs of {photographs.source.name} without annotation"
+                self.note(f"{what}, left out", *unnamed)
+
+
+class PublishedCocoBuilder(CocoBuilder):
+    """A builder of COCO 2017; a subclass names the annotations' archive."""
+
+    needs_archives = True
+    annotations: Archive
+
+    def __init__(self, *, archives: epath.PathLike | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self._folder = archives
+
+    @abc.abstractmethod
+    def open_reader(
+        self, folder: str, photographs: FileFinder, annotations: Source
+    ) -> CocoReader:
+        """The reader of train2017 or val2017."""
+
+    def plan(self) -> Mapping[str, Sequence[PlanItem]]:
+        wanted = (*_PHOTOGRAPHS, self.annotations)
+        opened = open_archives(
+            self._folder, wanted, dataset=self.name, stack=self.open_files
+        )
+        readers = {
+            split: self.open_reader(
+                folder,
+                FileFinder(opened[f"{folder}.zip"]),
+                opened[self.annotations.name],
+            )
+            for split, folder in FOLDERS.items()
+        }
+        self.note_unnamed(list(readers.values()))
+        return {
+            split: self.plan_split(split, reader, reader.images)
+            for split, reader in readers.items()
+        }
