@@ -253,7 +253,8 @@ def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
         return versions[-1]
     raise ValueError(
         f"dataset {name!r} is not prepared in {data_dir}. Prepare it with: "
-        f"python data/prepare.py {name} --archives=DIR --data_dir={data_dir}"
+        f"python data/prepare.py {name} --archives=DIR --data_dir={data_dir} "
+        "(a published dataset; docs/own_data.md prepares your own)"
     )
 
 

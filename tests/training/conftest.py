@@ -1,6 +1,8 @@
 """A run small enough to be repeated: few drawn shapes, a network of two blocks."""
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from configs import quickstart
 from data import prepare, shapes
@@ -15,6 +17,14 @@ def shapes_dir(tmp_path_factory):
         patch.setattr(shapes, "NUM_EXAMPLES", {"train": 10, "validation": 3})
         prepare.prepare("shapes", folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Folder of compiled programs, shared with other processes."""
+    yield tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

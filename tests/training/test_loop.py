@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
@@ -26,14 +25,6 @@ _compile_step = loop.compile_step
 _create_state = Setup.create_state
 _compiled = []
 _created = []
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Folder of compiled programs, shared with other processes."""
-    yield tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True)
