@@ -1,17 +1,19 @@
 """From a record's segments to the compact, padded targets of one sample.
 
 Segments that don't overlap stay one id map from the file to the device. Those that may
-are one bit a pixel each. Both are cropped and renumbered without ever being spread out.
+are one bit a pixel each, packed as they are decoded: masks of a large photograph never
+all exist at once.
 
 Legend: H W pixels, T segments, T8 bytes for T bits.
 """
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt8
+from pycocotools import mask as mask_codec
 
 from eomt_jax.pipeline.records import Record
 from eomt_jax.pipeline.transforms import Geometry, crop_map
@@ -91,6 +93,15 @@ class MaskBits(SegmentMasks):
     def pack(cls, masks: Bool[np.ndarray, "H W T"]) -> "MaskBits":
         return cls(np.packbits(masks, axis=-1, bitorder="little"), masks.shape[-1])
 
+    @classmethod
+    def decode(cls, rles: Sequence[bytes], size: tuple[int, int]) -> "MaskBits":
+        """From COCO's compressed run lengths of masks of `size` (H, W)."""
+        bits = np.zeros((*size, num_mask_bytes(len(rles))), np.uint8)
+        for t, rle in enumerate(rles):
+            mask = mask_codec.decode({"size": list(size), "counts": rle})
+            bits[..., t // 8] |= mask << (t % 8)
+        return cls(bits, len(rles))
+
     def crop(self, geometry: Geometry) -> "MaskBits":
         return MaskBits(crop_map(self.bits, geometry), self.num_segments)
 
@@ -118,7 +129,7 @@ def segment_masks(record: Record) -> SegmentMasks:
     """A record's segments in the form that they have there."""
     if record.segment_map is not None:
         return IdMap(record.segment_map, len(record.labels))
-    return MaskBits.pack(record.masks())
+    return MaskBits.decode(record.rles or (), record.size)
 
 
 def id_map_dtype(max_targets: int) -> type[np.unsignedinteger]:
