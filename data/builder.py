@@ -81,21 +81,25 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         summary = _Summary()
         self._summary = summary
         problems: list[str] = []
+        ids: dict[str, set[str]] = {split: set() for split in plan}
+        num_left = sum(map(len, plan.values()))
         progress = tqdm(
-            total=sum(map(len, plan.values())),
+            total=num_left,
             desc=f"building {self.name}",
             unit="image",
         )
 
         def shard(split: str, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+            nonlocal num_left  # a bar that is switched off doesn't count
             for item in items:
-                record = self._try_record(item, problems)
+                record = self._try_record(item, problems, ids[split])
+                num_left -= 1
                 progress.update()
                 if record is None:
                     continue
                 summary.add(split, record)
                 yield record.image_id, records.to_example(record)
-            if progress.n == progress.total:
+            if not num_left:
                 progress.close()
                 _raise_problems(problems or self._find_empty(plan))
 
@@ -109,12 +113,18 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             for split in plan
         }
 
-    def _try_record(self, item: Any, problems: list[str]) -> records.Record | None:
-        """The record, or None and a problem more; stops when there are many."""
+    def _try_record(
+        self, item: Any, problems: list[str], ids: set[str]
+    ) -> records.Record | None:
+        """The record, or None and a problem more; stops when there are many.
+
+        `ids` are those of the split's records so far; the new one joins them.
+        """
         try:
             record = self.make_record(item)
             if record is not None:
                 _check_aspect_ratio(record)
+                _check_id_is_new(record.image_id, ids)
         except ValueError as error:
             problems.append(str(error))
             if len(problems) == MAX_PROBLEMS:
@@ -156,6 +166,15 @@ def _check_aspect_ratio(record: records.Record) -> None:
             f"{record.image_id} has {record.height} x {record.width} pixels: one side "
             f"is more than {MAX_ASPECT_RATIO} times the other; cut it, or leave it out"
         )
+
+
+def _check_id_is_new(image_id: str, ids: set[str]) -> None:
+    if image_id in ids:
+        raise ValueError(
+            f"two images of a split have the id {image_id}, by which predictions are "
+            "told apart: rename one of them"
+        )
+    ids.add(image_id)
 
 
 def _raise_problems(problems: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """What every builder does with records, problems and what is left out."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -124,3 +126,20 @@ def test_shard_whose_images_are_all_left_out_is_no_problem(
 def test_long_and_thin_photograph_is_named(tmp_path, size):
     with pytest.raises(ValueError, match=r"train_1 has \d+ x \d+ pixels: one side is"):
         build(tmp_path, train=[(2, 64), size], validation=[GOOD])
+
+
+def test_problems_are_told_without_a_progress_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        builder, "tqdm", functools.partial(builder.tqdm, disable=True)
+    )  # as TQDM_DISABLE=1 does
+    with pytest.raises(ValueError, match="^train_1 is bad$"):
+        build(tmp_path, train=[GOOD, BAD], validation=[GOOD])
+    assert records.prepared_versions(tmp_path, "mine") == []
+
+
+def test_one_id_twice_in_a_split_is_refused(tmp_path, monkeypatch):
+    twice = {"train": [("a", GOOD), ("a", GOOD)], "validation": [("a", GOOD)]}
+    monkeypatch.setattr(Listed, "plan", lambda self: twice)
+    with pytest.raises(ValueError, match="^two images of a split have the id a, "):
+        build(tmp_path)
+    assert records.prepared_versions(tmp_path, "mine") == []

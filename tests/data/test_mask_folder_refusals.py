@@ -137,3 +137,14 @@ def test_folder_without_masks_is_refused(tmp_path):
     assert_refused(
         tmp_path, r"masks holds no \.png file, but 0\.jpg", photographs, photographs
     )
+
+
+def test_folders_that_give_one_id_are_refused(tmp_path):
+    photographs, masks = draw(6)
+    for files in (photographs, masks):
+        for i, name in enumerate(["a/b_c", "a_b/c", "a/b/c"]):
+            old = next(n for n in files if n.startswith(str(i)))
+            files[name + old[1:]] = files.pop(old)
+    assert_refused(
+        tmp_path, "two images of a split have the id a_b_c", photographs, masks
+    )
