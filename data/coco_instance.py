@@ -5,6 +5,7 @@ are published. A photograph without an object is left out of training; in valida
 stays, for average precision counts what is found on it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -126,14 +127,32 @@ def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
 def _shrink(row: dict[str, Any]) -> Any:
     if "category_id" not in row or "image_id" not in row:
         return row
-    return _Object(
-        id=row.get("id"),
-        image_id=row["image_id"],
-        category=row["category_id"],
-        crowd=row.get("iscrowd", 0),
-        area=row.get("area"),
-        segmentation=_shrink_segmentation(row.get("segmentation")),
-    )
+    try:
+        return _Object(
+            id=row.get("id"),
+            image_id=row["image_id"],
+            category=row["category_id"],
+            crowd=_check_crowd(row.get("iscrowd", 0)),
+            area=_check_area(row.get("area")),
+            segmentation=_shrink_segmentation(row.get("segmentation")),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"annotation {row.get('id')}: {what}") from error
+
+
+def _check_crowd(crowd: Any) -> int:
+    if crowd not in (0, 1):
+        raise ValueError(f"iscrowd is {crowd!r}, not 0 or 1")
+    return int(crowd)
+
+
+def _check_area(area: Any) -> float | None:
+    if area is None:
+        return None
+    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
+        raise ValueError(f"the area is {area!r}, not a number of pixels")
+    return float(area)
 
 
 def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
@@ -146,10 +165,16 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
             if part.ndim != 1 or part.size % 2 or not np.isfinite(part).all():
                 raise ValueError("a polygon is no list x, y, x, y, …")
         return tuple(part for part in parts if part.size >= _MIN_POLYGON) or None
+    if not isinstance(segmentation, dict):
+        what = "the segmentation is neither polygons nor run lengths"
+        raise ValueError(what)  # noqa: TRY004
     height, width = segmentation["size"]
     counts = segmentation["counts"]
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts.encode()}
+    wrong = [n for n in counts if not isinstance(n, int) or n < 0]
+    if wrong:
+        raise ValueError(f"a run length is {wrong[0]!r}, not a number of pixels")
     if sum(counts) != height * width:
         raise ValueError(
             f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"

@@ -76,6 +76,7 @@ class FileFinder:
     def __init__(self, source: Source):
         self.source = source
         self._by_last_part: dict[str, str | None] = {}
+        self._named_by: dict[str, set[str]] = {}
         for name in source.names():
             last_part = name.rpartition("/")[2]
             is_taken = last_part in self._by_last_part
@@ -87,6 +88,13 @@ class FileFinder:
             return file_name
         return self._by_last_part.get(file_name.rpartition("/")[2])
 
+    def register(self, file_names: Iterable[str]) -> None:
+        """Takes down what a JSON names, used or not, for `check_all_there`."""
+        for file_name in file_names:
+            found = self.find(file_name)
+            if found is not None:
+                self._named_by.setdefault(found, set()).add(file_name)
+
     def read(self, file_name: str) -> bytes:
         """Bytes of a file that is there."""
         return self.source.read(self.find(file_name) or file_name)
@@ -96,13 +104,23 @@ class FileFinder:
         return self.source.order(self.find(file_name) or file_name)
 
     def check_all_there(self, file_names: Iterable[str], *, annotated_in: str) -> None:
-        """ValueError naming the files that aren't there."""
+        """ValueError naming the files that aren't there, or are two names' alike."""
+        file_names = list(file_names)
         missing = [name for name in file_names if self.find(name) is None]
         if missing:
             raise ValueError(
                 f"{annotated_in} annotates {len(missing):,} files that "
                 f"{self.source.name} lacks: {some(missing)}; {self.source.source}"
             )
+        for file_name in file_names:
+            found = self.find(file_name)
+            others = self._named_by.get(found or "", set()) - {file_name}
+            if found != file_name and others:
+                raise ValueError(
+                    f"{annotated_in} annotates {file_name}, which {self.source.name} "
+                    f"lacks: the only file of that name, {found}, is also what "
+                    f"{min(others)} stands for; add the file, or correct its file_name"
+                )
 
 
 class CocoReader(abc.ABC):
@@ -136,6 +154,7 @@ class CocoReader(abc.ABC):
         self._turns_upright = turns_upright
         labels = {c.id: label for label, c in enumerate(classes)}
         _check_categories(table, classes)
+        photographs.register(row["file_name"] for row in table.images.values())
         try:
             self.images = self._read_images(table, labels)
         except _UnknownCategoryError as error:
@@ -196,9 +215,22 @@ def read_table(
         images = {row["id"]: row for row in rows["images"]}
         if len(images) < len(rows["images"]):
             raise ValueError("two images have one id")
+        _check_named_once(images.values())
         return CocoTable(name, source, images, rows["annotations"], rows["categories"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _not_of_the_format(name, format, source, error) from error
+
+
+def _check_named_once(images: Iterable[Mapping[str, Any]]) -> None:
+    names: set[str] = set()
+    for row in images:
+        file_name = row["file_name"]
+        if file_name in names:
+            raise ValueError(
+                f"two images have the file_name {file_name}: give the photograph one "
+                "row, and its annotations that row's id"
+            )
+        names.add(file_name)
 
 
 def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedImage:

@@ -36,6 +36,7 @@ class PanopticReader(coco_json.CocoReader):
     def __init__(self, table: CocoTable, photographs: FileFinder, pngs, **kwargs):
         super().__init__(table, photographs, **kwargs)
         self._pngs: FileFinder = pngs
+        pngs.register(image.masks.file_name for image in self.images)
         # Segment ids have 24 bits: one table turns a whole map at once, and only the
         # rows in use are touched.
         self._segment_numbers = np.zeros(1 << 24, np.uint16)
@@ -68,10 +69,17 @@ class PanopticReader(coco_json.CocoReader):
         self, table: CocoTable, labels: Mapping[int, int]
     ) -> list[AnnotatedImage]:
         images = []
+        annotated: set[Any] = set()
         for annotation in table.annotations:
             if not isinstance(annotation, dict) or "segments_info" not in annotation:
                 raise ValueError("an annotation lacks segments_info")
-            segments = annotation["segments_info"]
+            image_id, segments = annotation["image_id"], annotation["segments_info"]
+            row = coco_json.image_row(image_id, table)
+            if image_id in annotated:
+                raise ValueError(
+                    f"two annotations are of image_id {image_id} ({row['file_name']})"
+                )
+            annotated.add(image_id)
             ids = np.array([segment.id for segment in segments], np.int64)
             if ids.size and not 0 < ids.min() <= ids.max() < 1 << 24:
                 raise ValueError(f"a segment id is not 1 … {(1 << 24) - 1}")
@@ -80,7 +88,7 @@ class PanopticReader(coco_json.CocoReader):
             ]
             images.append(
                 coco_json.annotated_image(
-                    coco_json.image_row(annotation["image_id"], table),
+                    row,
                     values,
                     _Masks(annotation["file_name"], ids),
                 )

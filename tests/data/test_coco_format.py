@@ -268,3 +268,38 @@ def test_photographs_that_are_missing_or_not_unique_are_named(own):
         "annotates 2 files that .*: photo_0.jpg, photo_3.jpg",
         annotations=f"train={mine}",
     )
+
+
+def test_file_that_two_names_would_share_is_refused(own):
+    """Of cam1/0.jpg and cam2/0.jpg one is missing; the other isn't taken for it."""
+    for row in own.instances["images"]:
+        if row["id"] < 9:
+            row["file_name"] = f"cam{row['id'] - 6}/0.jpg"
+    own.photographs["cam1/0.jpg"] = own.photographs.pop("photo_0.jpg")
+    own.write("photos", own.photographs)
+    assert_refused(
+        own,
+        "annotates cam2/0.jpg, which .* lacks: .* cam1/0.jpg, is also what cam1/0.jpg",
+        annotations=own.write("mine.json", own.instances),
+    )
+
+
+def test_photograph_with_two_rows_is_refused(own):
+    own.instances["images"].append({**own.instances["images"][-1], "id": 99})
+    own.write("photos", own.photographs)
+    assert_refused(
+        own,
+        "two images have the file_name photo_0.jpg",
+        annotations=own.write("mine.json", own.instances),
+    )
+
+
+def test_image_with_two_panoptic_annotations_is_refused(own):
+    own.panoptic["annotations"].append(own.panoptic["annotations"][0])
+    own.write("photos", own.photographs)
+    assert_refused(
+        own,
+        r"two annotations are of image_id 7 \(photo_0.jpg\)",
+        annotations=own.write("mine.json", own.panoptic),
+        segments=own.write("segments", own.maps),
+    )

@@ -179,7 +179,21 @@ def set_first(**values):
     [
         (set_first(category_id=12), "segments of category_id 12, which is not among"),
         (set_first(image_id=5), "is not COCO's instances.*image_id 5, which no image"),
-        (set_first(segmentation=[[1, 2, 3, 4, 5]]), "a polygon is no list x, y, x, y"),
+        (
+            set_first(segmentation=[[1, 2, 3, 4, 5]]),
+            "annotation 1: a polygon is no list x, y, x, y",
+        ),
+        (set_first(segmentation=[None]), "annotation 1: a polygon is no list"),
+        (set_first(segmentation="mask"), "annotation 1: the segmentation is neither"),
+        (set_first(segmentation={"counts": [16]}), "annotation 1: KeyError.'size'"),
+        (
+            set_first(segmentation={"size": [64, 48], "counts": [-1, 3073]}),
+            "annotation 1: a run length is -1",
+        ),
+        (set_first(iscrowd=None), "annotation 1: iscrowd is None, not 0 or 1"),
+        (set_first(iscrowd=2), "annotation 1: iscrowd is 2, not 0 or 1"),
+        (set_first(area="x"), "annotation 1: the area is 'x', not a number"),
+        (set_first(area=float("nan")), "annotation 1: the area is nan"),
         (
             set_first(segmentation=[[0, 0, 9e6, 0, 9, 9]]),
             "annotation 1 of 0+1000.jpg reaches far outside of 64 x 48",
