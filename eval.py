@@ -64,7 +64,7 @@ def score() -> None:
         out=_OUT.value,
         num_pictures=_PICTURES.value,
         predictions=_PREDICTIONS.value,
-        progress=Progress(),
+        progress=Progress() if processes.is_main() else None,
     )
     if processes.is_main():
         print(tables.format_table(results), flush=True)

@@ -9,7 +9,8 @@ above, or from a backbone alone: `--config.init.backbone=dinov2_vitb14_reg4_pret
 `model.variant` says the size of either.
 
 What differs from the published recipes: 2,000 steps of 8 images, with warm-ups to match.
-Set `total_steps` to what you can afford, warm-ups and mask annealing follow. Photographs
+Set `total_steps` to what you can afford: mask annealing follows, and warm-ups get
+shorter in a shorter run. Photographs
 shrink to a half at most, not to a tenth, and their colours are jittered.
 `--config.optimizer.frozen_blocks=6` keeps the embeddings and the first 6 blocks of the ViT
 as they are, -1 all of it: quicker, smaller, and with very few photographs often better.

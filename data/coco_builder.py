@@ -8,6 +8,7 @@ from etils import epath
 from data.archives import Archive, open_archives
 from data.builder import RecordBuilder
 from data.coco_json import AnnotatedImage, CocoReader, FileFinder
+from data.photographs import PICTURE_ENDINGS
 from data.sources import Source
 from eomt_jax.pipeline.records import Record
 
@@ -26,15 +27,15 @@ _PHOTOGRAPHS = (
 )
 
 
-PlanItem = tuple[CocoReader, AnnotatedImage]
+PlanItem = tuple[CocoReader, AnnotatedImage, str]  # the last is the split
 
 
 class CocoBuilder(RecordBuilder):
     """A builder whose records readers make."""
 
     def make_record(self, item: PlanItem) -> Record | None:
-        reader, image = item
-        return reader.make_record(image)
+        reader, image, split = item
+        return reader.make_record(image, split=split)
 
     def plan_split(
         self, split: str, reader: CocoReader, images: Sequence[AnnotatedImage]
@@ -67,7 +68,7 @@ class CocoBuilder(RecordBuilder):
         if only_crowds and split == "train":
             what = "train photographs with crowds alone, which training passes over"
             self.note(what, *only_crowds)
-        return [(reader, image) for image in sorted(used, key=reader.order)]
+        return [(reader, image, split) for image in sorted(used, key=reader.order)]
 
     def note_unnamed(self, readers: Sequence[CocoReader]) -> None:
         """Reports photographs that no JSON names."""
@@ -76,7 +77,12 @@ class CocoBuilder(RecordBuilder):
             files = named.setdefault(reader.photographs, set())
             files |= {reader.photographs.find(i.file_name) for i in reader.images}
         for photographs, files in named.items():
-            unnamed = set(photographs.source.names()) - files
+            pictures = {
+                name
+                for name in photographs.source.names()
+                if name.lower().endswith(PICTURE_ENDINGS)
+            }
+            unnamed = pictures - files
             if unnamed:
                 what = f"photographs of {photographs.source.name} without annotation"
                 self.note(f"{what}, left out", *unnamed)

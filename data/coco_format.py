@@ -110,10 +110,19 @@ class CocoFormat(CocoBuilder):
         images = {
             image.file_name: image for image in reader.images if len(image.labels)
         }
+        # Crowds alone can't be measured on, so such photographs aren't drawn from.
+        drawn = [name for name, i in images.items() if not i.is_crowd.all()]
+        if len(drawn) < 2:
+            raise ValueError(
+                f"{reader.name} gives {len(drawn)} of its {len(reader.images):,} "
+                "photographs an object that is no crowd (iscrowd = 0); a random split "
+                "needs two or more: annotate them, or give a JSON for each split"
+            )
         empty = [i.image_id for i in reader.images if i.file_name not in images]
         if empty:
             self.note("photographs without a segment, left out", *empty)
-        names = random_split(images, validation=self._validation, seed=self._split_seed)
+        names = random_split(drawn, validation=self._validation, seed=self._split_seed)
+        names[TRAIN] += [name for name in images if name not in set(drawn)]
         return {
             split: self.plan_split(split, reader, [images[n] for n in names[split]])
             for split in (TRAIN, VALIDATION)

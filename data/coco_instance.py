@@ -5,6 +5,7 @@ are published. A photograph without an object is left out of training; in valida
 stays, for average precision counts what is found on it.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -47,12 +48,19 @@ class InstanceReader(coco_json.CocoReader):
     format = _FORMAT
     evaluates_empty = True
 
-    def make_record(self, image: AnnotatedImage) -> Record:
+    def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
         photograph = self.read_photograph(image)
         rles = [_encode(thing, image) for thing in image.masks]
+        pixels = np.array([mask_codec.area(rle) for rle in rles], np.int64)
+        if not pixels.all():
+            image, rles, pixels = self._leave_out_empty(image, rles, pixels, split)
+            if not rles:
+                what = f"{split} photographs without an object's pixel, left out"
+                self.note(what, image.image_id)
+                return None
         areas = [
-            float(mask_codec.area(rle)) if thing.area is None else thing.area
-            for thing, rle in zip(image.masks, rles, strict=True)
+            float(number) if thing.area is None else thing.area
+            for thing, number in zip(image.masks, pixels, strict=True)
         ]
         return Record(
             image_bytes=photograph,
@@ -64,6 +72,32 @@ class InstanceReader(coco_json.CocoReader):
             height=image.height,
             width=image.width,
         )
+
+    def _leave_out_empty(
+        self, image: AnnotatedImage, rles: list, pixels: np.ndarray, split: str
+    ) -> tuple[AnnotatedImage, list, np.ndarray]:
+        """The three without the objects that have no pixel, such as a flat polygon.
+
+        In validation they stay: pycocotools counts them as objects that nothing finds,
+        and the average precision is to equal its own.
+        """
+        names = [
+            f"id {thing.id} of {image.file_name}"
+            for thing, number in zip(image.masks, pixels, strict=True)
+            if not number
+        ]
+        if split != "train":
+            self.note("objects without a pixel, kept for validation", *names)
+            return image, rles, pixels
+        self.note("objects without a pixel, left out", *names)
+        seen = np.flatnonzero(pixels)
+        left = dataclasses.replace(
+            image,
+            labels=image.labels[seen],
+            is_crowd=image.is_crowd[seen],
+            masks=[image.masks[i] for i in seen],
+        )
+        return left, [rles[i] for i in seen], pixels[seen]
 
     def _read_images(
         self, table: CocoTable, labels: Mapping[int, int]

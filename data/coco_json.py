@@ -174,8 +174,8 @@ class CocoReader(abc.ABC):
         """Images of the table; `labels` are class indices by category id."""
 
     @abc.abstractmethod
-    def make_record(self, image: AnnotatedImage) -> Record | None:
-        """The record of one image; None leaves it out."""
+    def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
+        """The record of one image of a split; None leaves it out."""
 
     def order(self, image: AnnotatedImage) -> int:
         """Where the file lies that is best read in the archive's order."""

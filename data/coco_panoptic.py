@@ -49,7 +49,8 @@ class PanopticReader(coco_json.CocoReader):
         names = [image.masks.file_name for image in images]
         self._pngs.check_all_there(names, annotated_in=self.name)
 
-    def make_record(self, image: AnnotatedImage) -> Record | None:
+    def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
+        del split  # all are made alike
         photograph = self.read_photograph(image)
         segment_map, seen = self._read_segments(image)
         if not seen.any():

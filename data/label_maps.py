@@ -3,10 +3,9 @@
 Legend: H W pixels, T segments of one image, K classes.
 """
 
-import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8, UInt16
@@ -167,34 +166,35 @@ def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
     Raises:
       ValueError: the file is damaged, no PNG, or has colours.
     """
-    with _open_png(encoded, file) as image:
-        if image.mode not in _INDEX_MODES:
-            raise ValueError(
-                f"{file} has colours ({image.mode}), but a label map has the number of "
-                "a class in each pixel: save it with one channel, grey or palette"
-            )
-        spread = next((_SPREAD[t.args] for t in image.tile if t.args in _SPREAD), 1)
-        return np.asarray(image).astype(np.uint16) // spread
+    image = _open_png(encoded, file)
+    if image.mode not in _INDEX_MODES:
+        raise ValueError(
+            f"{file} has colours ({image.mode}), but a label map has the number of a "
+            "class in each pixel: save it with one channel, grey or palette"
+        )
+    spread = next((_SPREAD[t.args] for t in image.tile if t.args in _SPREAD), 1)
+    return _decode(image, file).astype(np.uint16) // spread
 
 
 def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
     """The channels of a PNG that has three; ValueError where it hasn't."""
-    with _open_png(encoded, file) as image:
-        if image.mode != "RGB":
-            raise ValueError(f"{file} has the channels {image.mode}, not RGB")
-        return np.asarray(image)
+    image = _open_png(encoded, file)
+    if image.mode != "RGB":
+        raise ValueError(f"{file} has the channels {image.mode}, not RGB")
+    return _decode(image, file)
 
 
-@contextlib.contextmanager
-def _open_png(encoded: bytes, file: str) -> Iterator[Image.Image]:
-    """A PNG, and damage found on decoding it as a ValueError that names the file."""
+def _open_png(encoded: bytes, file: str) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(encoded), formats=["PNG"])
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        return Image.open(io.BytesIO(encoded), formats=["PNG"])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is no PNG ({error})") from error
+
+
+def _decode(image: Image.Image, file: str) -> np.ndarray:
     try:
-        yield image
-    except (OSError, SyntaxError) as error:
+        return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{file} can't be decoded ({error})") from error
 
 

@@ -18,12 +18,11 @@ from etils import epath
 from data import label_maps
 from data.class_tables import make_class_table
 from data.label_maps import Item
-from data.photographs import check_photograph, turn_upright
+from data.photographs import PICTURE_ENDINGS, check_photograph, turn_upright
 from data.sources import Source, open_source, some
 from data.splits import parse_split_paths, random_split
 from eomt_jax.types import ClassInfo
 
-_PHOTOGRAPHS = (".jpg", ".jpeg", ".png")
 _MASKS = (".png",)
 _IGNORE = "ignore"
 _MAX_VALUE = (1 << 16) - 1  # that a PNG can have in one channel
@@ -86,7 +85,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
         self._validation, self._split_seed = float(validation), int(split_seed)
 
     def plan(self) -> Mapping[str, Sequence[Item]]:
-        images = self._list_files(self._images, _PHOTOGRAPHS)
+        images = self._list_files(self._images, PICTURE_ENDINGS)
         masks = self._list_files(self._masks, _MASKS)
         if set(images) == set(masks) == {""}:
             keys = _check_paired(images[""], [masks[""]])
@@ -227,6 +226,12 @@ def _named_splits(
     """Keys by split, where photographs, masks or both lie in a place for each."""
     splits = [split for split in {**images, **masks} if split]
     if set(images) == set(masks):
+        shared = {files.source.name for files in images.values()}
+        if len(shared) < len(images):
+            raise ValueError(
+                f"--images gives {' and '.join(images)} the same {shared.pop()}: give "
+                "each its own, or one PATH for --images and --masks, split at random"
+            )
         return {split: _check_paired(images[split], [masks[split]]) for split in splits}
     if {""} not in (set(images), set(masks)):
         raise ValueError(

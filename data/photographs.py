@@ -4,7 +4,12 @@ import io
 
 from PIL import Image, ImageOps
 
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+
 _ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 are turned by a quarter
+
+_JPEGS = ("JPEG", "MPO")  # phones' MPO: a JPEG with more of them behind it
+_FORMATS = (*_JPEGS, "PNG")
 
 
 def check_photograph(
@@ -21,13 +26,15 @@ def check_photograph(
       Its own (height, width).
 
     Raises:
-      ValueError: the bytes are no picture, end before it does, have more than 8 bits a
+      ValueError: the bytes are no JPEG or PNG, end before it does, have more than 8 bits a
         channel, or are one of another size.
     """
     try:
         image = Image.open(io.BytesIO(encoded))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is no picture that can be read ({error})") from error
+    if image.format not in _FORMATS:
+        raise ValueError(f"{file} is a {image.format}: save it as JPEG or PNG")
     found = image.height, image.width
     if size is not None and found != tuple(size):
         raise ValueError(
@@ -74,7 +81,7 @@ def turn_upright(encoded: bytes, *, size: tuple[int, int]) -> bytes:
         if orientation not in range(2, 9) or is_annotated_as_stored:
             return encoded
         turned = io.BytesIO()
-        if image.format == "JPEG":
+        if image.format in _JPEGS:
             ImageOps.exif_transpose(image).save(turned, "JPEG", quality=95)
         else:
             ImageOps.exif_transpose(image).save(turned, "PNG")

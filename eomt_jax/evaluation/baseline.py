@@ -13,6 +13,7 @@ from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Batch, DatasetInfo, Task
 
@@ -41,7 +42,7 @@ class ConstantClass:
           task: what the predictions are for; the data set's own by default.
           mesh: that batches lie on; by default the first device alone.
         """
-        self.task: Task = task or info.task
+        self.task: Task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self._label = label
         self._canvas_size = info.max_image_size

@@ -18,7 +18,7 @@ from eomt_jax.types import Batch
 class PictureWriter:
     """Draws the first images of an evaluation, each a file named as its image.
 
-    Of several processes the first one alone draws.
+    Of several processes the first one alone draws, and of its own rows.
     """
 
     def __init__(

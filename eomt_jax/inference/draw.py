@@ -32,9 +32,9 @@ def draw_segmentation(
     """A photograph under its segments.
 
     Stuff has its class's colour, things a shade of their own each; names stand where a
-    segment is widest, those of stuff on each large region. What belongs to no segment is hatched in grey. Of segments that
-    may overlap small ones lie over large ones, with their scores, and the photograph
-    stays as it is around them.
+    segment is widest, those of stuff on each large region. What belongs to no segment is
+    hatched in grey. Of segments that may overlap small ones lie over large ones, with
+    their scores, and the photograph stays as it is around them.
 
     Args:
       image: RGB.

@@ -7,7 +7,7 @@ canvas, W8 bytes for Wc bits.
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from eomt_jax.inference import geometry
 from eomt_jax.types import Array
@@ -34,6 +34,7 @@ def instance_segmentation(
     class_logits: Float[Array, "Q K1"],
     restore: geometry.RestoreMatrices,
     *,
+    is_thing: Bool[Array, " K"] | None = None,
     num_instances: int = 100,
 ) -> InstancePrediction:
     """Instances of one image, at the photograph's size, most probable class first.
@@ -47,10 +48,14 @@ def instance_segmentation(
       mask_logits: of all queries.
       class_logits: the last class is "no object".
       restore: see RestoreMatrices.
+      is_thing: classes that have instances; all of them by default. Of a panoptic
+        model's, stuff would otherwise take the places of things.
       num_instances: N, all Q · K pairs where there are fewer.
     """
     probs = jax.nn.softmax(class_logits.astype(jnp.float32), axis=-1)[:, :-1]
     num_classes = probs.shape[1]
+    if is_thing is not None:
+        probs = jnp.where(is_thing, probs, 0.0)
     probs, pairs = jax.lax.top_k(probs.reshape(-1), min(num_instances, probs.size))
     bits, mask_scores = _restore_bits(mask_logits[pairs // num_classes], restore)
     return InstancePrediction(

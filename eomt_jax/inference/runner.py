@@ -70,6 +70,7 @@ class Runner:
             segment = functools.partial(
                 _segment_canvas,
                 instance.instance_segmentation,
+                is_thing=info.is_thing,
                 num_instances=num_instances,
             )
         else:

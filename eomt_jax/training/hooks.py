@@ -17,6 +17,7 @@ from eomt_jax.evaluation.tables import GROUPS, Results
 from eomt_jax.inference.comparison import draw_comparison, evaluation_pictures
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import local_rows, place_batch
+from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator
 from eomt_jax.pipeline.records import RecordSource, open_split
 from eomt_jax.training.checkpoint import Checkpoints
@@ -71,8 +72,11 @@ class Evaluation:
                 source=self._source,
             )
 
-    def draw(self, params: Any) -> np.ndarray:
-        """Predictions beside targets, the same images each time; uint8 [H, W, 3]."""
+    def draw(self, params: Any) -> np.ndarray | None:
+        """Predictions beside targets, the same images each time; uint8 [H, W, 3].
+
+        All processes predict, the first one alone draws: the others get None.
+        """
         num_pictures = self._config.logging.num_pictures
         if self._pictured is None:
             with self._batches(num_pictures) as batches:
@@ -80,6 +84,8 @@ class Evaluation:
         batch = self._pictured
         prediction = self._runner(params, place_batch(batch, self._runner.mesh))
         prediction = local_rows(prediction)
+        if not is_main():
+            return None
         pictures = evaluation_pictures(
             batch, prediction, self._source, max_pictures=num_pictures
         )

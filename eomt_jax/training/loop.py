@@ -102,7 +102,8 @@ def _run_steps(
         step += 1
         window.add(metrics, batch.replaced)
         save = due(config.checkpoint.every_steps) or stop.requested
-        picture = due(config.logging.picture_every_steps)
+        num_pictures = config.logging.num_pictures
+        picture = num_pictures > 0 and due(config.logging.picture_every_steps)
         evaluate = due(config.eval.every_steps)
         if due(config.logging.every_steps):
             num_steps = len(window)
@@ -135,8 +136,8 @@ def _run_steps(
                     write_results(results, workdir / f"evaluations/{step:08d}.json")
             if picture:
                 drawn = evaluation.draw(state.params)
-                writer.image(step, "predictions", drawn)
-                if is_main():
+                if drawn is not None:
+                    writer.image(step, "predictions", drawn)
                     write_picture(workdir / f"pictures/{step:08d}.png", drawn)
             # Before the checkpoint: a run that goes on from it writes nothing twice
             # and leaves nothing out.

@@ -303,3 +303,23 @@ def test_image_with_two_panoptic_annotations_is_refused(own):
         annotations=own.write("mine.json", own.panoptic),
         segments=own.write("segments", own.maps),
     )
+
+
+def test_random_split_trains_on_photographs_with_crowds_alone(own):
+    for row in own.instances["annotations"]:
+        row["iscrowd"] = int(row["image_id"] > 8)
+    own.build_instances(validation=0.5)
+    assert {r.image_id for r in own.open("validation")} < {"7", "8"}
+    assert len(own.open("train")) == 5
+
+
+def test_photograph_in_another_format_is_named(own):
+    picture = io.BytesIO()
+    Image.fromarray(own.pictures[0].image).save(picture, format="BMP")
+    own.photographs["photo_0.jpg"] = picture.getvalue()
+    own.photographs["photo_1.jpg"] = coco_archives.segments_png(own.pictures[1].id_map)[
+        :20
+    ]
+    with pytest.raises(ValueError, match="photo_0.jpg is a BMP: save it as") as error:
+        own.build_instances()
+    assert "photo_1.jpg is no picture" in str(error.value)

@@ -257,3 +257,18 @@ def test_panorama_is_named(folders):
     pictures = coco_archives.draw_pictures(3, size=(30, 5000))
     write(folders, train=pictures)
     assert_refused(folders, "5000.*32")
+
+
+def test_objects_without_a_pixel_stay_in_validation_alone(folders, caplog):
+    def change(table):
+        for row in table["annotations"][:1]:
+            row["segmentation"] = [[3, 3, 3, 3, 3, 3]]
+
+    pictures = write(folders, change)
+    build(folders)
+    for split, lacks in (("train", 1), ("validation", 0)):
+        wanted = coco_archives.instances_json(pictures[split])["annotations"]
+        written = list(records.open_split(folders[1], NAME, split))
+        assert sum(len(r.labels) for r in written) == len(wanted) - lacks
+    assert "1 objects without a pixel, left out (id 1 of 0" in caplog.text
+    assert "1 objects without a pixel, kept for validation (id 1 of 0" in caplog.text

@@ -60,12 +60,13 @@ def test_problems_of_many_files_are_told_together(tmp_path):
     masks["2.png"] = encode(np.arange(3, 11, dtype=np.uint8).repeat(96).reshape(24, 32))
     masks["3.png"] = masks["3.png"][:-30]
     masks["4.png"] = photographs["4.jpg"]
+    masks["7.png"] = masks["7.png"][:20]
     photographs["5.jpg"] = photographs["5.jpg"][:-300]
     photographs["6.jpg"] = b"<html>"
     with pytest.raises(ValueError, match=r"0\.png") as error:
         build(tmp_path, photographs, masks)
     lines = sorted(str(error.value).splitlines())
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line, expected in zip(
         lines,
         [
@@ -76,6 +77,7 @@ def test_problems_of_many_files_are_told_together(tmp_path):
             "4.png is no PNG",
             "5.jpg can't be decoded",
             "6.jpg is no picture",
+            "7.png is no PNG",
         ],
         strict=True,
     ):
@@ -147,4 +149,17 @@ def test_folders_that_give_one_id_are_refused(tmp_path):
             files[name + old[1:]] = files.pop(old)
     assert_refused(
         tmp_path, "two images of a split have the id a_b_c", photographs, masks
+    )
+
+
+def test_one_folder_for_both_splits_is_refused(tmp_path):
+    photographs, masks = draw(2)
+    images_path, masks_path = tmp_path / "photos", tmp_path / "masks"
+    assert_refused(
+        tmp_path,
+        "--images gives train and validation the same .*photos: give each its own",
+        photographs,
+        masks,
+        images=f"train={images_path},validation={images_path}",
+        masks=f"train={masks_path},validation={masks_path}",
     )

@@ -110,3 +110,13 @@ def test_instance_segmentation_never_holds_the_canvas_in_floats():
     )
     # 100 masks: 1.6 GB of floats, 50 MB of bits.
     assert compiled.compile().memory_analysis().temp_size_in_bytes < 250e6
+
+
+def test_stuff_takes_no_place_among_the_instances():
+    # Two queries are surer of class 1, which is stuff, than the third of a thing.
+    probs = [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.5, 0.2, 0.3]]
+    found, _ = segment(
+        np.ones((3, 2, 2)), probs, num_instances=2, is_thing=np.array([True, False])
+    )
+    np.testing.assert_array_equal(found.labels, [0, 0])
+    np.testing.assert_allclose(found.scores / found.scores[1], [2.5, 1.0], rtol=1e-5)
