@@ -122,7 +122,7 @@ class CocoFormat(CocoBuilder):
         if empty:
             self.note("photographs without a segment, left out", *empty)
         names = random_split(drawn, validation=self._validation, seed=self._split_seed)
-        names[TRAIN] += [name for name in images if name not in set(drawn)]
+        names[TRAIN] += images.keys() - set(drawn)
         return {
             split: self.plan_split(split, reader, [images[n] for n in names[split]])
             for split in (TRAIN, VALIDATION)
