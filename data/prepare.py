@@ -85,7 +85,7 @@ def prepare(
         for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
         if is_finished:
-            target.rmtree()
+            _retire(target, staging)
         _publish(staging / name / version, target)
     return records.read_info(data_dir, name)
 
@@ -157,6 +157,16 @@ def _staging_folder(data_dir: epath.Path) -> Iterator[epath.Path]:
         folder.rmtree(missing_ok=True)
         with contextlib.suppress(OSError, ValueError):  # others build there
             folder.parent.rmdir()
+
+
+def _retire(target: epath.Path, staging: epath.Path) -> None:
+    """Takes a finished build away so that no part of it ever looks like a whole."""
+    if _is_remote(target):
+        # What readers take for the mark of a whole one goes first.
+        (target / "metadata.json").unlink()
+        target.rmtree()
+    else:
+        target.rename(staging / ".replaced")  # in one step; goes with the staging
 
 
 def _publish(finished: epath.Path, target: epath.Path) -> None:

@@ -137,6 +137,25 @@ def test_prepare_twice_keeps_the_first_unless_told(few_shapes, tmp_path, monkeyp
     assert info.num_examples == {"train": 3, "validation": 1}
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_overwrite_cut_short_leaves_nothing_finished(
+    few_shapes, tmp_path, monkeypatch, remote
+):
+    prepare.prepare("shapes", tmp_path)
+    monkeypatch.setattr(prepare, "_is_remote", lambda path: remote)
+    seen = []
+
+    def publish(finished, target):
+        seen.append(records.prepared_versions(tmp_path, "shapes"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "_publish", publish)
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare("shapes", tmp_path, overwrite=True)
+    assert seen == [[]]
+    assert records.prepared_versions(tmp_path, "shapes") == []
+
+
 def test_prepare_when_another_process_was_first(few_shapes, tmp_path, monkeypatch):
     draw = shapes.draw_record
 
