@@ -1,0 +1,135 @@
+"""Two processes over 127.0.0.1 score what one process scores, each image once."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as mask_codec
+
+from data.builder import RecordBuilder
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SIZE = (16, 24)
+NUM_IMAGES = 5  # a full batch of four, and a last one whose only row is process 0's
+
+
+class Bars(RecordBuilder):
+    """A bar from the left border, shorter from image to image, before background."""
+
+    classes = (
+        ClassInfo(1, "bar", True, (200, 0, 0)),
+        ClassInfo(2, "background", False, (0, 0, 200)),
+    )
+    image_format = "png"
+
+    def plan(self):
+        return {"train": range(NUM_IMAGES)}
+
+    def make_record(self, item):
+        segment_map = np.full(SIZE, 2, np.uint16)
+        segment_map[:, : SIZE[1] - 3 * item] = 1
+        encoded = io.BytesIO()
+        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(encoded, format="PNG")
+        return Record(
+            image_bytes=encoded.getvalue(),
+            segment_map=segment_map,
+            labels=np.array([0, 1], np.int32),
+            is_crowd=np.zeros(2, bool),
+            image_id=str(item),
+            height=SIZE[0],
+            width=SIZE[1],
+        )
+
+
+class BarsInstance(Bars):
+    """The bars alone."""
+
+    task = "instance"
+    classes = Bars.classes[:1]
+
+    def make_record(self, item):
+        record = super().make_record(item)
+        mask = np.asfortranarray(record.segment_map == 1, np.uint8)
+        return dataclasses.replace(
+            record,
+            segment_map=None,
+            rles=(mask_codec.encode(mask)["counts"],),
+            areas=np.array([float(mask.sum())]),
+            labels=record.labels[:1],
+            is_crowd=record.is_crowd[:1],
+        )
+
+
+def score(data_dir, out, *, num_processes):
+    """What the processes together write: scores and submissions."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.evaluation.scoring_process", data_dir, out]
+    running = []
+    for process in range(num_processes):
+        variables = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // num_processes}",
+            "NPROC": "32",
+            "JAX_PLATFORMS": "cpu",
+        }
+        if num_processes > 1:
+            variables |= {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(num_processes),
+                "JAX_PROCESS_ID": str(process),
+            }
+        running.append(
+            subprocess.Popen(
+                list(map(str, command)), cwd=ROOT, env=os.environ | variables
+            )
+        )
+    try:
+        assert [process.wait(timeout=200) for process in running] == [0] * num_processes
+    finally:
+        for process in running:
+            process.kill()
+    files = {
+        str(file.relative_to(out.parent)).replace(out.name, ""): file.read_bytes()
+        for folder in out.parent.glob(f"{out.name}_*")
+        for file in folder.rglob("*.*")
+    }
+    return json.loads(out.with_name(f"{out.name}.json").read_text()), files
+
+
+@pytest.mark.timeout(280)
+def test_two_processes_score_and_write_what_one_does(tmp_path):
+    for builder in (Bars, BarsInstance):
+        builder(data_dir=str(tmp_path)).download_and_prepare(file_format="array_record")
+    alone, files_alone = score(tmp_path, tmp_path / "one", num_processes=1)
+    together, files = score(tmp_path, tmp_path / "two", num_processes=2)
+
+    assert together == alone
+    assert together["instance"]["num_images"] == NUM_IMAGES
+    # Bars of 24, 21, 18, 15 and 12 of 24 columns, and all of them called bar.
+    assert 0 < together["instance"]["all"]["ap"] < together["instance"]["all"]["ap50"]
+    assert together["panoptic"]["things"]["sq"] == pytest.approx(
+        100 * np.mean([24, 21, 18, 15]) / 24
+    )
+    assert together["semantic"]["all"]["pixel_accuracy"] == pytest.approx(75.0)
+    assert files.keys() == files_alone.keys() and len(files) == 2 * NUM_IMAGES + 2
+    for name, content in files.items():
+        if name.endswith(".json"):
+            rows, expected = (json.loads(text) for text in (content, files_alone[name]))
+            rows, expected = (
+                sorted(map(json.dumps, x if isinstance(x, list) else x["annotations"]))
+                for x in (rows, expected)
+            )
+            assert rows == expected
+        else:
+            assert content == files_alone[name]
