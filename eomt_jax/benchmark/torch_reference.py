@@ -56,10 +56,18 @@ class Reference:
         Args:
           run: what the config describes.
           params: our initial parameters.
+
+        Raises:
+          ValueError: the run freezes blocks, which the reference doesn't.
         """
         import torch
 
         config: Any = run.config
+        if config.optimizer.frozen_blocks:
+            raise ValueError(
+                "the reference trains every parameter: set optimizer.frozen_blocks "
+                f"to 0 instead of {config.optimizer.frozen_blocks}"
+            )
         torch.manual_seed(config.seed)
         weights = to_reference(params)
         model = run.initialization.model

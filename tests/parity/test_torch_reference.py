@@ -198,7 +198,7 @@ def test_rates_of_every_parameter_are_ours(config):
     names = {id(p): name for name, p in reference.network.named_parameters()}
     weights = torch_network.to_reference(params)
     options = {**config.optimizer}
-    for name in ("weight_decay", "clip_norm", "beta1", "beta2", "eps"):
+    for name in ("weight_decay", "clip_norm", "beta1", "beta2", "eps", "frozen_blocks"):
         del options[name]
     for step in range(4):
         reference.step = step
@@ -215,6 +215,14 @@ def test_rates_of_every_parameter_are_ours(config):
         for path, rate in found.items():
             assert rate == pytest.approx(float(expected[path]), rel=1e-6), path
     assert {group["weight_decay"] for group in reference.adamw.param_groups} == {0.05}
+
+
+def test_frozen_blocks_are_refused(config):
+    run = setup(config, devices=jax.devices()[:1])
+    params = make_params(run.initialization.model)
+    run.config.optimizer.frozen_blocks = 1
+    with pytest.raises(ValueError, match="frozen_blocks"):
+        torch_reference.Reference(run, params)
 
 
 def test_training_writes_a_record_a_step(config, tmp_path):
