@@ -6,10 +6,10 @@ dataset. A class's position in its table is its label.
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 
-from eomt_jax.types import ClassInfo
+from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
 ClassTable = tuple[ClassInfo, ...]
 
@@ -34,6 +34,43 @@ def load_classes(name: str) -> ClassTable:
     return tuple(
         ClassInfo(**{**row, "color": tuple(row["color"])}) for row in json.loads(table)
     )
+
+
+def published_info(name: str) -> DatasetInfo:
+    """Classes and task of the published dataset `name`, without a prepared one's sizes.
+
+    Raises:
+      ValueError: no such class table.
+    """
+    task: Task = "panoptic"
+    if not name.endswith("_panoptic"):
+        task = "instance" if name.endswith("_instance") else "semantic"
+    return DatasetInfo(
+        name=name,
+        classes=load_classes(name),
+        max_image_size=(0, 0),
+        max_segments=0,
+        num_examples={},
+        task=task,
+    )
+
+
+def find_published(
+    class_names: Sequence[str], task: str | None = None
+) -> DatasetInfo | None:
+    """The published dataset whose classes have these names in this order, if any.
+
+    Args:
+      class_names: in label order.
+      task: where two datasets share their classes, as ADE20K's do; None takes the
+        panoptic one, which knows things from stuff.
+    """
+    for name in available():
+        info = published_info(name)
+        same_names = [c.name for c in info.classes] == list(class_names)
+        if same_names and task in (None, info.task):
+            return info
+    return None
 
 
 def _only_things(classes: ClassTable) -> ClassTable:

@@ -1,6 +1,6 @@
 """Self-attention in which some query rows may be closed to some patches.
 
-Legend: B batch, N tokens, Q queries, D embedding, heads, Dh = D / heads.
+Legend: B batch, N tokens, Q queries, D embedding, heads, Dh = D / heads, hw patches.
 """
 
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
 from eomt_jax.models.layers import vit_init
+from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
 
@@ -32,15 +34,54 @@ def attend(
     return jnp.einsum("bnrk,bknd->brnd", probs, value)
 
 
+# Which of query, key and value have a bias.
+QKV_BIASES = {"all": (0, 1, 2), "no_key": (0, 2), "none": ()}
+
+
+class QkvProjection(nn.Module):
+    """Tokens to queries, keys and values of all heads, by one product.
+
+    Attributes:
+      num_heads: heads.
+      bias: a key of QKV_BIASES; a part without a bias has no parameter for it.
+      dtype: of the result.
+    """
+
+    num_heads: int
+    bias: str
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N 3 heads Dh"]:
+        embed_dim = x.shape[-1]
+        heads = (self.num_heads, embed_dim // self.num_heads)
+        kernel = self.param("kernel", vit_init, (embed_dim, 3, *heads))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        out = jnp.einsum("bnd,dchk->bnchk", x, kernel)
+        parts = QKV_BIASES[self.bias]
+        if not parts:
+            return out
+        bias = self.param("bias", nn.initializers.zeros, (len(parts), *heads))
+        if len(parts) < 3:
+            bias = jnp.zeros((3, *heads), bias.dtype).at[jnp.array(parts)].set(bias)
+        return out + bias.astype(out.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over queries, prefix tokens and patches.
 
     `patch_mask` closes pairs of a query and a patch and nothing else. So only the
     query rows, the first in the sequence, take the masked path, and the many rows of
     prefix and patches keep the plain one.
+
+    Attributes:
+      num_heads: heads.
+      qkv_bias: see QkvProjection.
+      dtype: of activations.
     """
 
     num_heads: int
+    qkv_bias: str = "all"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -48,16 +89,16 @@ class Attention(nn.Module):
         self,
         x: Float[Array, "B N D"],
         patch_mask: Bool[Array, "B Q hw"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "B N D"]:
         batch, num_tokens, embed_dim = x.shape
-        head_dim = embed_dim // self.num_heads
-        qkv = nn.DenseGeneral(
-            (3, self.num_heads, head_dim),
-            kernel_init=vit_init,
-            dtype=self.dtype,
-            name="qkv",
+        qkv = QkvProjection(
+            self.num_heads, bias=self.qkv_bias, dtype=self.dtype, name="qkv"
         )(x)
         query, key, value = jnp.moveaxis(qkv, 2, 0)
+        if rotation is not None:
+            query = rotate_patches(query, rotation)
+            key = rotate_patches(key, rotation)
         if patch_mask is None:
             out = attend(query, key, value)
         else:

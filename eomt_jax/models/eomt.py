@@ -79,9 +79,9 @@ class EoMT(nn.Module):
                 'rngs={"mask": key}.'
             )
         num_plain_blocks = self.vit.depth - self.num_query_blocks
-        x = self.vit.embed(images)
+        x, rotation = self.vit.embed(images), self.vit.rotation()
         for block in self.vit.blocks[:num_plain_blocks]:
-            x = block(x)
+            x = block(x, None, rotation)
         queries = self.queries.astype(x.dtype)
         queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
         x = jnp.concatenate([queries, x], axis=1)
@@ -92,7 +92,7 @@ class EoMT(nn.Module):
             if mask_probs is not None:
                 predictions.append(self.predict(x))
                 patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i])
-            x = block(x, patch_mask)
+            x = block(x, patch_mask, rotation)
         predictions.append(self.predict(x))
         mask_logits, class_logits = zip(*predictions)
         return Outputs(mask_logits=mask_logits, class_logits=class_logits)

@@ -1,4 +1,4 @@
-"""The published sizes, and a small one that a laptop can train."""
+"""The published architectures, and a small one that a laptop can train."""
 
 import dataclasses
 
@@ -10,10 +10,10 @@ from eomt_jax.models.vit import ViT
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Sizes of one ViT, how many of its blocks see the queries, and LayerScale's start.
+    """Architecture of one ViT, and how many of its blocks see the queries.
 
-    The published sizes start at timm's 1e-5, which only pre-trained weights replace in
-    time; what is trained from scratch starts at 1.
+    LayerScale starts at timm's 1e-5 in the published ones, which only pre-trained
+    weights replace in time; what is trained from scratch starts at 1.
     """
 
     embed_dim: int
@@ -22,7 +22,32 @@ class Variant:
     mlp_dim: int
     num_query_blocks: int
     mlp_type: str = "gelu"
+    qkv_bias: str = "all"
+    positions: str = "learned"
+    layer_norm_eps: float = 1e-6
     layer_scale_init: float = 1e-5
+
+
+def _dinov3(
+    embed_dim: int,
+    depth: int,
+    num_heads: int,
+    mlp_dim: int,
+    num_query_blocks: int,
+    mlp_type: str = "gelu",
+    qkv_bias: str = "no_key",
+) -> Variant:
+    return Variant(
+        embed_dim,
+        depth,
+        num_heads,
+        mlp_dim,
+        num_query_blocks,
+        mlp_type=mlp_type,
+        qkv_bias=qkv_bias,
+        positions="rotary",
+        layer_norm_eps=1e-5,
+    )
 
 
 VARIANTS = {
@@ -31,6 +56,12 @@ VARIANTS = {
     "base": Variant(768, 12, 12, 3072, 3),
     "large": Variant(1024, 24, 16, 4096, 4),
     "giant": Variant(1536, 40, 24, 4096, 5, "swiglu"),
+    "dinov3_small": _dinov3(384, 12, 6, 1536, 3),
+    "dinov3_base": _dinov3(768, 12, 12, 3072, 3),
+    "dinov3_large": _dinov3(1024, 24, 16, 4096, 4),
+    # Not trained by the paper's authors; blocks with queries as in "giant".
+    "dinov3_huge": _dinov3(1280, 32, 20, 5120, 5, "swiglu"),
+    "dinov3_7b": _dinov3(4096, 40, 32, 8192, 5, "swiglu", "none"),
 }
 
 

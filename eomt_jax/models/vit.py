@@ -1,22 +1,27 @@
-"""A plain Vision Transformer of the DINOv2 architecture.
+"""A plain Vision Transformer of the DINOv2 and DINOv3 architectures.
 
 Legend: B batch, N tokens, D embedding, H W pixels, h w patch grid, p patch size.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from eomt_jax.models.attention import Attention
+from eomt_jax.models.attention import QKV_BIASES, Attention
 from eomt_jax.models.layers import LayerNorm, Mlp, SwiGlu, vit_init
+from eomt_jax.models.rotary import Rotation, patch_rotation
 
 Dtype = Any
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+POSITIONS = ("learned", "rotary")
 
 
 class Block(nn.Module):
@@ -25,6 +30,7 @@ class Block(nn.Module):
     num_heads: int
     mlp_dim: int
     mlp_type: str
+    qkv_bias: str
     layer_scale_init: float
     layer_norm_eps: float
     dtype: Dtype
@@ -34,13 +40,16 @@ class Block(nn.Module):
         self,
         x: Float[Array, "B N D"],
         patch_mask: Bool[Array, "B Q hw"] | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Array, "B N D"]:
         scale_init = nn.initializers.constant(self.layer_scale_init)
         scale1 = self.param("layer_scale1", scale_init, (x.shape[-1],))
         scale2 = self.param("layer_scale2", scale_init, (x.shape[-1],))
         mlp = {"gelu": Mlp, "swiglu": SwiGlu}[self.mlp_type]
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm1")(x)
-        y = Attention(self.num_heads, self.dtype, name="attention")(y, patch_mask)
+        y = Attention(
+            self.num_heads, qkv_bias=self.qkv_bias, dtype=self.dtype, name="attention"
+        )(y, patch_mask, rotation)
         x = x + y * scale1.astype(self.dtype)
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm2")(x)
         y = mlp(self.mlp_dim, self.dtype, name="mlp")(y)
@@ -55,6 +64,11 @@ class ViT(nn.Module):
     Attributes:
       embed_dim, depth, num_heads, mlp_dim: sizes.
       mlp_type: "gelu" or "swiglu".
+      qkv_bias: "all", "no_key" or "none": which of query, key and value have one.
+      positions: "learned", an embedding added to the patches, or "rotary".
+      rope_theta: of rotary positions, see `rotary.patch_rotation`.
+      rope_rescale: training draws a factor of all rotary coordinates from 1 / this to
+        this, evenly in its logarithm, where apply gets the rng stream "positions".
       image_size: (H, W) in pixels, each a multiple of `patch_size`.
       num_register_tokens: prefix tokens beside the class token.
       layer_scale_init: of a network trained from scratch.
@@ -67,6 +81,10 @@ class ViT(nn.Module):
     num_heads: int
     mlp_dim: int
     mlp_type: str = "gelu"
+    qkv_bias: str = "all"
+    positions: str = "learned"
+    rope_theta: float = 100.0
+    rope_rescale: float = 2.0
     patch_size: int = 16
     image_size: tuple[int, int] = (640, 640)
     num_register_tokens: int = 4
@@ -86,6 +104,11 @@ class ViT(nn.Module):
         return 1 + self.num_register_tokens
 
     def setup(self):
+        for name, choices in (("qkv_bias", QKV_BIASES), ("positions", POSITIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: there are {', '.join(choices)}."
+                )
         if any(side % self.patch_size for side in self.image_size):
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size "
@@ -100,9 +123,10 @@ class ViT(nn.Module):
             kernel_init=vit_init,
             dtype=self.dtype,
         )
-        self.position_embedding = self.param(
-            "position_embedding", vit_init, (*self.grid_size, self.embed_dim)
-        )
+        if self.positions == "learned":
+            self.position_embedding = self.param(
+                "position_embedding", vit_init, (*self.grid_size, self.embed_dim)
+            )
         token_init = nn.initializers.normal(1e-6)
         self.class_token = self.param("class_token", token_init, (1, self.embed_dim))
         if self.num_register_tokens:
@@ -117,6 +141,7 @@ class ViT(nn.Module):
                 num_heads=self.num_heads,
                 mlp_dim=self.mlp_dim,
                 mlp_type=self.mlp_type,
+                qkv_bias=self.qkv_bias,
                 layer_scale_init=self.layer_scale_init,
                 layer_norm_eps=self.layer_norm_eps,
                 dtype=self.dtype,
@@ -140,17 +165,33 @@ class ViT(nn.Module):
         mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
         pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
         x = self.patch_embedding(pixels.astype(self.dtype))
-        x = x + self.position_embedding.astype(self.dtype)
+        if self.positions == "learned":
+            x = x + self.position_embedding.astype(self.dtype)
         prefix = self.class_token
         if self.num_register_tokens:
             prefix = jnp.concatenate([prefix, self.register_tokens])
         prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape))
         return jnp.concatenate([prefix, x.reshape(batch, -1, self.embed_dim)], axis=1)
 
+    def rotation(self) -> Rotation | None:
+        """Rotary positions for all blocks of one pass; None where they are learned."""
+        if self.positions == "learned":
+            return None
+        scale = 1.0
+        if self.has_rng("positions"):
+            key, span = self.make_rng("positions"), math.log(self.rope_rescale)
+            scale = jnp.exp(jax.random.uniform(key, minval=-span, maxval=span))
+        return patch_rotation(
+            self.grid_size,
+            head_dim=self.embed_dim // self.num_heads,
+            theta=self.rope_theta,
+            scale=scale,
+        )
+
     def __call__(
         self, images: UInt8[Array | np.ndarray, "B H W 3"]
     ) -> Float[Array, "B N D"]:
-        x = self.embed(images)
+        x, rotation = self.embed(images), self.rotation()
         for block in self.blocks:
-            x = block(x)
+            x = block(x, None, rotation)
         return self.norm(x)

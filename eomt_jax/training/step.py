@@ -26,8 +26,8 @@ def make_loss(
 ) -> LossAndMetrics:
     """A function (params, batch, *, rng, step) → (loss, its parts).
 
-    The rng is the run's raw key; which queries are masked and which points are drawn
-    are functions of it and the step alone.
+    The rng is the run's raw key; which queries are masked, which points are drawn and
+    how far rotary positions are stretched are functions of it and the step alone.
 
     Args:
       model: an EoMT.
@@ -41,12 +41,15 @@ def make_loss(
         params: PyTree, batch: Batch, *, rng: jax.Array, step: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
-        mask_key, loss_key = jax.random.split(key)
+        mask_key, loss_key, position_key = jax.random.split(key, 3)
         probs = mask_probs_fn(step)
         if mesh is not None:
             params = gather_fsdp(params, mesh)
         outputs = model.apply(
-            {"params": params}, batch.image, mask_probs=probs, rngs={"mask": mask_key}
+            {"params": params},
+            batch.image,
+            mask_probs=probs,
+            rngs={"mask": mask_key, "positions": position_key},
         )
         terms = criterion(outputs, batch.targets, rng=loss_key, mesh=mesh)
         parts = {

@@ -152,7 +152,7 @@ def _refit(
     """The ViT of `fields` with overrides, and its parameters at the wanted size."""
     _check_settled(path, fields, overrides)
     if image_size is None:
-        rows, columns = params["position_embedding"].shape[:2]
+        rows, columns = (side // fields["patch_size"] for side in fields["image_size"])
         image_size = (rows * patch_size, columns * patch_size)
     height, width = image_size
     if height < 1 or width < 1 or height % patch_size or width % patch_size:

@@ -63,18 +63,19 @@ def resample_position_embedding(
 def resample_vit(
     params: dict[str, Any], *, grid_size: tuple[int, int], patch_size: int
 ) -> dict[str, Any]:
-    """The parameter tree of a ViT with its two size-dependent leaves resampled.
+    """The parameter tree of a ViT with its size-dependent leaves resampled.
 
+    They are the patch kernel and, unless positions are rotary, the position embedding.
     The tree that came in is not changed; all other leaves are shared with it.
     """
     patch_embedding = params["patch_embedding"]
     kernel = resample_patch_kernel(patch_embedding["kernel"], patch_size)
-    embedding = resample_position_embedding(params["position_embedding"], grid_size)
-    return {
-        **params,
-        "patch_embedding": {**patch_embedding, "kernel": kernel},
-        "position_embedding": embedding,
-    }
+    resampled = {"patch_embedding": {**patch_embedding, "kernel": kernel}}
+    if "position_embedding" in params:
+        resampled["position_embedding"] = resample_position_embedding(
+            params["position_embedding"], grid_size
+        )
+    return {**params, **resampled}
 
 
 def _keys_kernel(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

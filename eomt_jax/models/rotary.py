@@ -1,0 +1,63 @@
+"""Rotary positions of patches on the two axes of an image, as DINOv3 has them.
+
+A patch's row and column turn pairs of each head's channels by angles that are products
+of coordinate and frequency, so that attention between two patches depends on where one
+lies from the other. Source: DINOv3, arXiv 2508.10104; RoPE, arXiv 2104.09864.
+
+Legend: B batch, R tokens, heads, Dh channels of a head, h w patch grid, hw patches.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every patch's angles, row by row, in float32."""
+
+    cos: Float[Array, "hw Dh"]
+    sin: Float[Array, "hw Dh"]
+
+
+def patch_rotation(
+    grid_size: tuple[int, int],
+    *,
+    head_dim: int,
+    theta: float,
+    scale: Float[Array, ""] | float = 1.0,
+) -> Rotation:
+    """The rotation of each patch of a grid.
+
+    Coordinates are the patches' centres, (y, x) from -1 to 1 over the image, whatever
+    its size. Of the Dh / 4 frequencies 1 / theta^(4 i / Dh) each turns two pairs of
+    channels, one by y and one by x; the channels of a pair lie Dh / 2 apart.
+
+    Args:
+      grid_size: (h, w).
+      head_dim: Dh, a multiple of 4.
+      theta: base of the frequencies' periods.
+      scale: factor on all coordinates; training draws it.
+    """
+    y, x = ((jnp.arange(size) + 0.5) / size * 2 - 1 for size in grid_size)
+    coordinates = jnp.stack(jnp.meshgrid(y, x, indexing="ij"), axis=-1) * scale
+    frequencies = theta ** -jnp.arange(0, 1, 4 / head_dim, dtype=jnp.float32)
+    angles = 2 * jnp.pi * coordinates.reshape(-1, 2, 1) * frequencies
+    angles = jnp.tile(angles.reshape(-1, head_dim // 2), (1, 2))
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate_patches(
+    x: Float[Array, "B R heads Dh"], rotation: Rotation
+) -> Float[Array, "B R heads Dh"]:
+    """Turns the last hw tokens, the patches; queries and prefix tokens stay.
+
+    Computed in float32, returned in x's dtype.
+    """
+    num_others = x.shape[1] - len(rotation.cos)
+    others, patches = x[:, :num_others], x[:, num_others:].astype(jnp.float32)
+    first, second = jnp.split(patches, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    cos, sin = (table[None, :, None] for table in rotation)
+    patches = (patches * cos + turned * sin).astype(x.dtype)
+    return jnp.concatenate([others, patches], axis=1)
