@@ -13,6 +13,14 @@ PARAMETERS = {
     "large": (316_695_686, 304_791_552),
     "giant": (1_163_622_022, 1_137_115_136),
 }
+# Of transformers' DINOv3ViTModel at the published sizes, without the mask token.
+DINOV3_PARAMETERS = {
+    "dinov3_small": 21_596_160,
+    "dinov3_base": 85_659_648,
+    "dinov3_large": 303_128_576,
+    "dinov3_huge": 840_591_360,
+    "dinov3_7b": 6_716_030_976,
+}
 
 
 def shapes_of(model):
@@ -32,6 +40,14 @@ def test_parameter_counts_are_the_published_ones(name):
     params = shapes_of(model)
     assert (count(params), count(params["vit"])) == PARAMETERS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", DINOV3_PARAMETERS)
+def test_parameter_counts_of_dinov3(name):
+    vit = variants.create_vit(name, image_size=(224, 224))
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.uint8)
+    params = jax.eval_shape(vit.init, jax.random.key(0), images)["params"]
+    assert count(params) == DINOV3_PARAMETERS[name]
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("small", 3), ("large", 4), ("giant", 5)])
