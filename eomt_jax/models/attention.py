@@ -62,8 +62,9 @@ class QkvProjection(nn.Module):
         if not parts:
             return out
         bias = self.param("bias", nn.initializers.zeros, (len(parts), *heads))
-        if len(parts) < 3:
-            bias = jnp.zeros((3, *heads), bias.dtype).at[jnp.array(parts)].set(bias)
+        given = dict(zip(parts, bias))
+        nothing = jnp.zeros_like(bias[0])
+        bias = jnp.stack([given.get(part, nothing) for part in range(3)])
         return out + bias.astype(out.dtype)
 
 
