@@ -12,11 +12,11 @@ from typing import Any
 from etils import epath
 
 from data import coco_instance, coco_panoptic
-from data.class_tables import make_class_table
 from data.coco_builder import CocoBuilder, PlanItem
 from data.coco_json import CocoReader, CocoTable, FileFinder
 from data.sources import open_source, some
 from data.splits import TRAIN, VALIDATION, parse_split_paths, random_split
+from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.types import ClassInfo
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from etils import epath
 
 from data import label_maps
-from data.class_tables import make_class_table
 from data.label_maps import Item
 from data.photographs import PICTURE_ENDINGS, check_photograph, turn_upright
 from data.sources import Source, open_source, some
 from data.splits import parse_split_paths, random_split
+from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.types import ClassInfo
 
 _MASKS = (".png",)

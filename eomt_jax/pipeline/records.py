@@ -1,7 +1,8 @@
 """Prepared records: what one holds, how it is stored, and how a split is read.
 
 A prepared dataset is a TFDS dataset in ArrayRecord files whose metadata.json says its
-classes (`DatasetInfo`). Nothing here or below needs TensorFlow.
+classes (`DatasetInfo`). Nothing here or below needs TensorFlow; TFDS itself is imported
+where a dataset is opened, half a second that a prediction from weights need not wait.
 
 Legend: H W photograph pixels, T segments of one image.
 """
@@ -13,7 +14,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Bool
 from PIL import Image
@@ -73,15 +73,18 @@ class Record:
         return mask_codec.decode(rles).astype(bool)
 
 
-def features(
-    image_format: str = "jpeg", *, overlapping: bool = False
-) -> tfds.features.FeaturesDict:
+def features(image_format: str = "jpeg", *, overlapping: bool = False) -> Any:
     """What the builders in data/ declare.
 
     Args:
       image_format: "jpeg" or "png".
       overlapping: whether segments may overlap, and so travel as masks of their own.
+
+    Returns:
+      A tfds.features.FeaturesDict.
     """
+    import tensorflow_datasets as tfds
+
     segments: dict[str, Any] = {
         "segment_map": tfds.features.Image(
             shape=(None, None, 1), dtype=np.uint16, encoding_format="png"
@@ -172,9 +175,11 @@ class RecordSource:
 
     def __init__(self, directory: epath.PathLike, split: str):
         """Opens `directory`, one version of a prepared dataset."""
+        import tensorflow_datasets as tfds
+
         self.directory = epath.Path(directory)
         self.split = split
-        self.info = _read_metadata(self.directory)
+        self.info = read_prepared_info(self.directory)
         builder = tfds.builder_from_directory(self.directory)
         if split.partition("[")[0] not in builder.info.splits:
             known = ", ".join(sorted(builder.info.splits))
@@ -223,7 +228,7 @@ def open_split(data_dir: epath.PathLike, name: str, split: str) -> RecordSource:
 
 def read_info(data_dir: epath.PathLike, name: str) -> DatasetInfo:
     """Class table and sizes of a prepared dataset; ValueError where it isn't one."""
-    return _read_metadata(_prepared_directory(data_dir, name))
+    return read_prepared_info(_prepared_directory(data_dir, name))
 
 
 def prepared_versions(data_dir: epath.PathLike, name: str) -> list[epath.Path]:
@@ -232,11 +237,12 @@ def prepared_versions(data_dir: epath.PathLike, name: str) -> list[epath.Path]:
     if not root.exists():
         return []
     versions = [path for path in root.iterdir() if _version_number(path)]
-    finished = [path for path in versions if _is_finished(path)]
+    finished = [path for path in versions if is_prepared(path)]
     return sorted(finished, key=_version_number)
 
 
-def _is_finished(directory: epath.Path) -> bool:
+def is_prepared(directory: epath.Path) -> bool:
+    """Whether this is one version of a prepared dataset, finished."""
     return all(
         (directory / file).exists() for file in (_METADATA_FILE, _DATASET_INFO_FILE)
     )
@@ -258,7 +264,8 @@ def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
     )
 
 
-def _read_metadata(directory: epath.Path) -> DatasetInfo:
+def read_prepared_info(directory: epath.Path) -> DatasetInfo:
+    """What one version of a prepared dataset says of itself."""
     metadata = json.loads((directory / _METADATA_FILE).read_text())
     if METADATA_KEY not in metadata:
         raise ValueError(

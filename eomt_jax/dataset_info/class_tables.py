@@ -1,10 +1,9 @@
 """Class tables that users bring, checked, with a colour for every class."""
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data.sources import some
 from eomt_jax.types import ClassInfo
 
 
@@ -28,7 +27,7 @@ def make_class_table(
         values = [str(getattr(c, field)) for c in classes]
         twice = {value for value in values if values.count(value) > 1}
         if twice:
-            raise ValueError(f"{file} has two classes with the {field} {some(twice)}")
+            raise ValueError(f"{file} has two classes with the {field} {_some(twice)}")
     return tuple(classes)
 
 
@@ -40,6 +39,11 @@ def distinct_color(number: int) -> tuple[int, int, int]:
     value = (0.9, 0.75, 0.6)[number // 3 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return first + (f" and {len(others)} more" if others else "")
 
 
 def _make_class(row: Any, number: int, file: str) -> ClassInfo:
