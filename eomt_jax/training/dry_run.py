@@ -14,11 +14,12 @@ from eomt_jax.inference.comparison import (
     write_picture,
 )
 from eomt_jax.parallel.batch import place_batch
+from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
 from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import say
-from eomt_jax.training.loop import compile_step, enable_compilation_cache
+from eomt_jax.training.loop import compile_step
 from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.schedules import annealing_steps, warmup_steps
 from eomt_jax.training.setup import Config, Setup, setup

@@ -13,6 +13,7 @@ from etils import epath
 from eomt_jax.evaluation.tables import format_table, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.parallel.batch import prefetch
+from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
 from eomt_jax.training.checkpoint import Checkpoints
@@ -168,13 +169,6 @@ def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
     compiled = train_step.lower(state, batch).compile()
     say(f"Compiled in {format_duration(time.monotonic() - begin)}.")
     return compiled
-
-
-def enable_compilation_cache(folder: epath.PathLike) -> None:
-    """Keeps compiled programs in `folder` between runs; "" keeps none."""
-    if folder:
-        path = epath.Path(folder).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def _restore_or_create(run: Setup, checkpoints: Checkpoints) -> tuple[TrainState, int]:
