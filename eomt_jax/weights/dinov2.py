@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from eomt_jax.weights.files import Checkpoint, Shape
+from eomt_jax.weights.layouts import Architecture, leaf
 from eomt_jax.weights.name_maps import (
     HUB,
     HUGGING_FACE,
     TIMM,
     TRANSFORMERS_5,
-    Architecture,
     Naming,
-    leaf,
 )
 
 HEAD_DIM = 64  # of every published DINOv2

@@ -68,6 +68,9 @@ def test_architecture_is_told_by_the_shapes(tmp_path):
         "image_size": (24, 24),
         "num_register_tokens": 5,
         "layer_norm_eps": 1e-6,
+        "qkv_bias": "all",
+        "positions": "learned",
+        "rope_theta": 100.0,
     }
     assert params["register_tokens"].shape == (5, DIM)
 
