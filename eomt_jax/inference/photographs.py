@@ -1,0 +1,154 @@
+"""A user's photograph, whatever holds it, as upright RGB of 8 bits.
+
+Prepared datasets are read elsewhere (pipeline.transforms.decode_image), as published:
+their masks were drawn on the pixels as stored. Nobody drew a mask on a user's photograph
+yet, so it is turned the way that every viewer shows it.
+
+Legend: H W pixels.
+"""
+
+import contextlib
+import io
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+PICTURE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif", ".hif"),
+)
+"""What a folder is searched for. HEIC is among them, to be refused by name."""
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_WHITE = (255, 255, 255, 255)
+
+
+def read_photograph(source: Any) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB, as a viewer shows it.
+
+    An orientation in EXIF is applied. Grey, palettes and CMYK become RGB, without regard
+    to colour profiles, as in training. What is transparent lies on white. Of 16 bits the
+    upper 8 count. Of an animation, or a file of several pages, the first picture is
+    taken.
+
+    Args:
+      source: a path, which may be in a bucket; a PIL image; or an array, uint8 or
+        uint16, [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
+
+    Raises:
+      ValueError: naming the file: it is damaged, none that Pillow reads, or has more
+        pixels than Pillow's limit against decompression bombs, 179 million.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the image")
+    if isinstance(source, str | os.PathLike):
+        return _read_file(epath.Path(source).expanduser())
+    if hasattr(source, "__array__"):
+        return _from_array(np.asarray(source))
+    raise ValueError(
+        f"a photograph is a path, a PIL image or an array, not {type(source).__name__}"
+    )
+
+
+def _read_file(path: epath.Path) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        encoded = path.read_bytes()
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder, not a photograph") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror})") from error
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    # Pillow reports what is broken in many ways: OSError, SyntaxError, struct.error …
+    except Exception as error:
+        raise ValueError(_no_picture(path, encoded, error)) from error
+    return _to_rgb(image, str(path))
+
+
+def _no_picture(path: epath.Path, encoded: bytes, error: Exception) -> str:
+    if not encoded:
+        return f"{path} is empty"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return (
+            f"{path} has more than {limit:,} pixels, at which Pillow suspects an attack; "
+            "cut it into parts"
+        )
+    if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC_BRANDS:
+        return (
+            f"{path} is HEIC, which Pillow can't read; save it as JPEG (heif-convert, "
+            "ImageMagick; iPhone: Settings, Camera, Formats, Most Compatible)"
+        )
+    return f"{path} is no picture that can be read ({_reason(error)})"
+
+
+def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    try:
+        image.load()
+    except Exception as error:
+        raise ValueError(f"{name} is damaged ({_reason(error)})") from error
+    # EXIF that can't be read says nothing; the pixels are whole all the same.
+    with contextlib.suppress(Exception):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _to_8_bits(np.asarray(image), name)
+    try:
+        if image.has_transparency_data:
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise ValueError(
+            f"{name} has colours that can't be read ({image.mode}: {error})"
+        ) from error
+
+
+def _to_8_bits(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Grey of 16 bits, in whichever of Pillow's modes."""
+    if pixels.dtype.kind == "f" or not 0 <= pixels.min() <= pixels.max() <= 65_535:
+        raise ValueError(
+            f"{name} has pixels of type {pixels.dtype} from {pixels.min()} to "
+            f"{pixels.max()}, of which nobody knows what is white; save it with 8 or 16 "
+            "bits"
+        )
+    grey = _upper_bits(pixels)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _upper_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    return (pixels.astype(np.uint16) >> 8).astype(np.uint8)
+
+
+def _from_array(pixels: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    shape, dtype = pixels.shape, pixels.dtype
+    if dtype not in (np.uint8, np.uint16):
+        raise ValueError(
+            f"an array of {dtype} has no known white; give uint8, 0 to 255, or uint16"
+        )
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
+        raise ValueError(
+            f"an array of shape {shape} is no photograph: give [H, W, 3], RGB, rows "
+            "first and colours last"
+        )
+    if dtype == np.uint16:
+        pixels = _upper_bits(pixels)
+    if pixels.shape[2] == 4:
+        return _to_rgb(Image.fromarray(pixels, "RGBA"), "the array")
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).split("\n")[0] or type(error).__name__
+    # Pillow names the buffer that it reads from, which tells a user nothing.
+    return text.replace("cannot identify image file", "unknown format").split(" <_io")[
+        0
+    ]
