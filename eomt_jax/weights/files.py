@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import safetensors
 from etils import epath
 from jaxtyping import Float32
 
+from eomt_jax.weights import safetensors_file
+
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder, by preference
 
 Shape = tuple[int, ...]
@@ -33,12 +34,14 @@ class Checkpoint:
       shapes: every tensor's shape.
       config: the config.json of a Hugging Face folder; empty for a single file.
       load: reads one tensor as it is stored.
+      metadata: the texts in the header of a single safetensors file; else empty.
     """
 
     path: str
     shapes: dict[str, Shape]
     config: dict[str, Any]
     load: Callable[[str], np.ndarray]
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def read(self, name: str) -> Float32[np.ndarray, "..."]:
         """One tensor in float32; ValueError for integers, NaN and infinities."""
@@ -135,25 +138,25 @@ def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
         local_path = f"{folder}/{path.name}"
         path.copy(local_path)
     if path.suffix == ".safetensors":
-        return _open_safetensors(path, local_path, stack)
+        return _open_safetensors(path, local_path)
     return _open_torch(path, local_path)
 
 
-def _open_safetensors(
-    path: epath.Path, local_path: str, stack: contextlib.ExitStack
-) -> Checkpoint:
+def _open_safetensors(path: epath.Path, local_path: str) -> Checkpoint:
     try:
-        handle = stack.enter_context(
-            safetensors.safe_open(local_path, framework="numpy")
-        )
-        names = list(handle.keys())
-        shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
-    except Exception as error:
+        header = safetensors_file.read_header(local_path)
+    except ValueError as error:
         raise ValueError(
             f"{path} is no readable safetensors file ({error}); it is damaged or was "
             "downloaded in part."
         ) from error
-    return Checkpoint(str(path), shapes, {}, handle.get_tensor)
+    return Checkpoint(
+        path=str(path),
+        shapes={name: entry.shape for name, entry in header.entries.items()},
+        config={},
+        load=lambda name: safetensors_file.read_tensor(header, name),
+        metadata=header.metadata,
+    )
 
 
 def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:

@@ -1,10 +1,12 @@
-"""Our own checkpoint folder: a model's fields, its dataset's classes, its parameters.
+"""Our own checkpoints: a model's fields, its dataset's classes, its parameters.
 
     folder/model.json                  what to build, and the class table
     folder/checkpoints/<step>/params   the parameter tree, by orbax
 
 A training's work directory is such a folder, with more items in each step. Converted
-weights are one with the single step 0.
+weights are one with the single step 0, or one file that is passed on easily:
+
+    file.safetensors                   see single_file.py
 """
 
 import dataclasses
@@ -15,10 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from eomt_jax.types import DatasetInfo
+from eomt_jax.weights import single_file
+
+# orbax is imported where it is used: it takes a second, and a single file needs none.
 
 MODEL_FILE = "model.json"
 STEPS_FOLDER = "checkpoints"
@@ -46,48 +50,79 @@ class ModelConfig:
     ) -> "ModelConfig":
         return cls(_module_fields(model), type(model).__name__, dataset_info)
 
+    def to_json(self) -> str:
+        info = self.dataset_info
+        value = {
+            "version": VERSION,
+            "kind": self.kind,
+            "model": self.fields,
+            "dataset": json.loads(info.to_json()) if info else None,
+        }
+        return json.dumps(value, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "ModelConfig":
+        """Reads what `to_json` wrote; `source` is named where that fails."""
+        try:
+            value = json.loads(text)
+            version, kind, fields = value["version"], value["kind"], value["model"]
+            info = value["dataset"]
+            if info is not None:
+                info = DatasetInfo.from_json(json.dumps(info))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{source} cannot be read: {error!r}.") from error
+        if version != VERSION or not isinstance(fields, dict):
+            raise ValueError(
+                f"{source} has version {version!r}; this eomt_jax reads version "
+                f"{VERSION}."
+            )
+        return cls(fields, kind, info)
+
 
 def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:
     """Writes model.json whole or not at all; on several hosts, call it on one."""
     folder = epath.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    info = config.dataset_info
-    value = {
-        "version": VERSION,
-        "kind": config.kind,
-        "model": config.fields,
-        "dataset": json.loads(info.to_json()) if info else None,
-    }
     unfinished = folder / f"{MODEL_FILE}.unfinished"
-    unfinished.write_text(json.dumps(value, indent=2) + "\n")
+    unfinished.write_text(config.to_json())
     unfinished.replace(folder / MODEL_FILE)
 
 
-def read_model_config(folder: epath.PathLike) -> ModelConfig:
-    """What `save_model_config` wrote; `folder` may also be one of its steps."""
-    path = _root(folder) / MODEL_FILE
-    if not path.exists():
+def read_model_config(path: epath.PathLike) -> ModelConfig:
+    """What a checkpoint of ours is: a folder, one of its steps, or a single file."""
+    text = single_file.read_text(path)
+    if text is not None:
+        return ModelConfig.from_json(text, f"{path}'s metadata")
+    file = _root(path) / MODEL_FILE
+    if not file.exists():
         raise ValueError(
-            f"{folder} is no checkpoint folder of eomt_jax: there is no {path}."
+            f"{path} is no checkpoint of eomt_jax: there is no {file}, and it is no "
+            f"{single_file.SUFFIX} file that eomt_jax wrote."
         )
-    try:
-        value = json.loads(path.read_text())
-        version, kind, fields = value["version"], value["kind"], value["model"]
-        info = value["dataset"]
-        if info is not None:
-            info = DatasetInfo.from_json(json.dumps(info))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read: {error!r}.") from error
-    if version != VERSION or not isinstance(fields, dict):
-        raise ValueError(
-            f"{path} has version {version!r}; this eomt_jax reads version {VERSION}."
-        )
-    return ModelConfig(fields, kind, info)
+    return ModelConfig.from_json(file.read_text(), str(file))
 
 
-def is_native(folder: epath.PathLike) -> bool:
-    """Whether this is a folder of ours, or a step within one."""
-    return (_root(folder) / MODEL_FILE).exists()
+def is_native(path: epath.PathLike) -> bool:
+    """Whether this is a folder of ours, a step within one, or a single file of ours."""
+    return (
+        single_file.read_text(path) is not None or (_root(path) / MODEL_FILE).exists()
+    )
+
+
+def save_file(
+    path: epath.PathLike,
+    model: nn.Module,
+    params: dict[str, Any],
+    *,
+    dataset_info: DatasetInfo | None = None,
+) -> None:
+    """Writes a model as a single file, whole or not at all.
+
+    Raises:
+      ValueError: there is something at the path, its name doesn't end in .safetensors,
+        or a parameter is not finite.
+    """
+    single_file.write(path, ModelConfig.of(model, dataset_info).to_json(), params)
 
 
 def save(
@@ -105,6 +140,8 @@ def save(
     folder = epath.Path(folder).expanduser().resolve()  # orbax wants it absolute
     if is_native(folder):
         raise ValueError(f"{folder} already holds a model; give another folder.")
+    import orbax.checkpoint as ocp
+
     item = folder / STEPS_FOLDER / "0" / PARAMS_ITEM
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(item, params)
@@ -112,15 +149,19 @@ def save(
     save_model_config(folder, ModelConfig.of(model, dataset_info))
 
 
-def read_params(folder: epath.PathLike) -> dict[str, Any]:
+def read_params(path: epath.PathLike) -> dict[str, Any]:
     """The newest complete step's parameters as float32 NumPy arrays.
 
     Read without regard to the mesh they were written from.
 
     Args:
-      folder: a checkpoint folder or work directory, or one step of it.
+      path: a checkpoint folder or work directory, one step of it, or a single file.
     """
-    item = step_folder(folder) / PARAMS_ITEM
+    if single_file.read_text(path) is not None:
+        return single_file.read_params(path)
+    import orbax.checkpoint as ocp
+
+    item = step_folder(path) / PARAMS_ITEM
     if not item.exists():
         raise ValueError(
             f"{item} does not exist; {item.parent} is no step that eomt_jax wrote."
@@ -138,9 +179,9 @@ def read_params(folder: epath.PathLike) -> dict[str, Any]:
         raise ValueError(
             f"{item} cannot be read ({type(error).__name__}: {reason}); it is damaged."
         ) from error
-    for path, value in jax.tree.leaves_with_path(params):
+    for key, value in jax.tree.leaves_with_path(params):
         if not np.isfinite(value).all():
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = jax.tree_util.keystr(key, simple=True, separator="/")
             raise ValueError(f"{item}: {name} holds values that are not finite.")
     return params
 
@@ -154,6 +195,8 @@ def _root(folder: epath.PathLike) -> epath.Path:
 
 def step_folder(folder: epath.PathLike) -> epath.Path:
     """The newest complete step of a checkpoint folder; a step's folder is itself."""
+    import orbax.checkpoint as ocp
+
     folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
         return folder
