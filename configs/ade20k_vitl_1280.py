@@ -24,4 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.variant = "large"
     config.model.remat = True
     config.optimizer.published_steps = 39_120
+    # The release's lists are of this length; 31 epochs of 1,263 batches are 39,153.
+    config.annealing.length = 39_120 / 39_153
     return config

@@ -23,7 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.variant = "large"
     config.model.num_queries = 100
     config.model.remat = True
-    # 107 epochs of 185 whole batches; the release's annealing is of 107 × 186 steps,
+    # 107 epochs of 185 whole batches; the release's lists are of 107 × 186 steps,
     # though its loader drops the last, partial batch too.
     config.optimizer.published_steps = 19_795
+    config.annealing.length = 19_902 / 19_795
     return config

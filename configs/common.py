@@ -53,8 +53,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = False
 
     config.init = ml_collections.ConfigDict()
-    # DINOv2 weights to start from (.pth, .safetensors or folder), or instead of them a
-    # whole EoMT (work directory or checkpoint folder); both "" trains from scratch.
+    # Pre-trained weights to start from: a DINOv2 or DINOv3 backbone, or a whole EoMT; a
+    # file, a folder or a name on the Hugging Face hub. Both: the checkpoint is a delta to
+    # that backbone. Neither: from scratch.
     config.init.backbone = ""
     config.init.checkpoint = ""
     # "keep" the checkpoint's class head, start a "new" one, or "auto": keep it if its
@@ -64,7 +65,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict()
     config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 0.05
+    # Factor on the learning rate from each of the ViT's blocks to the one below it, and
+    # how many of the last blocks keep the full rate all the same.
     config.optimizer.layer_decay = 0.8
+    config.optimizer.undecayed_blocks = 0
     config.optimizer.clip_norm = 0.01
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
@@ -83,6 +87,12 @@ def get_config() -> ml_collections.ConfigDict:
     # Masked attention fades out over the run, block by block; False trains without it.
     config.annealing.enabled = True
     config.annealing.power = 0.9
+    # The length that all its steps are fractions of, as a part of the run's: not every
+    # list of the release is of the length that its data give.
+    config.annealing.length = 1.0
+    # The first block fades out from step 0 to this one of a run of `published_steps`; 0:
+    # by the same rule as the others.
+    config.annealing.first_block_end = 0
 
     config.criterion = ml_collections.ConfigDict()
     config.criterion.num_points = 12_544
@@ -118,3 +128,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.logging.picture_every_steps = 1000
     config.logging.num_pictures = 4
     return config.lock()
+
+
+def get_dinov3_config() -> ml_collections.ConfigDict:
+    """The locked base of recipes that start from DINOv3: other rates and warm-ups."""
+    config = get_config()
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.warmup_head = 2000
+    config.optimizer.warmup_vit = 3000
+    return config

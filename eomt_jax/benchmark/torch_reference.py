@@ -82,7 +82,7 @@ class Reference:
             **{name: config.optimizer[name] for name in fields},
         )
         self._mask_probs = mask_probs_schedule(
-            config.annealing,
+            config,
             total_steps=run.total_steps,
             num_query_blocks=model.num_query_blocks,
         )
@@ -145,7 +145,12 @@ def _create_adamw(
     import torch
 
     rates = flax.traverse_util.flatten_dict(
-        optimizer.leaf_rates(params, layer_decay=options.layer_decay), sep="/"
+        optimizer.leaf_rates(
+            params,
+            layer_decay=options.layer_decay,
+            undecayed_blocks=options.undecayed_blocks,
+        ),
+        sep="/",
     )
     groups = {}
     for name, parameter in network.named_parameters():

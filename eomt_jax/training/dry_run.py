@@ -21,8 +21,8 @@ from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step
 from eomt_jax.training.optimizer import trainable
-from eomt_jax.training.schedules import annealing_steps, warmup_steps
-from eomt_jax.training.setup import Config, Setup, setup
+from eomt_jax.training.schedules import warmup_steps
+from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
 from eomt_jax.types import Batch
 
 
@@ -86,8 +86,12 @@ def _describe_schedule(run: Setup) -> str:
         ]
         lines.append(f"frozen: {sizes[0] - sizes[1]:,} of {sizes[0]:,} parameters")
     if config.annealing.enabled:
-        num_blocks = run.initialization.model.num_query_blocks
-        spans = zip(*annealing_steps(total_steps, num_blocks))
+        starts_and_ends = annealing_steps(
+            config,
+            total_steps=total_steps,
+            num_query_blocks=run.initialization.model.num_query_blocks,
+        )
+        spans = zip(*starts_and_ends)
         spans = ", ".join(f"{start} to {end}" for start, end in spans)
         lines.append(f"masked attention fades out, block by block: steps {spans}")
     return "\n".join(lines)

@@ -62,7 +62,9 @@ def merge(params: PyTree, part: PyTree) -> PyTree:
     return {**params, **part, "vit": vit}
 
 
-def leaf_rates(params: PyTree, *, layer_decay: float) -> PyTree:
+def leaf_rates(
+    params: PyTree, *, layer_decay: float, undecayed_blocks: int = 0
+) -> PyTree:
     """The LeafRate of every parameter, in a tree like `params`.
 
     Of L ViT blocks, block b takes layer_decay^(L − 1 − b); patch embedding, position
@@ -71,6 +73,8 @@ def leaf_rates(params: PyTree, *, layer_decay: float) -> PyTree:
     Args:
       params: an EoMT's parameters, or their shapes.
       layer_decay: factor from one block to the one below it.
+      undecayed_blocks: so many of the last blocks are not decayed either; those below
+        them keep their exponents.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
     paths = [leaf_path(path) for path, _ in leaves]
@@ -81,6 +85,11 @@ def leaf_rates(params: PyTree, *, layer_decay: float) -> PyTree:
             f"parameters, got {paths[:3]} …"
         )
     depth = 1 + max(int(block[1]) for block in blocks if block)
+    if not 0 <= undecayed_blocks <= depth:
+        raise ValueError(
+            f"optimizer.undecayed_blocks = {undecayed_blocks}: the ViT has {depth} "
+            "blocks; give a number from 0 to that"
+        )
 
     def rate(path: str, block: re.Match[str] | None) -> LeafRate:
         if not path.startswith("vit/"):
@@ -88,6 +97,8 @@ def leaf_rates(params: PyTree, *, layer_decay: float) -> PyTree:
         if path.startswith("vit/norm/"):
             return LeafRate(in_vit=True, multiplier=1.0)
         index = int(block[1]) if block else 0
+        if block and index >= depth - undecayed_blocks:
+            return LeafRate(in_vit=True, multiplier=1.0)
         return LeafRate(in_vit=True, multiplier=layer_decay ** (depth - 1 - index))
 
     return treedef.unflatten([rate(p, b) for p, b in zip(paths, blocks)])
@@ -100,6 +111,7 @@ def learning_rates(
     total_steps: int,
     learning_rate: float = 1e-4,
     layer_decay: float = 0.8,
+    undecayed_blocks: int = 0,
     warmup_head: int = 500,
     warmup_vit: int = 1000,
     published_steps: int = 0,
@@ -117,7 +129,7 @@ def learning_rates(
     head, vit = head_rate(step), vit_rate(step)
     return jax.tree.map(
         lambda leaf: (vit if leaf.in_vit else head) * leaf.multiplier,
-        leaf_rates(params, layer_decay=layer_decay),
+        leaf_rates(params, layer_decay=layer_decay, undecayed_blocks=undecayed_blocks),
     )
 
 
@@ -128,6 +140,7 @@ def create_optimizer(
     learning_rate: float = 1e-4,
     weight_decay: float = 0.05,
     layer_decay: float = 0.8,
+    undecayed_blocks: int = 0,
     clip_norm: float = 0.01,
     beta1: float = 0.9,
     beta2: float = 0.999,
@@ -151,6 +164,7 @@ def create_optimizer(
       learning_rate: peak rate outside the ViT and of its last block.
       weight_decay: coefficient of the decoupled decay.
       layer_decay: see `leaf_rates`.
+      undecayed_blocks: see `leaf_rates`.
       clip_norm: largest global norm of all gradients together.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
@@ -170,6 +184,7 @@ def create_optimizer(
         "total_steps": total_steps,
         "learning_rate": learning_rate,
         "layer_decay": layer_decay,
+        "undecayed_blocks": undecayed_blocks,
         "warmup_head": warmup_head,
         "warmup_vit": warmup_vit,
         "published_steps": published_steps,

@@ -14,16 +14,19 @@ Schedule = Callable[[Step], jax.Array]
 
 
 def annealing_steps(
-    total_steps: int, num_query_blocks: int
+    total_steps: int, num_query_blocks: int, *, first_block_end: int = 0
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First and last step of each query block's mask annealing.
 
     The published lists follow one rule of the run's length T: block i starts at
-    T/6 + i·(T/2)/(L2 − 1) and takes T/6 steps, early blocks first.
+    T/6 + i·(T/2)/(L2 − 1) and takes T/6 steps, early blocks first. With DINOv3 most
+    of them let the first block go from step 0 to 3000 and keep the others.
 
     Args:
       total_steps: T, the nominal length of the run in optimizer steps.
       num_query_blocks: L2, the number of blocks that the queries go through.
+      first_block_end: last step of the first block, which then starts at 0; 0 leaves
+        it to the rule.
 
     Returns:
       (starts, ends), L2 steps each, rounded half up.
@@ -33,9 +36,17 @@ def annealing_steps(
             "annealing needs total_steps ≥ 1 and num_query_blocks ≥ 1, got "
             f"{total_steps} and {num_query_blocks}"
         )
+    if not 0 <= first_block_end <= total_steps:
+        raise ValueError(
+            f"annealing.first_block_end = {first_block_end} must lie between 0 and the "
+            f"annealing's length of {total_steps} steps; in a run shorter than "
+            "optimizer.published_steps it is shortened as much"
+        )
     gap = total_steps / 2 / max(num_query_blocks - 1, 1)
     starts = [total_steps / 6 + i * gap for i in range(num_query_blocks)]
     ends = [start + total_steps / 6 for start in starts]
+    if first_block_end:
+        starts[0], ends[0] = 0, first_block_end
     return tuple(int(s + 0.5) for s in starts), tuple(int(e + 0.5) for e in ends)
 
 
@@ -61,6 +72,15 @@ def mask_probs(
     return jnp.where(t >= end, 0.0, jnp.where(t < start, 1.0, left**power))
 
 
+def shorten(steps: int, *, total_steps: int, published_steps: int) -> int:
+    """`steps` of a run of `published_steps`, as many of one of `total_steps`.
+
+    A longer run keeps them; `published_steps` = 0 always does.
+    """
+    scale = min(1.0, total_steps / published_steps) if published_steps else 1.0
+    return int(steps * scale + 0.5)
+
+
 def warmup_steps(
     total_steps: int, *, warmup_head: int, warmup_vit: int, published_steps: int = 0
 ) -> tuple[int, int]:
@@ -73,8 +93,10 @@ def warmup_steps(
       published_steps: length of the published run; longer runs keep its warm-ups.
         0 takes both lengths as they are.
     """
-    scale = min(1.0, total_steps / published_steps) if published_steps else 1.0
-    head, vit = int(warmup_head * scale + 0.5), int(warmup_vit * scale + 0.5)
+    head, vit = (
+        shorten(steps, total_steps=total_steps, published_steps=published_steps)
+        for steps in (warmup_head, warmup_vit)
+    )
     if head + vit >= total_steps:
         raise ValueError(
             f"the warm-ups take {head} + {vit} steps and leave nothing of "

@@ -143,7 +143,7 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
         Criterion(**config.criterion),
         tx,
         mask_probs_fn=mask_probs_schedule(
-            config.annealing,
+            config,
             total_steps=total_steps,
             num_query_blocks=model.num_query_blocks,
         ),
@@ -182,20 +182,41 @@ def count_steps(config: Config, *, num_examples: int) -> int:
     return total_steps
 
 
+def annealing_steps(
+    config: Config, *, total_steps: int, num_query_blocks: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(starts, ends) of each query block's mask annealing, as the config says.
+
+    Args:
+      config: the recipe.
+      total_steps: length of the run.
+      num_query_blocks: L2.
+    """
+    nominal_steps = round(total_steps * config.annealing.length)
+    first_block_end = schedules.shorten(
+        config.annealing.first_block_end,
+        total_steps=total_steps,
+        published_steps=config.optimizer.published_steps,
+    )
+    return schedules.annealing_steps(
+        nominal_steps, num_query_blocks, first_block_end=first_block_end
+    )
+
+
 def mask_probs_schedule(
     config: Config, *, total_steps: int, num_query_blocks: int
 ) -> schedules.Schedule:
     """step → probability that each query block is masked [L2].
 
-    Args:
-      config: the recipe's `annealing`. Disabled, nothing is masked; every block still
-        predicts and bears its loss.
-      total_steps: length of the run, which the annealing is a fraction of.
-      num_query_blocks: L2.
+    With annealing disabled nothing is masked; every block still predicts and bears
+    its loss. Args as in `annealing_steps`.
     """
-    if not config.enabled:
+    if not config.annealing.enabled:
         return lambda step: jnp.zeros(num_query_blocks)
-    starts, ends = schedules.annealing_steps(total_steps, num_query_blocks)
+    starts, ends = annealing_steps(
+        config, total_steps=total_steps, num_query_blocks=num_query_blocks
+    )
+    power = config.annealing.power
     return lambda step: schedules.mask_probs(
-        step, starts=starts, ends=ends, power=config.power
+        step, starts=starts, ends=ends, power=power
     )

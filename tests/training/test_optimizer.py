@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,30 @@ def test_rates_at_the_warmups_ends(large_shapes, path, at_500, at_1000, at_1500)
         for step in (0, 500, 1000, 1500)
     ]
     np.testing.assert_allclose(rates, [0.0, at_500, at_1000, at_1500], rtol=2e-6)
+
+
+def test_undecayed_blocks_have_the_full_rate_and_move_no_other(large_shapes):
+    plain = by_path(optimizer.leaf_rates(large_shapes, layer_decay=0.8))
+    rates = optimizer.leaf_rates(large_shapes, layer_decay=0.8, undecayed_blocks=4)
+    rates = by_path(rates)
+    assert rates["vit/block_20/norm1/bias"].multiplier == 1.0
+    assert rates["vit/block_19/norm1/bias"].multiplier == 0.8**4
+    for path, rate in rates.items():
+        block = re.match(r"vit/block_(\d+)/", path)
+        if block and int(block[1]) >= 20:
+            assert rate == optimizer.LeafRate(in_vit=True, multiplier=1.0)
+        else:
+            assert rate == plain[path]
+
+
+@pytest.mark.parametrize("undecayed_blocks", [4, -1])
+def test_more_undecayed_blocks_than_there_are_raise(
+    small_model_params, undecayed_blocks
+):
+    with pytest.raises(ValueError, match=rf"{undecayed_blocks}: the ViT has 3 blocks"):
+        optimizer.create_optimizer(
+            small_model_params, total_steps=T, undecayed_blocks=undecayed_blocks
+        )
 
 
 def test_clip_takes_all_gradients_and_moments_move_at_rate_zero(small_model_params):

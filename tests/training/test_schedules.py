@@ -26,6 +26,18 @@ def test_annealing_steps_of_five_blocks_round_half_up():
     assert ends == (29564, 40651, 51737, 62824, 73910)
 
 
+def test_first_block_end_replaces_the_first_block_alone():
+    starts, ends = schedules.annealing_steps(19_560, 4, first_block_end=3000)
+    assert starts == (0, 6520, 9780, 13040)
+    assert ends == (3000, 9780, 13040, 16300)
+
+
+@pytest.mark.parametrize("first_block_end", [-1, 101])
+def test_first_block_end_outside_the_run_raises(first_block_end):
+    with pytest.raises(ValueError, match=f"first_block_end = {first_block_end} "):
+        schedules.annealing_steps(100, 4, first_block_end=first_block_end)
+
+
 def test_annealing_steps_of_one_block_start_at_a_sixth():
     assert schedules.annealing_steps(60, 1) == ((10,), (20,))
 

@@ -1,0 +1,23 @@
+"""EoMT-L on DINOv3, COCO panoptic, 1280 px, 12 epochs.
+
+  python train.py --config=configs/coco_panoptic_dinov3_vitl_1280.py --workdir=runs/dinov3_vitl_1280 \
+      --config.init.backbone=facebook/dinov3-vitl16-pretrain-lvd1689m
+
+Published: 58.9 PQ (model_zoo/dinov3.md of tue-mps/eomt; DINOv3). Hardware and hours:
+not published. Four times the patches of 640 px: remat is on, at about a third more
+time, so that the activations fit. Not yet trained in full with this code.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = common.get_dinov3_config()
+    config.image_size = 1280
+    config.model.variant = "dinov3_large"
+    config.model.remat = True
+    config.optimizer.undecayed_blocks = 4
+    config.annealing.first_block_end = 3000
+    return config
