@@ -1,0 +1,56 @@
+"""Folders that are written whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+
+def check_new(path: epath.PathLike) -> epath.Path:
+    """The path, if nothing is there that writing to it would change.
+
+    Raises:
+      ValueError: there is a file, or a folder that isn't empty.
+    """
+    path = epath.Path(path).expanduser()
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists already; name another, or remove it.")
+    return path
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike) -> Iterator[pathlib.Path]:
+    """A local folder to fill with files, which is at `path` afterwards unless an error comes.
+
+    Args:
+      path: nothing, or an empty folder; may be in a bucket, where files come one by
+        one, the last by name last.
+
+    Raises:
+      ValueError: there is something already.
+    """
+    path = check_new(path)
+    if "://" in str(path):
+        with tempfile.TemporaryDirectory() as local:
+            yield pathlib.Path(local)
+            for file in sorted(
+                f for f in pathlib.Path(local).rglob("*") if f.is_file()
+            ):
+                target = path / file.relative_to(local).as_posix()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                epath.Path(file).copy(target)
+        return
+    final = pathlib.Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its final place, so that the last step is a renaming.
+    unfinished = final.with_name(f"{final.name}.unfinished.{os.getpid()}")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        unfinished.replace(final)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
