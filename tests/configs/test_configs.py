@@ -37,7 +37,7 @@ def test_every_field_has_a_reader():
     sources = [*(ROOT / "eomt_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
     text = "\n".join(path.read_text() for path in sources)
     # What functions that are handed a section alone call it.
-    shorter = {"dataset": "data", "annealing": "config"}
+    shorter = {"dataset": "data"}
 
     def has_reader(field):
         *section, name = field.split(".")
