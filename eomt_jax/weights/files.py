@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float32
 
-from eomt_jax.weights import safetensors_file
+from eomt_jax.weights import safetensors_file, torch_file
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *torch_file.SUFFIXES)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a folder, by preference
+GIT_LFS = b"version https://git-lfs"
 
 Shape = tuple[int, ...]
 
@@ -54,9 +54,10 @@ class Checkpoint:
                 f"{self.path}: {name} is stored as {array.dtype.name}; wanted one of "
                 f"{', '.join(FLOATS)}. Quantised checkpoints are not supported."
             )
-        with np.errstate(over="ignore"):  # an overflow is reported just below
+        with np.errstate(over="ignore", invalid="ignore"):  # reported just below
             array = array.astype(np.float32, copy=False)
-        num_bad = array.size - np.count_nonzero(np.isfinite(array))
+            finite = np.isfinite(array.sum())  # faster than looking at each
+        num_bad = 0 if finite else array.size - np.count_nonzero(np.isfinite(array))
         if num_bad:
             raise ValueError(
                 f"{self.path}: {name} holds {num_bad} values that are NaN or infinite; "
@@ -83,7 +84,7 @@ def open_checkpoint(path: epath.PathLike) -> Iterator[Checkpoint]:
 
 def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
     config_file = folder / "config.json"
-    config = _read_json(config_file) if config_file.exists() else {}
+    config = read_json(config_file) if config_file.exists() else {}
     for name in WEIGHTS:
         if (folder / name).exists():
             checkpoint = _open_file(folder / name, stack)
@@ -99,7 +100,7 @@ def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 def _open_shards(index: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
     """The files of an index as one checkpoint; each must hold what the index says."""
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map of tensor name to file name.")
     shards: dict[str, Checkpoint] = {}
@@ -127,10 +128,16 @@ def _open_shards(index: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 
 def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
-    if path.suffix != ".safetensors" and path.suffix not in TORCH_SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise ValueError(
-            f"{path} is neither a .safetensors file nor a PyTorch one "
-            f"({', '.join(TORCH_SUFFIXES)})."
+            f"{path} is no file of weights; their names end in {', '.join(SUFFIXES)}."
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a file of weights.")
+    if path.stat().length < 1000 and path.read_bytes().startswith(GIT_LFS):
+        raise ValueError(
+            f"{path} stands for a file that git-lfs has not fetched; run `git lfs pull` "
+            "in its folder, or download the file itself."
         )
     local_path = str(path)
     if "://" in local_path:
@@ -160,63 +167,19 @@ def _open_safetensors(path: epath.Path, local_path: str) -> Checkpoint:
 
 
 def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
+    state = torch_file.read_state(path, local_path)
+    return Checkpoint(
+        path=str(path),
+        shapes={name: tuple(value.shape) for name, value in state.items()},
+        config={},
+        load=lambda name: torch_file.to_numpy(state[name]),
+    )
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs PyTorch: pip install 'eomt_jax[torch]'. "
-            "A .safetensors file does not."
-        ) from error
-    try:
-        is_zip = zipfile.is_zipfile(local_path)
-        if is_zip:
-            _check_checksums(local_path)
-        # Only zip files can be mapped; old ones are read whole.
-        state = torch.load(
-            local_path, map_location="cpu", weights_only=True, mmap=is_zip
-        )
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path} cannot be read as PyTorch weights ({type(error).__name__}: "
-            f"{reason}). It is damaged, downloaded in part, or holds Python objects "
-            "besides tensors, which are never unpickled here."
-        ) from error
-    if isinstance(state, dict):
-        for wrapper in ("state_dict", "model"):
-            if isinstance(state.get(wrapper), dict):
-                state = state[wrapper]
-                break
-    if not isinstance(state, dict) or not state:
-        raise ValueError(
-            f"{path} holds a {type(state).__name__}; wanted tensors by name."
-        )
-    others = [str(k) for k, v in state.items() if not isinstance(v, torch.Tensor)]
-    if others:
-        raise ValueError(
-            f"{path} holds values that are no tensors: {', '.join(others[:20])}."
-        )
-
-    def load(name: str) -> np.ndarray:
-        tensor = state[name].detach()
-        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-    shapes = {str(name): tuple(value.shape) for name, value in state.items()}
-    return Checkpoint(str(path), shapes, {}, load)
-
-
-def _check_checksums(local_path: str) -> None:
-    """PyTorch writes a checksum for each tensor and doesn't look at it again."""
-    with zipfile.ZipFile(local_path) as file:
-        damaged = file.testzip()
-    if damaged:
-        raise ValueError(f"wrong checksum of {damaged}")
-
-
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}") from error
     if isinstance(value, dict):
         return value

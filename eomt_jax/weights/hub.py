@@ -4,7 +4,7 @@ import re
 
 from etils import epath
 
-from eomt_jax.weights.files import TORCH_SUFFIXES, WEIGHTS
+from eomt_jax.weights.files import SUFFIXES, WEIGHTS
 
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGS = ["config.json", "preprocessor_config.json"]
@@ -34,7 +34,7 @@ def resolve(path: epath.PathLike) -> epath.Path:
     if "://" in text or local.exists():
         return local
     match = NAME.fullmatch(text)
-    if not match or local.suffix in (".safetensors", ".ckpt", *TORCH_SUFFIXES):
+    if not match or local.suffix in SUFFIXES:
         raise FileNotFoundError(f"There is no checkpoint at {path}.")
     name, revision = match["name"], match["revision"]
     for weights in WEIGHTS:

@@ -58,10 +58,54 @@ def test_missing_path_and_unknown_suffix_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.pth"):
         read_all(tmp_path / "nothing.pth")
     (tmp_path / "model.onnx").write_text("")
-    with pytest.raises(ValueError, match="model.onnx is neither"):
+    with pytest.raises(ValueError, match="model.onnx is no file of weights"):
         read_all(tmp_path / "model.onnx")
     with pytest.raises(ValueError, match="it holds model.onnx"):
         read_all(tmp_path)
+
+
+def test_file_that_git_lfs_has_not_fetched_is_named(tmp_path):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n"
+    (tmp_path / "model.safetensors").write_text(text)
+    with pytest.raises(ValueError, match="model.safetensors stands for .*git lfs pull"):
+        read_all(tmp_path)
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(ValueError, match="model.safetensors is a folder"):
+        read_all(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ValueError, match="config.json is no readable JSON"):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["loop", "loop/inside", "x\0y", "x" * 5000])
+def test_path_that_cannot_exist_is_not_there(tmp_path, name):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint at"):
+        read_all(tmp_path / name)
+
+
+def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path):
+    path = save(tmp_path / "a.safetensors", x=np.ones(1000, np.float32))
+    got = read_all(path)["x"]
+    path.write_bytes(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(got, np.ones(1000))
+
+
+def test_file_cut_off_after_it_was_opened_is_named(tmp_path):
+    path = save(tmp_path / "a.safetensors", x=np.ones(1000, np.float32))
+    with open_checkpoint(path) as checkpoint:
+        path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(ValueError, match="a.safetensors: cannot read x"):
+            checkpoint.read("x")
+
+
+def test_large_finite_values_are_no_damage(tmp_path):
+    # Their sum is infinite in float32.
+    path = save(tmp_path / "a.safetensors", x=np.full(100, 3e38, np.float32))
+    np.testing.assert_array_equal(read_all(path)["x"], np.full(100, 3e38, np.float32))
 
 
 def test_torch_file_without_torch_names_the_extra(tmp_path, monkeypatch):
@@ -102,9 +146,9 @@ def test_shards_that_do_not_fit_their_index_are_refused(tmp_path, weight_map, me
         read_all(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', "\xff", "[" * 100_000])
 def test_broken_config_is_named(tmp_path, text):
     save(tmp_path / "model.safetensors", a=np.zeros(2, np.float32))
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match="config.json"):
         read_all(tmp_path)

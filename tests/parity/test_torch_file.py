@@ -1,6 +1,9 @@
 """PyTorch's file formats: read safely, and damage is found."""
 
+import argparse
+import collections
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -63,11 +66,60 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, zipped):
         ({"a": torch.zeros(2, dtype=torch.int64)}, "a is stored as int64"),
         ({"a": torch.tensor([1.0, float("nan")])}, "a holds 1 values"),
         ({"a": torch.eye(3).to_sparse()}, "cannot read a"),
+        ({"a": torch.zeros(2, dtype=torch.float8_e4m3fn)}, "cannot read a"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "a is stored as complex64"),
+        ({5: torch.zeros(2)}, "no tensors: 5"),
+        ({"a": torch.zeros(1).expand(10**6, 10**7)}, "needs more values than are"),
     ],
 )
 def test_other_contents_are_named(tmp_path, value, message):
     torch.save(value, tmp_path / "a.bin")
     with pytest.raises(ValueError, match=f"a.bin.*{message}"):
+        read_all(tmp_path / "a.bin")
+
+
+def test_lightning_checkpoint_is_read_beside_plain_values(tmp_path, state):
+    value = {
+        "state_dict": collections.OrderedDict(state),
+        "hyper_parameters": {"lr": 1e-4, "steps": [1, (2, "x")], "seed": None},
+        "callbacks": {"best": torch.zeros(2)},
+        "pytorch-lightning_version": "2.5",
+    }
+    torch.save(value, tmp_path / "a.ckpt")
+    assert read_all(tmp_path / "a.ckpt").keys() == state.keys()
+
+
+def test_lightning_checkpoint_with_objects_says_how_to_save_its_tensors(
+    tmp_path, state
+):
+    value = {"state_dict": state, "hyper_parameters": argparse.Namespace(lr=1e-4)}
+    torch.save(value, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"argparse.Namespace\).*torch.save\(state\["):
+        read_all(tmp_path / "a.ckpt")
+
+
+def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path, state):
+    path = tmp_path / "a.bin"
+    torch.save(state, path)
+    got = read_all(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(got[name], tensor.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_views_and_other_floats_are_read(tmp_path, dtype):
+    values = torch.arange(12.0).reshape(3, 4).to(dtype)
+    torch.save({"a": values, "b": values.T[1:]}, tmp_path / "a.pth")
+    got = read_all(tmp_path / "a.pth")
+    assert got["b"].dtype == np.float32
+    np.testing.assert_array_equal(got["b"], np.arange(12.0).reshape(3, 4).T[1:])
+
+
+def test_zip_that_holds_no_tensors_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.bin", "w") as file:
+        file.writestr("photograph.jpg", b"123")
+    with pytest.raises(ValueError, match="a.bin cannot be read as PyTorch weights"):
         read_all(tmp_path / "a.bin")
 
 
