@@ -22,7 +22,7 @@ ALLOWED = {
     },
     "evaluation": {"inference", "models", "ops", "parallel", "pipeline", "weights"},
     "inference": {"models", "ops", "parallel", "pipeline", "weights", "dataset_info"},
-    "weights": {"models", "ops"},
+    "weights": {"dataset_info", "models", "ops"},
     "pipeline": {"dataset_info", "ops"},
     "models": {"ops"},
     "losses": {"ops"},

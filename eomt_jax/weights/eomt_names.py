@@ -100,6 +100,8 @@ _dinov2_vit = functools.partial(
     patches="embeddings.patch_embeddings.projection",
     positions="embeddings.position_embeddings.weight",
     norm="layernorm",
+    class_position=(False, False),
+    model_types=("eomt",),
     layouts={"vit/position_embedding": POSITIONS_WITHOUT_BATCH},
 )
 HUGGING_FACE_EOMT = _transformers(
@@ -114,9 +116,10 @@ HUGGING_FACE_EOMT_DINOV3 = _transformers(
         "EoMT with DINOv3 as transformers writes it",
         layer="layers.{i}",
         norm="layernorm",
+        model_types=("eomt_dinov3",),
     )
 )
-NAMINGS = (
+EOMTS = (
     RELEASE,
     RELEASE_DINOV3,
     HUGGING_FACE_EOMT,

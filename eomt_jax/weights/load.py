@@ -1,72 +1,120 @@
 """From a path to a model that is ready to apply."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from absl import logging
 from etils import epath
 
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
-from eomt_jax.weights import native
-from eomt_jax.weights.dinov2 import read_dinov2
-from eomt_jax.weights.files import open_checkpoint
+from eomt_jax.types import DatasetInfo
+from eomt_jax.weights.native import MODEL_FILE
 from eomt_jax.weights.resample import resample_vit
+from eomt_jax.weights.stored import Stored, read_stored_backbone, read_stored_eomt
 
 # Fields that change neither the parameters nor their shapes.
-FREE_FIELDS = ("layer_norm_eps", "dtype", "remat")
+FREE_FIELDS = ("layer_norm_eps", "rope_theta", "rope_rescale", "dtype", "remat")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """An opened EoMT.
+
+    Attributes:
+      model: ready to apply.
+      params: float32 NumPy arrays, some of them views in another order of axes.
+      dataset_info: classes and task, where the checkpoint or its published name tells
+        them; else None.
+      notes: sentences that a user should read, as that the classes are unknown.
+    """
+
+    model: EoMT
+    params: dict[str, Any]
+    dataset_info: DatasetInfo | None
+    notes: tuple[str, ...]
+
+
+def open_eomt(
+    path: epath.PathLike,
+    *,
+    backbone: epath.PathLike = "",
+    image_size: tuple[int, int] | None = None,
+    delta: bool | None = None,
+    **overrides: Any,
+) -> Loaded:
+    """An EoMT from a checkpoint of ours, of the release or of transformers.
+
+    Args:
+      path: a training's work directory, a folder that `native.save` wrote, one step of
+        it (…/checkpoints/1000; of several the newest complete one is read) or a file
+        that `native.save_file` wrote; the release's .bin, .pth or .ckpt; a folder that
+        transformers wrote. May be a bucket, or, where there is nothing at the path, a
+        name on the Hugging Face hub, "org/name" or "org/name@revision".
+      backbone: where the release's checkpoint holds differences to a DINOv3 backbone,
+        that one: whatever `load_backbone` takes.
+      image_size: (height, width) in pixels; another one than the checkpoint's
+        resamples the position embedding, if it has one.
+      delta: whether the checkpoint holds such differences, where it doesn't say so.
+      **overrides: fields of the model, as dtype="bfloat16" or remat=True. num_heads
+        (else the config's, else that of DINO's of this width), layer_norm_eps,
+        rope_theta and num_query_blocks are for checkpoints that don't say; others must
+        agree with the parameters.
+
+    Raises:
+      FileNotFoundError: there is nothing at the path.
+      ValueError: what is there is damaged, no EoMT, or an argument contradicts it.
+    """
+    stored = read_stored_eomt(
+        path,
+        backbone=backbone,
+        image_size=image_size,
+        delta=delta,
+        options=overrides,
+    )
+    fields = stored.fields
+    own = {k: overrides.pop(k) for k in list(overrides) if k in fields}
+    _check_settled(path, fields, own)
+    model = _build_eomt(path, stored.vit_fields, fields)
+    if not stored.checked:
+        _check_tree(path, model, stored.params)
+    vit, vit_params = _refit(
+        path,
+        stored,
+        image_size=image_size,
+        patch_size=stored.vit_fields["patch_size"],
+        overrides=overrides,
+    )
+    notes = stored.notes
+    if vit.positions == "learned" and vit.grid_size != model.vit.grid_size:
+        old, new = model.vit.grid_size, vit.grid_size
+        notes += (f"Its position embedding was resampled from {old} to {new} patches.",)
+    return Loaded(
+        model=model.clone(vit=vit),
+        params={**stored.params, "vit": vit_params},
+        dataset_info=stored.dataset_info,
+        notes=notes,
+    )
 
 
 def load(
-    path: epath.PathLike, *, image_size: tuple[int, int] | None = None, **overrides: Any
+    path: epath.PathLike,
+    *,
+    backbone: epath.PathLike = "",
+    image_size: tuple[int, int] | None = None,
+    **overrides: Any,
 ) -> tuple[EoMT, dict[str, Any]]:
-    """An EoMT and its parameters from a checkpoint folder of ours.
+    """An EoMT and its parameters, float32 NumPy arrays.
 
-    Args:
-      path: a training's work directory, a folder that `native.save` wrote, or one step
-        (…/checkpoints/1000); of several steps the newest complete one is read. May be
-        a bucket.
-      image_size: (height, width) in pixels; another one than the checkpoint's
-        resamples the position embedding.
-      **overrides: fields of the model, as dtype="bfloat16" or remat=True. A field that
-        the parameters settle must agree with them.
-
-    Returns:
-      The model and its parameters, float32 NumPy arrays.
-
-    Raises:
-      ValueError: it is no such folder, it is damaged, or an override contradicts it.
+    Arguments and errors as of `open_eomt`, whose notes are logged.
     """
-    if not native.is_native(path):
-        raise ValueError(
-            f"{path} is no checkpoint folder of eomt_jax (there is no "
-            f"{native.MODEL_FILE} in it). Released EoMT weights (pytorch_model.bin, "
-            "Hugging Face folders) cannot be opened yet; a DINOv2 backbone is opened "
-            "by eomt_jax.load_backbone."
-        )
-    config = native.read_model_config(path)
-    if config.kind != "EoMT":
-        raise ValueError(
-            f"{path} holds a {config.kind}, not an EoMT; open it with "
-            "eomt_jax.load_backbone."
-        )
-    params = native.read_params(path)
-    fields = dict(config.fields)
-    vit_fields = fields.pop("vit", {})
-    own = {k: overrides.pop(k) for k in list(overrides) if k in fields}
-    _check_settled(path, fields, own)
-    stored = _build_eomt(path, vit_fields, fields)
-    _check_tree(path, stored, params)
-    vit, vit_params = _refit(
-        path,
-        vit_fields,
-        params["vit"],
-        image_size=image_size,
-        patch_size=vit_fields["patch_size"],
-        overrides=overrides,
-    )
-    return stored.clone(vit=vit), {**params, "vit": vit_params}
+    loaded = open_eomt(path, backbone=backbone, image_size=image_size, **overrides)
+    for note in loaded.notes:
+        logging.info("%s: %s", path, note)
+    return loaded.model, loaded.params
 
 
 def load_backbone(
@@ -83,30 +131,28 @@ def load_backbone(
 
     Args:
       path: DINOv2 as torch.hub's .pth, with timm's names, or as a Hugging Face file or
-        folder; or a checkpoint folder of ours, whose backbone is then taken. May be a
-        bucket.
+        folder; DINOv3 as one of the latter; or whatever `open_eomt` takes, differences
+        excepted, whose backbone is then taken. May be a bucket or a name on the Hugging
+        Face hub.
       image_size: (height, width) in pixels, multiples of `patch_size`; the
         checkpoint's patch grid if None.
       patch_size: in pixels.
-      **overrides: fields of ViT. num_heads (else the config's, else embed_dim / 64),
-        layer_norm_eps, dtype and remat are free; others must agree with the weights.
+      **overrides: fields of ViT. num_heads (else the config's, else that of DINO's of
+        this width), layer_norm_eps, rope_theta, dtype and remat are free; others must
+        agree with the weights.
 
     Returns:
-      The model and its parameters, float32 NumPy arrays.
+      The model and its parameters, float32 NumPy arrays, some of them views in another
+      order of axes.
 
     Raises:
+      FileNotFoundError: there is nothing at the path.
       ValueError: the file is damaged, not of this architecture, or an override
         contradicts it.
     """
-    vit_fields, params = read_backbone(
-        path,
-        num_heads=overrides.get("num_heads"),
-        layer_norm_eps=overrides.get("layer_norm_eps"),
-    )
     return _refit(
         path,
-        vit_fields,
-        params,
+        _read_checked_backbone(path, overrides),
         image_size=image_size,
         patch_size=patch_size,
         overrides=overrides,
@@ -114,42 +160,43 @@ def load_backbone(
 
 
 def read_backbone(
-    path: epath.PathLike,
-    *,
-    num_heads: int | None = None,
-    layer_norm_eps: float | None = None,
+    path: epath.PathLike, **options: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A backbone's fields and parameters at the sizes that are stored.
 
-    Args and errors as in `load_backbone`.
+    Args:
+      path: as in `load_backbone`.
+      **options: num_heads, layer_norm_eps, rope_theta, for checkpoints that don't say.
+
+    Raises:
+      As `load_backbone`.
     """
-    if not native.is_native(path):
-        with open_checkpoint(path) as checkpoint:
-            architecture, params = read_dinov2(
-                checkpoint, num_heads=num_heads, layer_norm_eps=layer_norm_eps
-            )
-        return architecture.vit_fields(), params
-    config = native.read_model_config(path)
-    params = native.read_params(path)
-    if config.kind == "ViT":
-        _check_tree(path, _build_vit(path, config.fields), params)
-        return config.fields, params
-    fields = dict(config.fields)
-    vit_fields = fields.pop("vit", {})
-    _check_tree(path, _build_eomt(path, vit_fields, fields), params)
-    return vit_fields, params["vit"]
+    stored = _read_checked_backbone(path, options)
+    return stored.vit_fields, stored.vit_params
+
+
+def _read_checked_backbone(path: epath.PathLike, options: dict[str, Any]) -> Stored:
+    stored = read_stored_backbone(path, options)
+    if not stored.checked:
+        model = (
+            _build_eomt(path, stored.vit_fields, stored.fields)
+            if stored.kind == "EoMT"
+            else _build_vit(path, stored.vit_fields)
+        )
+        _check_tree(path, model, stored.params)
+    return stored
 
 
 def _refit(
     path: epath.PathLike,
-    fields: dict[str, Any],
-    params: dict[str, Any],
+    stored: Stored,
     *,
     image_size: tuple[int, int] | None,
     patch_size: int,
     overrides: dict[str, Any],
 ) -> tuple[ViT, dict[str, Any]]:
-    """The ViT of `fields` with overrides, and its parameters at the wanted size."""
+    """The stored ViT with overrides, and its parameters at the wanted size."""
+    fields = stored.vit_fields
     _check_settled(path, fields, overrides)
     if image_size is None:
         rows, columns = (side // fields["patch_size"] for side in fields["image_size"])
@@ -162,7 +209,9 @@ def _refit(
         )
     sizes = {"image_size": (height, width), "patch_size": patch_size}
     vit = _build_vit(path, {**fields, **overrides, **sizes})
-    params = resample_vit(params, grid_size=vit.grid_size, patch_size=patch_size)
+    params = resample_vit(
+        stored.vit_params, grid_size=vit.grid_size, patch_size=patch_size
+    )
     return vit, params
 
 
@@ -211,7 +260,7 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
     wanted, found = _shapes(wanted_tree), _shapes(params)
     if wanted.keys() != found.keys():
         raise ValueError(
-            f"{path} holds other parameters than its {native.MODEL_FILE} describes. "
+            f"{path} holds other parameters than its {MODEL_FILE} describes. "
             f"Missing: {', '.join(sorted(wanted.keys() - found.keys())) or 'none'}. "
             f"Unknown: {', '.join(sorted(found.keys() - wanted.keys())) or 'none'}."
         )
@@ -219,7 +268,7 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
         if found[name] != shape:
             raise ValueError(
                 f"{path}: {name} has shape {found[name]}; wanted {shape}, as "
-                f"{native.MODEL_FILE} describes it."
+                f"{MODEL_FILE} describes it."
             )
 
 

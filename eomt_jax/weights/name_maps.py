@@ -8,7 +8,8 @@ has beside its ViT, by `eomt_names`.
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eomt_jax.weights.layouts import BIASED, Architecture, Leaf, leaf
 
@@ -28,6 +29,9 @@ class Naming:
       heads: what an EoMT has beside its ViT; empty for a bare backbone.
       upscale: leaves of its upscaling block i.
       mask_probs: the buffer that has one number for each block with queries.
+      class_position: whether the position embedding starts with one for the class
+        token, in a ViT without register tokens and in one with.
+      model_types: what a config.json beside may say; empty for anything.
       ignored: tensors of no use here that may be there or not.
       layouts: of leaves that differ from what `layouts.leaf` says.
     """
@@ -39,8 +43,15 @@ class Naming:
     heads: Mapping[str, Names] = dataclasses.field(default_factory=dict)
     upscale: Mapping[str, Names] = dataclasses.field(default_factory=dict)
     mask_probs: str = ""
+    class_position: tuple[bool, bool] = (True, True)
+    model_types: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     layouts: Mapping[str, Leaf] = dataclasses.field(default_factory=dict)
+
+    @property
+    def positions(self) -> str:
+        """The ViT's: "learned" where they have a name."""
+        return "learned" if "position_embedding" in self.stem else "rotary"
 
     @property
     def vit_prefix(self) -> str:
@@ -155,7 +166,7 @@ HUB = Naming(
 
 TIMM = dataclasses.replace(
     HUB,
-    title="DINOv2 as timm names it",
+    title="DINOv2 as timm, and without registers torch.hub, names it",
     stem={**HUB.stem, "register_tokens": "reg_token"},
     feed_forward={
         "gelu": HUB.feed_forward["gelu"],
@@ -163,7 +174,7 @@ TIMM = dataclasses.replace(
             {"mlp/gate_up": "blocks.{i}.mlp.fc1", "mlp/down": "blocks.{i}.mlp.fc2"}
         ),
     },
-    ignored=(),
+    class_position=(True, False),
 )
 
 
@@ -171,14 +182,14 @@ def transformers_vit(
     title: str,
     *,
     layer: str,
-    attention: tuple[str, str, str, str],
+    attention: Sequence[str],
     gelu: tuple[Names, Names],
     swiglu: tuple[Names, Names],
     patches: str,
     norm: str,
     positions: str = "",
     embeddings: str = "embeddings",
-    layouts: Mapping[str, Leaf] | None = None,
+    **fields: Any,
 ) -> Naming:
     """A ViT as one of transformers' classes names it.
 
@@ -191,7 +202,7 @@ def transformers_vit(
       norm: the final norm.
       positions: the position embedding, if there is one.
       embeddings: what the tokens are in.
-      layouts: see Naming.
+      **fields: of Naming.
     """
     query, key, value, out = (f"{layer}.{name}" for name in attention)
     stem = {
@@ -226,7 +237,7 @@ def transformers_vit(
             ]
         },
         ignored=(f"{embeddings}.mask_token",),
-        layouts=layouts or {},
+        **fields,
     )
 
 
@@ -240,6 +251,7 @@ _dinov2 = functools.partial(
     patches="embeddings.patch_embeddings.projection",
     positions="embeddings.position_embeddings",
     norm="layernorm",
+    model_types=("dinov2", "dinov2_with_registers"),
 )
 HUGGING_FACE = _dinov2(
     "DINOv2 as Hugging Face publishes it",
@@ -266,7 +278,15 @@ dinov3_vit = functools.partial(
     patches="embeddings.patch_embeddings",
     norm="norm",
 )
-DINOV3 = dinov3_vit("DINOv3 as Hugging Face publishes it", layer="layer.{i}")
-DINOV3_IN_MEMORY = dinov3_vit(
-    "DINOv3 as transformers 5 names it in memory", layer="model.layer.{i}"
+DINOV3 = dinov3_vit(
+    "DINOv3 as Hugging Face publishes it",
+    layer="layer.{i}",
+    model_types=("dinov3_vit",),
 )
+DINOV3_IN_MEMORY = dinov3_vit(
+    "DINOv3 as transformers 5 names it in memory",
+    layer="model.layer.{i}",
+    model_types=("dinov3_vit",),
+)
+# timm goes first: without registers its table is the hub's, or knows more.
+BACKBONES = (TIMM, HUB, HUGGING_FACE, TRANSFORMERS_5, DINOV3, DINOV3_IN_MEMORY)

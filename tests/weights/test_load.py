@@ -70,9 +70,9 @@ def test_override_that_does_not_fit_is_refused(saved, override, message):
         eomt_jax.load(saved[0], **override)
 
 
-def test_load_refuses_what_is_no_folder_of_ours(tmp_path):
-    with pytest.raises(ValueError, match="cannot be opened yet.*load_backbone"):
-        eomt_jax.load(tmp_path / "pytorch_model.bin")
+def test_nothing_at_the_path_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint at .*/model.bin"):
+        eomt_jax.load(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from eomt_jax.weights.dinov2 import read_dinov2
+from eomt_jax.weights.backbones import read_vit
 from eomt_jax.weights.files import open_checkpoint
 
 DIM, HIDDEN, PATCH = 64, 128, 8
@@ -47,7 +47,7 @@ def hugging_face_tensors(*, depth=2, registers=0) -> dict[str, np.ndarray]:
 
 def read(path, **options):
     with open_checkpoint(path) as checkpoint:
-        return read_dinov2(checkpoint, **options)
+        return read_vit(checkpoint, **options)
 
 
 def save(path, tensors):
@@ -158,7 +158,7 @@ def test_another_architecture_is_refused_with_its_name(tmp_path):
         {"num_attention_heads": 5},
         {"num_attention_heads": "two"},
         {"layer_norm_eps": "tiny"},
-        {"image_size": [8, 72]},
+        {"image_size": [8, 80]},
         {"model_type": "dinov3_vit"},
     ],
     ids=lambda change: next(iter(change)),

@@ -1,0 +1,46 @@
+"""DINOv2 and DINOv3 backbones, whoever named their tensors, as our ViT."""
+
+from typing import Any
+
+from eomt_jax.weights.architecture import detect_naming, infer_architecture, listed
+from eomt_jax.weights.files import Checkpoint
+from eomt_jax.weights.layouts import Architecture
+from eomt_jax.weights.name_maps import BACKBONES, Naming
+from eomt_jax.weights.parameters import read_params
+
+
+def is_backbone(checkpoint: Checkpoint) -> bool:
+    """Whether the tensors are named as some DINO's are."""
+    return detect_naming(checkpoint, BACKBONES) is not None
+
+
+def read_vit(
+    checkpoint: Checkpoint, **options: Any
+) -> tuple[Architecture, dict[str, Any]]:
+    """A ViT's architecture and float32 parameters at the checkpoint's own sizes.
+
+    Args:
+      checkpoint: the opened file or folder.
+      **options: of `infer_architecture`.
+
+    Raises:
+      ValueError: another architecture, tensors missing, unknown, misshapen or not
+        finite.
+    """
+    naming = _naming(checkpoint)
+    architecture, table = infer_architecture(checkpoint, naming, **options)
+    return architecture, read_params(checkpoint, naming, table, architecture)
+
+
+def _naming(checkpoint: Checkpoint) -> Naming:
+    naming = detect_naming(checkpoint, BACKBONES)
+    if naming:
+        return naming
+    model_type = checkpoint.config.get("model_type")
+    says = f", whose config.json says {model_type!r}," if model_type else ""
+    raise ValueError(
+        f"{checkpoint.path}{says} is no backbone that can be read: wanted DINOv2 as "
+        "torch.hub or timm names it (blocks.0.…), or DINOv2 or DINOv3 as Hugging Face "
+        f"does (encoder.layer.0.…, layer.0.…), found "
+        f"{listed(sorted(checkpoint.shapes)[:8])}."
+    )

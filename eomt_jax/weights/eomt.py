@@ -1,0 +1,128 @@
+"""EoMT checkpoints of the release and of transformers as our parameter tree."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from eomt_jax.weights import deltas
+from eomt_jax.weights.architecture import detect_naming, infer_architecture, listed
+from eomt_jax.weights.eomt_names import EOMTS
+from eomt_jax.weights.files import Checkpoint
+from eomt_jax.weights.layouts import Architecture
+from eomt_jax.weights.name_maps import Naming
+from eomt_jax.weights.parameters import read_params
+
+COMPILED = "_orig_mod"  # what torch.compile adds to names
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredEomt:
+    """An EoMT as a checkpoint of another library holds it.
+
+    Attributes:
+      architecture: of the network.
+      num_query_blocks: blocks with queries; None where nothing tells.
+      params: float32, at the checkpoint's own sizes.
+      is_delta: the ViT's parameters are differences to its backbone's.
+      mask_probs: of masked attention in the blocks with queries, empty if not stored.
+    """
+
+    architecture: Architecture
+    num_query_blocks: int | None
+    params: dict[str, Any]
+    is_delta: bool
+    mask_probs: tuple[float, ...]
+
+
+def without_compiled_names(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with the names that its network had before torch.compile."""
+    original = {}
+    for name in checkpoint.shapes:
+        plain = ".".join(part for part in name.split(".") if part != COMPILED)
+        if plain in original:
+            raise ValueError(
+                f"{checkpoint.path} holds both {original[plain]} and {name}, which are "
+                "one tensor of a compiled network."
+            )
+        original[plain] = name
+    return dataclasses.replace(
+        checkpoint,
+        shapes={plain: checkpoint.shapes[name] for plain, name in original.items()},
+        load=lambda plain: checkpoint.load(original[plain]),
+    )
+
+
+def is_eomt(checkpoint: Checkpoint) -> bool:
+    """Whether the tensors are named as the release or transformers name an EoMT's."""
+    return detect_naming(checkpoint, EOMTS) is not None
+
+
+def read_eomt(
+    checkpoint: Checkpoint,
+    *,
+    delta: bool | None = None,
+    backbone: epath.PathLike = "",
+    **options: Any,
+) -> StoredEomt:
+    """An EoMT of the release or of transformers.
+
+    Args:
+      checkpoint: the opened file or folder.
+      delta: whether the file holds differences to a backbone, where it doesn't say so
+        itself.
+      backbone: path of the backbone that these are to be added to; it isn't read here.
+      **options: of `infer_architecture`.
+
+    Raises:
+      ValueError: another architecture, tensors missing, unknown, misshapen or not
+        finite, or `delta` or `backbone` is missing or one too many.
+    """
+    naming = detect_naming(checkpoint, EOMTS)
+    if naming is None:
+        raise ValueError(
+            f"{checkpoint.path} is no EoMT that can be read: wanted the names of the "
+            "release (network.encoder.backbone.…) or of transformers (layers.0.…, "
+            f"query.weight), found {listed(sorted(checkpoint.shapes)[:8])}."
+        )
+    is_delta = deltas.is_delta(checkpoint, naming, delta)
+    architecture, table = infer_architecture(checkpoint, naming, **options)
+    deltas.check_backbone(
+        checkpoint.path,
+        backbone,
+        is_delta=is_delta,
+        embed_dim=architecture.embed_dim,
+    )
+    mask_probs = _mask_probs(checkpoint, naming)
+    return StoredEomt(
+        architecture=architecture,
+        num_query_blocks=_num_query_blocks(checkpoint, naming, mask_probs),
+        params=read_params(checkpoint, naming, table, architecture),
+        is_delta=is_delta,
+        mask_probs=mask_probs,
+    )
+
+
+def _mask_probs(checkpoint: Checkpoint, naming: Naming) -> tuple[float, ...]:
+    if naming.mask_probs not in checkpoint.shapes:
+        return ()
+    return tuple(checkpoint.read(naming.mask_probs).ravel().tolist())
+
+
+def _num_query_blocks(
+    checkpoint: Checkpoint, naming: Naming, mask_probs: tuple[float, ...]
+) -> int | None:
+    """From the buffer with a number for each of them, and the config.json."""
+    configured = checkpoint.config.get("num_blocks")
+    found = len(mask_probs) or configured
+    if configured not in (None, found):
+        raise ValueError(
+            f"{checkpoint.path}: config.json says num_blocks = {configured!r}, "
+            f"{naming.mask_probs} has {found} entries, one for each block with queries."
+        )
+    if found is not None and not (type(found) is int and found > 0):
+        raise ValueError(
+            f"{checkpoint.path}: config.json says num_blocks = {found!r}; wanted a "
+            "positive number."
+        )
+    return found

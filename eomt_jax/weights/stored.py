@@ -1,0 +1,197 @@
+"""Whatever a path holds, as fields and parameters at the sizes that are stored."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from eomt_jax.models.variants import VARIANTS
+from eomt_jax.types import DatasetInfo
+from eomt_jax.weights import deltas, hub, native
+from eomt_jax.weights.backbones import is_backbone, read_vit
+from eomt_jax.weights.classes import find_dataset_info, published_name
+from eomt_jax.weights.eomt import (
+    StoredEomt,
+    is_eomt,
+    read_eomt,
+    without_compiled_names,
+)
+from eomt_jax.weights.files import open_checkpoint, read_json
+
+# What neither shapes nor names tell, and a config.json only if there is one.
+OPTIONS = ("num_heads", "layer_norm_eps", "rope_theta")
+ASSUMED_SIDE = 640  # pixels, of most published models
+PROCESSOR_FILE = "preprocessor_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a path holds.
+
+    Attributes:
+      kind: "EoMT" or "ViT".
+      vit_fields: of the ViT.
+      fields: of the EoMT beside its ViT; empty for a ViT.
+      params: of the EoMT or ViT, float32.
+      dataset_info: of the classes, where that is told.
+      notes: what a user should know.
+      checked: whether fields and parameters are known to fit.
+    """
+
+    kind: str
+    vit_fields: dict[str, Any]
+    fields: dict[str, Any]
+    params: dict[str, Any]
+    dataset_info: DatasetInfo | None = None
+    notes: tuple[str, ...] = ()
+    checked: bool = True
+
+    @property
+    def vit_params(self) -> dict[str, Any]:
+        return self.params["vit"] if self.kind == "EoMT" else self.params
+
+
+def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> Stored:
+    """A backbone, or an EoMT that is whole; `options` has some of OPTIONS."""
+    source = hub.resolve(path)
+    if native.is_native(source):
+        return _read_native(source)
+    options = _known(options)
+    with open_checkpoint(source) as checkpoint:
+        checkpoint = without_compiled_names(checkpoint)
+        if not is_eomt(checkpoint):
+            architecture, params = read_vit(checkpoint, **options)
+            return Stored("ViT", architecture.vit_fields(), {}, params)
+        eomt = read_eomt(checkpoint, **options)
+    return Stored("EoMT", eomt.architecture.vit_fields(), {}, eomt.params)
+
+
+def read_stored_eomt(
+    path: epath.PathLike,
+    *,
+    backbone: epath.PathLike,
+    image_size: tuple[int, int] | None,
+    delta: bool | None,
+    options: Mapping[str, Any],
+) -> Stored:
+    """An EoMT; arguments as those of `load.open_eomt`.
+
+    `options` has some of OPTIONS, and num_query_blocks.
+    """
+    source = hub.resolve(path)
+    if native.is_native(source):
+        stored = _read_native(source)
+        deltas.check_backbone(str(path), backbone, is_delta=False)
+        if stored.kind != "EoMT":
+            raise ValueError(
+                f"{path} holds a {stored.kind}, not an EoMT; open it with "
+                "eomt_jax.load_backbone."
+            )
+        return stored
+    with open_checkpoint(source) as checkpoint:
+        checkpoint = without_compiled_names(checkpoint)
+        if is_backbone(checkpoint) and not is_eomt(checkpoint):
+            raise ValueError(
+                f"{path} holds a backbone, not an EoMT; open it with "
+                "eomt_jax.load_backbone."
+            )
+        side = published_name(str(path))[1] or ASSUMED_SIDE
+        eomt = read_eomt(
+            checkpoint,
+            delta=delta,
+            backbone=backbone,
+            image_size=image_size or (side, side),
+            **_known(options),
+        )
+    architecture = eomt.architecture
+    vit_fields, params = architecture.vit_fields(), eomt.params
+    if eomt.is_delta:
+        base = read_stored_backbone(backbone, options)
+        params["vit"] = deltas.add_backbone(
+            (vit_fields, params["vit"]),
+            (base.vit_fields, base.vit_params),
+            path=str(path),
+            backbone_path=str(backbone),
+        )
+        vit_fields |= {name: base.vit_fields[name] for name in OPTIONS}
+    num_query_blocks, notes = _num_query_blocks(
+        str(path), eomt, options.get("num_query_blocks")
+    )
+    sized = architecture.positions == "learned" or "image_size" in checkpoint.config
+    if not sized and not image_size:
+        notes.append(
+            f"It doesn't say the size of its images, taken to be {side} pixels; give "
+            "image_size for another."
+        )
+    info, told = find_dataset_info(
+        str(path),
+        architecture.num_classes,
+        config=checkpoint.config,
+        processor=_read_processor(source),
+    )
+    fields = {
+        "num_classes": architecture.num_classes,
+        "num_queries": architecture.num_queries,
+        "num_query_blocks": num_query_blocks,
+    }
+    return Stored("EoMT", vit_fields, fields, params, info, (*notes, *told))
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options.get(name) for name in OPTIONS}
+
+
+def _num_query_blocks(
+    path: str, eomt: StoredEomt, given: int | None
+) -> tuple[int, list[str]]:
+    """How many blocks see the queries, and what to know of them."""
+    a, notes = eomt.architecture, []
+    found = eomt.num_query_blocks or given
+    if found is None:
+        published = {
+            v.num_query_blocks
+            for v in VARIANTS.values()
+            if (v.embed_dim, v.depth, v.positions)
+            == (a.embed_dim, a.depth, a.positions)
+        }
+        if not published:
+            raise ValueError(
+                f"{path} doesn't say how many blocks see the queries; give "
+                "num_query_blocks=."
+            )
+        found = published.pop()
+        notes.append(
+            f"It doesn't say how many blocks see the queries, taken to be {found} as "
+            "published; give num_query_blocks for another number."
+        )
+    if not 1 <= found <= a.depth:
+        raise ValueError(
+            f"{path}: {found} of its blocks should see the queries, and it has "
+            f"{a.depth}."
+        )
+    if any(eomt.mask_probs):
+        probs = ", ".join(f"{p:g}" for p in eomt.mask_probs)
+        notes.append(
+            f"Its attn_mask_probs are {probs}: unless they are 0, transformers masks "
+            "attention in inference too. Here inference never does, which is how the "
+            "method is meant."
+        )
+    return found, notes
+
+
+def _read_processor(source: epath.Path) -> dict[str, Any]:
+    file = (source if source.is_dir() else source.parent) / PROCESSOR_FILE
+    return read_json(file) if file.exists() else {}
+
+
+def _read_native(path: epath.Path) -> Stored:
+    config = native.read_model_config(path)
+    params = native.read_params(path)
+    if config.kind == "ViT":
+        return Stored("ViT", config.fields, {}, params, checked=False)
+    fields = dict(config.fields)
+    vit_fields = fields.pop("vit", {})
+    return Stored(
+        config.kind, vit_fields, fields, params, config.dataset_info, checked=False
+    )
