@@ -26,14 +26,15 @@ from etils import epath
 from jaxtyping import UInt8
 
 from eomt_jax.benchmark import curves
-from eomt_jax.benchmark.torch_network import Weight, create_network, to_reference
+from eomt_jax.benchmark.torch_network import create_network
 from eomt_jax.cli import config_flag
+from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.logging import MetricsWriter, Scalars, say
 from eomt_jax.training.setup import Setup, mask_probs_schedule, setup
 from eomt_jax.types import Batch, Targets
-from eomt_jax.weights import native
+from eomt_jax.weights import huggingface, native
 
 PyTree = Any
 
@@ -69,10 +70,9 @@ class Reference:
                 f"to 0 instead of {config.optimizer.frozen_blocks}"
             )
         torch.manual_seed(config.seed)
-        weights = to_reference(params)
         model = run.initialization.model
-        self.network = create_network(model, weights, config.criterion)
-        self.adamw = _create_adamw(self.network, weights, params, config.optimizer)
+        self.network = create_network(model, params, config.criterion)
+        self.adamw = _create_adamw(self.network, model, params, config.optimizer)
         self.step = 0
         self._clip_norm = config.optimizer.clip_norm
         fields = ("learning_rate", "warmup_head", "warmup_vit", "published_steps")
@@ -136,12 +136,7 @@ class Reference:
         return metrics | {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
 
 
-def _create_adamw(
-    network: Any,
-    weights: Mapping[str, Weight],
-    params: PyTree,
-    options: Any,
-) -> Any:
+def _create_adamw(network: Any, model: EoMT, params: PyTree, options: Any) -> Any:
     import torch
 
     rates = flax.traverse_util.flatten_dict(
@@ -152,10 +147,11 @@ def _create_adamw(
         ),
         sep="/",
     )
+    tensors = huggingface.named_tensors(model, params)
     groups = {}
     for name, parameter in network.named_parameters():
         if parameter.numel():
-            groups.setdefault(rates[weights[name].path], []).append(parameter)
+            groups.setdefault(rates[tensors[name].path], []).append(parameter)
     return torch.optim.AdamW(
         [{"params": members, "rate": rate} for rate, members in groups.items()],
         lr=0.0,

@@ -15,6 +15,7 @@ from eomt_jax.models import variants
 from eomt_jax.training import optimizer
 from eomt_jax.training.setup import setup
 from eomt_jax.types import Batch, Targets
+from eomt_jax.weights import huggingface
 from tests.parity import eomt_reference
 
 torch = pytest.importorskip("torch")
@@ -92,13 +93,14 @@ def config(shapes_dir):
         {"num_register_tokens": 4},
         {"num_register_tokens": 0, "patch_size": 8},
         {"mlp_type": "swiglu", "mlp_dim": 64, "layer_norm_eps": 1e-5},
+        {"positions": "rotary", "qkv_bias": "no_key"},
     ],
 )
 def test_converted_network_gives_our_logits(overrides):
     model = make_model(**overrides)
     params = make_params(model)
     network = torch_network.create_network(
-        model, torch_network.to_reference(params), quickstart.get_config().criterion
+        model, params, quickstart.get_config().criterion
     ).eval()
     network.attn_mask_probs.zero_()
     images = make_images(model)
@@ -114,9 +116,10 @@ def test_converted_network_gives_our_logits(overrides):
 
 
 def test_conversion_and_its_inverse_cancel():
-    params = make_params(make_model())
-    weights = torch_network.to_reference(params)
-    tensors = {name: torch.tensor(w.value) for name, w in weights.items()}
+    model = make_model()
+    params = make_params(model)
+    named = huggingface.named_tensors(model, params)
+    tensors = {name: torch.tensor(t.value) for name, t in named.items()}
     jax.tree.map(
         np.testing.assert_array_equal, eomt_reference.to_tree(tensors, 2, GRID), params
     )
@@ -196,7 +199,7 @@ def test_rates_of_every_parameter_are_ours(config):
     params = make_params(run.initialization.model)
     reference = torch_reference.Reference(run, params)
     names = {id(p): name for name, p in reference.network.named_parameters()}
-    weights = torch_network.to_reference(params)
+    tensors = huggingface.named_tensors(run.initialization.model, params)
     options = {**config.optimizer}
     for name in ("weight_decay", "clip_norm", "beta1", "beta2", "eps", "frozen_blocks"):
         del options[name]
@@ -207,7 +210,7 @@ def test_rates_of_every_parameter_are_ours(config):
             optimizer.learning_rates(params, step, total_steps=4, **options), sep="/"
         )
         found = {
-            weights[names[id(p)]].path: group["lr"]
+            tensors[names[id(p)]].path: group["lr"]
             for group in reference.adamw.param_groups
             for p in group["params"]
         }
