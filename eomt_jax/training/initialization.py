@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,13 +13,21 @@ from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.state import param_shapes
 from eomt_jax.weights import native
-from eomt_jax.weights.load import load, read_backbone
+from eomt_jax.weights.load import Loaded, open_eomt, read_backbone
 from eomt_jax.weights.resample import resample_vit
 
 PyTree = Any
 
 # What weights must share with the variant; registers follow the weights.
-VARIANT_FIELDS = ("embed_dim", "depth", "num_heads", "mlp_dim", "mlp_type")
+VARIANT_FIELDS = (
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_dim",
+    "mlp_type",
+    "qkv_bias",
+    "positions",
+)
 
 # What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
 CLASS_HEAD_CHOICES = ("auto", "keep", "new")
@@ -67,7 +75,8 @@ class Initialization:
       model: the network; without registers where the backbone has none.
       loaded: pre-trained parameters, for `state.create_state`; None without any. The
         queries may be fewer than the network's.
-      report: one row for each group of parameters.
+      report: one row for each group of parameters that the network has; none of a run
+        that is resumed.
       notes: a sentence on whatever the report's numbers don't explain.
     """
 
@@ -89,8 +98,11 @@ def initialize(
     backbone: epath.PathLike = "",
     checkpoint: epath.PathLike = "",
     class_head: str = "auto",
+    resumed: native.ModelConfig | None = None,
 ) -> Initialization:
     """Builds an EoMT and reads what it starts from: nothing, a backbone or an EoMT.
+
+    Paths may be names on the Hugging Face hub, as everywhere in `weights.load`.
 
     Args:
       variant: a key of `variants.VARIANTS`.
@@ -101,24 +113,24 @@ def initialize(
       patch_size: in pixels; a checkpoint settles it.
       dtype: of activations.
       remat: recompute blocks in the backward pass.
-      backbone: path of whatever `weights.load.read_backbone` reads; empty for none.
-      checkpoint: path of whatever `weights.load.load` reads; empty for none.
+      backbone: path of whatever `weights.load.read_backbone` reads, a whole EoMT
+        among it, whose heads are left; empty for none. Beside a checkpoint: what that
+        is a delta to.
+      checkpoint: path of whatever `weights.load.open_eomt` reads; empty for none.
       class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
         one, or "auto": keep it if its classes have these names in this order.
+      resumed: what the run that is resumed wrote of its network. Its parameters are in
+        its own checkpoint, so neither backbone nor checkpoint are read again.
 
     Raises:
-      ValueError: both a backbone and a checkpoint are given, they are of another
-        variant or cannot be read, or a class head is to be kept that doesn't fit.
+      ValueError: backbone or checkpoint are of another variant or cannot be read, both
+        are given though the checkpoint is no delta, or a class head is to be kept that
+        doesn't fit.
     """
     if class_head not in CLASS_HEAD_CHOICES:
         raise ValueError(
             f"init.class_head = {class_head!r}: there are "
             f"{', '.join(CLASS_HEAD_CHOICES)}"
-        )
-    if backbone and checkpoint:
-        raise ValueError(
-            f"init.backbone = {str(backbone)!r} and init.checkpoint = "
-            f"{str(checkpoint)!r}: give one of them; a checkpoint has its own backbone"
         )
     if class_head == "keep" and not checkpoint:
         raise ValueError(
@@ -134,43 +146,62 @@ def initialize(
         dtype=dtype,
         remat=remat,
     )
-    if backbone:
-        fields, params = read_backbone(backbone)
-        vit = ViT(**{**fields, "image_size": tuple(fields["image_size"])})
-        _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
-        loaded, notes = {"vit": params}, []
-    elif checkpoint:
-        stored, loaded, notes = _read_checkpoint(
-            checkpoint, class_names, num_queries=num_queries, class_head=class_head
+    if resumed:
+        fields = dict(resumed.fields)
+        vit = _build_vit(fields.pop("vit"))
+        _check_variant(variant, vit, "the run that is resumed")
+        model = model.clone(
+            vit=_at_sizes_of(model.vit, vit),
+            num_query_blocks=fields["num_query_blocks"],
         )
-        vit = stored.vit
+        return Initialization(model, None, ())
+    if checkpoint:
+        opened = _open_checkpoint(
+            checkpoint,
+            class_names,
+            backbone=backbone,
+            image_size=image_size,
+            num_queries=num_queries,
+            class_head=class_head,
+        )
+        vit = opened.model.vit
         _check_variant(variant, vit, f"init.checkpoint = {str(checkpoint)!r}")
         _check_patch_size(patch_size, vit, checkpoint)
-        model = model.clone(num_query_blocks=stored.num_query_blocks)
-    else:
-        return Initialization(model, None, _report(model, {}, set()))
-    model, loaded, resampled = _fit_vit(model, vit, loaded)
-    return Initialization(
-        model, loaded, _report(model, loaded, resampled), tuple(notes)
-    )
+        model = model.clone(
+            vit=_at_sizes_of(model.vit, vit),
+            num_query_blocks=opened.model.num_query_blocks,
+        )
+        resampled = {"vit/position_embedding"} if opened.resampled else set()
+        report = _report(model, opened.params, resampled)
+        return Initialization(model, opened.params, report, opened.notes)
+    if backbone:
+        fields, params = read_backbone(backbone)
+        vit = _build_vit(fields)
+        _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
+        model, params, resampled = _fit_vit(model, vit, params)
+        report = _report(model, {"vit": params}, resampled)
+        note = f"backbone: {backbone}"
+        return Initialization(model, {"vit": params}, report, (note,))
+    return Initialization(model, None, _report(model, {}, set()))
 
 
-def _read_checkpoint(
+def _open_checkpoint(
     path: epath.PathLike,
     class_names: Sequence[str],
     *,
+    backbone: epath.PathLike,
+    image_size: tuple[int, int],
     num_queries: int,
     class_head: str,
-) -> tuple[EoMT, PyTree, list[str]]:
-    """The checkpoint's network, those of its parameters that are taken, and notes."""
-    info = None
-    if native.is_native(path):
+) -> Loaded:
+    """The checkpoint with those of its parameters that are taken, and notes."""
+    if native.is_native(path) and epath.Path(path).expanduser().is_dir():
         # A step by name: a training that is still running may write a newer one.
         path = native.step_folder(path)
-        info = native.read_model_config(path).dataset_info
-    model, params = load(path)
-    params = dict(params)
-    notes = [f"checkpoint: {path}"]
+    opened = open_eomt(path, backbone=backbone, image_size=image_size)
+    model, params, info = opened.model, dict(opened.params), opened.dataset_info
+    added_to = f", a delta to {backbone}" if backbone else ""
+    notes = [f"checkpoint: {path}{added_to}", *opened.notes]
     if num_queries != model.num_queries:
         params["queries"] = params["queries"][:num_queries]
         num_new = num_queries - model.num_queries
@@ -191,27 +222,33 @@ def _read_checkpoint(
         del params["class_head"]
         whose = f"the {model.num_classes} of {info.name}" if info else "not known"
         notes.append(f"class head: new; the checkpoint's classes are {whose}")
-    return model, params, notes
+    return dataclasses.replace(opened, params=params, notes=tuple(notes))
 
 
-def _fit_vit(model: EoMT, stored: ViT, loaded: PyTree) -> tuple[EoMT, PyTree, set[str]]:
+def _fit_vit(model: EoMT, stored: ViT, params: PyTree) -> tuple[EoMT, PyTree, set[str]]:
     """Model and weights with the stored ViT at the model's sizes; what was resampled."""
-    wanted = model.vit
-    vit = stored.clone(
+    vit = _at_sizes_of(model.vit, stored)
+    params = resample_vit(params, grid_size=vit.grid_size, patch_size=vit.patch_size)
+    resampled = set()
+    if stored.patch_size != vit.patch_size:
+        resampled.add("vit/patch_embedding/kernel")
+    if vit.positions == "learned" and stored.grid_size != vit.grid_size:
+        resampled.add("vit/position_embedding")
+    return model.clone(vit=vit), params, resampled
+
+
+def _build_vit(fields: Mapping[str, Any]) -> ViT:
+    return ViT(**{**fields, "image_size": tuple(fields["image_size"])})
+
+
+def _at_sizes_of(wanted: ViT, stored: ViT) -> ViT:
+    """The stored ViT with all that a config decides as wanted."""
+    return stored.clone(
         image_size=wanted.image_size,
         patch_size=wanted.patch_size,
         dtype=wanted.dtype,
         remat=wanted.remat,
     )
-    params = resample_vit(
-        loaded["vit"], grid_size=vit.grid_size, patch_size=vit.patch_size
-    )
-    resampled = set()
-    if stored.patch_size != vit.patch_size:
-        resampled.add("vit/patch_embedding/kernel")
-    if stored.grid_size != vit.grid_size:
-        resampled.add("vit/position_embedding")
-    return model.clone(vit=vit), {**loaded, "vit": params}, resampled
 
 
 def format_report(initialization: Initialization) -> str:
@@ -238,15 +275,17 @@ def format_report(initialization: Initialization) -> str:
 def _report(
     model: EoMT, loaded: PyTree, resampled: set[str]
 ) -> tuple[GroupReport, ...]:
-    counts = {name: {} for _, name in GROUPS}
+    rows = {name: GroupReport(name) for _, name in GROUPS}
     given = _sizes(loaded)
     for path, size in _sizes(param_shapes(model)).items():
         name = next(name for pattern, name in GROUPS if re.match(pattern, path))
-        group, num_given = counts[name], given.get(path, 0)
         kind = "resampled" if path in resampled else "loaded"
-        group[kind] = group.get(kind, 0) + num_given
-        group["new"] = group.get("new", 0) + size - num_given
-    return tuple(GroupReport(name, **kinds) for name, kinds in counts.items())
+        num_given, row = given.get(path, 0), rows[name]
+        counts = {kind: getattr(row, kind) + num_given}
+        counts["new"] = row.new + size - num_given
+        rows[name] = dataclasses.replace(row, **counts)
+    # Rotary positions, for one, have no parameters.
+    return tuple(row for row in rows.values() if row.total)
 
 
 def _sizes(tree: PyTree) -> dict[str, int]:

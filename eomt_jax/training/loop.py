@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
 from eomt_jax.training.checkpoint import Checkpoints
+from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import (
     MetricsWindow,
     MetricsWriter,
@@ -56,14 +58,19 @@ def train(
       hooks.Interrupted: a signal stopped the run; it is saved.
     """
     enable_compilation_cache(config.compilation_cache)
-    run = setup(config, devices=devices)
     workdir = epath.Path(workdir).expanduser()
     with contextlib.ExitStack() as stack:
         stack.enter_context(hooks.explain_out_of_memory())
         checkpoints = stack.enter_context(
             Checkpoints(workdir / native.STEPS_FOLDER, keep=config.checkpoint.keep)
         )
-        state, step = _restore_or_create(run, checkpoints)
+        step = checkpoints.latest_step()
+        resumed = None if step is None else native.read_model_config(workdir)
+        run = setup(config, devices=devices, resumed=resumed)
+        if step is None:
+            state, step = run.create_state(), 0
+        else:
+            state = _restore(run, checkpoints, step)
         if step >= run.total_steps:
             say(f"Nothing to do: {checkpoints.path(step)} is the run's last step.")
             return state
@@ -171,19 +178,18 @@ def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
     return compiled
 
 
-def _restore_or_create(run: Setup, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    step = checkpoints.latest_step()
-    if step is None:
-        return run.create_state(), 0
+def _restore(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
     path = checkpoints.path(step)
     saved = checkpoints.read_position(step)
     saved.check_same_stream(run.position(step), folder=checkpoints.folder)
     say(f"Going on from {path}.")
-    return checkpoints.restore(step, run.abstract_state()), step
+    return checkpoints.restore(step, run.abstract_state())
 
 
 def _describe_run(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
     """Writes model.json and config.json; tells what differs from the run resumed."""
+    if run.initialization.loaded is not None:
+        say(f"Parameters\n{textwrap.indent(format_report(run.initialization), '  ')}")
     path = workdir / "config.json"
     config = json.loads(run.config.to_json())
     if resumed and path.exists():

@@ -25,6 +25,7 @@ from eomt_jax.training.state import (
 )
 from eomt_jax.training.step import TrainStep, make_train_step
 from eomt_jax.types import DatasetInfo
+from eomt_jax.weights import native
 
 # An ml_collections.ConfigDict, whose fields have no static types.
 Config: TypeAlias = Any
@@ -105,12 +106,18 @@ class Setup:
         )
 
 
-def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
+def setup(
+    config: Config,
+    *,
+    devices: Sequence[Any] | None = None,
+    resumed: native.ModelConfig | None = None,
+) -> Setup:
     """Builds what `config` describes.
 
     Args:
       config: as configs/common.py lists it.
       devices: all that JAX sees unless given.
+      resumed: the network of a run that is resumed, see `initialization.initialize`.
 
     Raises:
       ValueError: the dataset is not prepared, or fields contradict one another.
@@ -125,9 +132,10 @@ def setup(config: Config, *, devices: Sequence[Any] | None = None) -> Setup:
         **config.init,
         class_names=[c.name for c in source.info.classes],
         image_size=(config.image_size, config.image_size),
+        resumed=resumed,
     )
     frozen_blocks = config.optimizer.frozen_blocks
-    if frozen_blocks and initialization.loaded is None:
+    if frozen_blocks and not (config.init.backbone or config.init.checkpoint):
         raise ValueError(
             f"optimizer.frozen_blocks = {frozen_blocks} would freeze weights drawn at "
             "random; set init.backbone or init.checkpoint"

@@ -30,12 +30,14 @@ class Loaded:
       dataset_info: classes and task, where the checkpoint or its published name tells
         them; else None.
       notes: sentences that a user should read, as that the classes are unknown.
+      resampled: whether the position embedding is of another size than stored.
     """
 
     model: EoMT
     params: dict[str, Any]
     dataset_info: DatasetInfo | None
     notes: tuple[str, ...]
+    resampled: bool = False
 
 
 def open_eomt(
@@ -89,7 +91,8 @@ def open_eomt(
         overrides=overrides,
     )
     notes = stored.notes
-    if vit.positions == "learned" and vit.grid_size != model.vit.grid_size:
+    resampled = vit.positions == "learned" and vit.grid_size != model.vit.grid_size
+    if resampled:
         old, new = model.vit.grid_size, vit.grid_size
         notes += (f"Its position embedding was resampled from {old} to {new} patches.",)
     return Loaded(
@@ -97,6 +100,7 @@ def open_eomt(
         params={**stored.params, "vit": vit_params},
         dataset_info=stored.dataset_info,
         notes=notes,
+        resampled=resampled,
     )
 
 

@@ -52,9 +52,25 @@ def random_like(shapes):
     )
 
 
+@pytest.fixture(scope="module")
+def rotary_backbone(tmp_path_factory):
+    """A folder with a ViT of the variant `rotary`, 32 pixels wide."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        vit = variants.create_vit("rotary", image_size=(32, 32), patch_size=8)
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+    params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
+    folder = tmp_path_factory.mktemp("rotary") / "vit"
+    native.save(folder, vit, params)
+    return folder, params
+
+
 def register(patch):
     patch.setitem(variants.VARIANTS, "micro", variants.Variant(16, 2, 2, 32, 1))
     patch.setitem(variants.VARIANTS, "wide", variants.Variant(24, 2, 2, 48, 1))
+    rotary = {"positions": "rotary", "qkv_bias": "no_key", "layer_norm_eps": 1e-5}
+    rotary = variants.Variant(16, 2, 2, 32, 1, **rotary)
+    patch.setitem(variants.VARIANTS, "rotary", rotary)
 
 
 @pytest.fixture(autouse=True)
@@ -126,8 +142,53 @@ def test_backbone_of_another_variant_raises_and_names_the_right_one(backbone):
         build("wide", backbone=backbone[0])
 
 
+def test_rotary_backbone_has_no_positions_to_load_or_resample(rotary_backbone):
+    folder, params = rotary_backbone
+    result = build("rotary", backbone=folder, image_size=(48, 64))
+    jax.tree.map(np.testing.assert_array_equal, result.loaded, {"vit": params})
+    assert "vit position embedding" not in rows(result)
+    assert sum(row.resampled for row in result.report) == 0
+    vit = result.model.vit
+    assert (vit.positions, vit.layer_norm_eps) == ("rotary", 1e-5)
+    assert vit.image_size == (48, 64)
+
+
+def test_rotary_and_learned_positions_of_one_size_are_told_apart(
+    backbone, rotary_backbone
+):
+    message = r"qkv_bias 'no_key' instead of 'all', .*set model.variant = 'rotary'"
+    with pytest.raises(ValueError, match=message):
+        build("micro", backbone=rotary_backbone[0])
+    with pytest.raises(ValueError, match="set model.variant = 'micro'"):
+        build("rotary", backbone=backbone[0])
+
+
+def test_backbone_of_a_whole_eomt_leaves_its_heads(checkpoint):
+    folder, params = checkpoint
+    result = build(backbone=folder, class_names=("a", "b"), num_queries=7)
+    jax.tree.map(np.testing.assert_array_equal, result.loaded, {"vit": params["vit"]})
+    assert rows(result)["queries"] == GroupReport("queries", new=7 * 16)
+
+
+def test_resumed_network_is_what_was_written_of_it_at_the_configs_sizes(backbone):
+    result = build(backbone=backbone[0])
+    written = native.ModelConfig.of(result.model.clone(num_query_blocks=2))
+    again = build(
+        backbone="gone.pth", checkpoint="gone", resumed=written, dtype="float32"
+    )
+    assert again.loaded is None and again.report == ()
+    dtype = np.dtype("float32")
+    expected = result.model.clone(
+        num_query_blocks=2, vit=result.model.vit.clone(dtype=dtype)
+    )
+    assert again.model == expected
+    with pytest.raises(ValueError, match="resumed is not of model.variant = 'wide'"):
+        build("wide", resumed=written)
+
+
 def test_format_report_aligns_and_sums(backbone):
-    lines = format_report(build(backbone=backbone[0])).split("\n")
+    *lines, note = format_report(build(backbone=backbone[0])).split("\n")
+    assert note == f"backbone: {backbone[0]}"
     assert lines[0].split() == ["parameters", "loaded", "resampled", "new", "total"]
     assert len({len(line) for line in lines}) == 1
     total = lines[-1].split()[-1].replace(",", "")
@@ -225,7 +286,6 @@ def test_checkpoint_at_another_image_size_resamples_positions_alone(checkpoint):
     [
         ({"class_head": "old"}, "'old': there are auto, keep, new"),
         ({"class_head": "keep"}, "without init.checkpoint"),
-        ({"checkpoint": True, "backbone": "dino.pth"}, "give one of them"),
         (
             {"checkpoint": True, "class_head": "keep", "class_names": ("cat",)},
             "predicts 3 classes and the dataset has 1; set init.class_head = 'new'",

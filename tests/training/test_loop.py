@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from PIL import Image
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.training import dry_run, hooks, loop
 from eomt_jax.training.checkpoint import Checkpoints
-from eomt_jax.training.setup import Setup
+from eomt_jax.training.setup import Setup, setup
+from eomt_jax.weights import native
 from eomt_jax.weights.load import load
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -247,6 +249,27 @@ def test_resuming_with_another_seed_is_refused_other_changes_are_told(
     tiny_config.logging.every_steps = 3
     run(tiny_config, tmp_path)
     assert "config.logging.every_steps from 1 to 3" in capsys.readouterr().out
+
+
+def test_resumed_run_does_not_read_what_it_started_from(
+    tiny_config, tmp_path, monkeypatch, capsys
+):
+    started = setup(tiny_config, devices=jax.devices()[:1])
+    model, params = started.initialization.model, started.create_state().params
+    native.save(tmp_path / "start", model, params, dataset_info=started.info)
+    tiny_config.init.checkpoint = str(tmp_path / "start")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 4, crash)
+        run(tiny_config, tmp_path / "run")
+    assert "class head: kept" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "start")
+    run(tiny_config, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "Going on from" in out and "step 6/6" in out and "kept" not in out
+    # Of another size it is another run.
+    tiny_config.model.variant = "tiny"
+    with pytest.raises(ValueError, match="resumed is not .* model.variant = 'micro'"):
+        run(tiny_config, tmp_path / "run")
 
 
 def test_dry_run_tells_what_is_needed_and_trains_nothing(tiny_config, tmp_path, capsys):
