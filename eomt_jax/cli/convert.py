@@ -1,55 +1,143 @@
-"""eomt-convert: a published backbone as a checkpoint folder of ours."""
+"""eomt-convert: weights from anywhere as a folder, a file, or for transformers."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 
-from eomt_jax.weights import native
-from eomt_jax.weights.load import load_backbone
+from eomt_jax.cli.checkpoint_arguments import add_checkpoint_arguments, overrides
+from eomt_jax.pipeline.info_sources import open_info
+from eomt_jax.types import DatasetInfo
+from eomt_jax.weights import huggingface, native
+from eomt_jax.weights.load import load_backbone, open_eomt
+from eomt_jax.weights.new_folder import check_new, new_folder
+from eomt_jax.weights.stored import BackboneError
+
+FORMATS = ("eomt_jax", "safetensors", "huggingface")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Converts and says what came out; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="eomt-convert",
-        description="Writes a DINOv2 backbone (torch.hub's .pth, timm's names, or a "
-        "Hugging Face file or folder) as a checkpoint folder that "
-        "eomt_jax.load_backbone and config.init.backbone take.",
+        description="Writes an EoMT or a backbone (DINOv2, DINOv3) in another form: for "
+        "eomt_jax as a checkpoint folder or one .safetensors file, or for transformers "
+        "as a Hugging Face folder.",
     )
-    parser.add_argument("checkpoint", help="file or folder, may be in a bucket")
-    parser.add_argument("out", help="folder to write, may be in a bucket")
-    parser.add_argument("--patch_size", type=int, default=16, help="default: 16")
+    add_checkpoint_arguments(
+        parser, noun="an EoMT or a backbone, of ours, the release or Hugging Face"
+    )
+    parser.add_argument("out", help="what to write, may be in a bucket; must be new")
     parser.add_argument(
-        "--image_size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="in pixels; default: keep the checkpoint's patch grid, which costs "
-        "nothing, since loading resamples it to any size",
+        "--to",
+        choices=FORMATS,
+        help="default: safetensors if OUT ends in .safetensors, else eomt_jax",
     )
-    parser.add_argument("--num_heads", type=int, help="default: width / 64")
+    parser.add_argument(
+        "--patch_size",
+        type=int,
+        help="of a backbone, whose patch embedding is resampled to it; default: 16",
+    )
+    parser.add_argument(
+        "--dataset",
+        help="whose classes the model predicts, where the checkpoint doesn't say: a "
+        "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
+        "list of classes",
+    )
     options = parser.parse_args(arguments)
-    overrides = {"num_heads": options.num_heads} if options.num_heads else {}
+    if options.to is None:
+        one_file = options.out.endswith(".safetensors")
+        options.to = "safetensors" if one_file else "eomt_jax"
     try:
-        model, params = load_backbone(
-            options.checkpoint,
-            image_size=tuple(options.image_size) if options.image_size else None,
-            patch_size=options.patch_size,
-            **overrides,
-        )
-        native.save(options.out, model, params)
+        source = _open(options)
+        _write(options, source)
     except (ValueError, ImportError, OSError) as error:
         print(f"eomt-convert: {error}", file=sys.stderr)
         return 1
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(
-        f"{options.out}: ViT of width {model.embed_dim}, {model.depth} blocks, "
-        f"{model.num_register_tokens} register tokens, {count:,} parameters, for "
-        f"patches of {model.patch_size} and images of {model.image_size} pixels."
-    )
+    for note in source.notes:
+        print(f"note: {note}")
+    print(f"{options.out}: {_describe(source)}")
     return 0
+
+
+class _Source(NamedTuple):
+    """What is converted; a backbone's classes are None."""
+
+    model: Any
+    params: dict[str, Any]
+    dataset_info: DatasetInfo | None
+    notes: Sequence[str]
+
+
+def _open(options: argparse.Namespace) -> _Source:
+    check_new(options.out)
+    given = overrides(options)
+    info = open_info(options.dataset) if options.dataset else None
+    try:
+        loaded = open_eomt(options.checkpoint, backbone=options.backbone, **given)
+    except BackboneError:
+        for flag in ("backbone", "dataset"):
+            if getattr(options, flag):
+                raise ValueError(
+                    f"{options.checkpoint} is a backbone alone, for which --{flag} has "
+                    "no meaning."
+                ) from None
+        if options.to == "huggingface":
+            raise ValueError(
+                f"{options.checkpoint} is a backbone alone; an EoMT can go to Hugging "
+                "Face, a backbone is there already."
+            ) from None
+        patch_size = options.patch_size or 16
+        vit, params = load_backbone(options.checkpoint, patch_size=patch_size, **given)
+        return _Source(vit, params, None, ())
+    model, notes = loaded.model, loaded.notes
+    if options.patch_size not in (None, model.vit.patch_size):
+        raise ValueError(
+            f"{options.checkpoint} is an EoMT with patches of {model.vit.patch_size} "
+            "pixels; only a backbone's are resampled to another --patch_size."
+        )
+    if info is None:
+        return _Source(model, loaded.params, loaded.dataset_info, notes)
+    if info.num_classes != model.num_classes:
+        raise ValueError(
+            f"{options.checkpoint} predicts {model.num_classes} classes, --dataset "
+            f"{options.dataset} has {info.num_classes}."
+        )
+    # It tells what these notes ask for.
+    notes = [note for note in notes if "dataset_info" not in note]
+    return _Source(model, loaded.params, info, notes)
+
+
+def _write(options: argparse.Namespace, source: _Source) -> None:
+    model, params, info, _ = source
+    if options.to == "safetensors":
+        native.save_file(options.out, model, params, dataset_info=info)
+    elif options.to == "huggingface":
+        huggingface.save(options.out, model, params, dataset_info=info)
+    else:
+        with new_folder(options.out) as unfinished:
+            native.save(unfinished, model, params, dataset_info=info)
+
+
+def _describe(source: _Source) -> str:
+    model, info = source.model, source.dataset_info
+    vit = getattr(model, "vit", model)
+    text = (
+        f"{type(model).__name__} of width {vit.embed_dim}, {vit.depth} blocks, "
+        f"{vit.num_register_tokens} register tokens"
+    )
+    if vit is not model:
+        text += f", {model.num_queries} queries in the last {model.num_query_blocks}"
+        text += f", {model.num_classes} classes"
+        text += f" ({info.name}, {info.task})" if info else " without names"
+    count = sum(leaf.size for leaf in jax.tree.leaves(source.params))
+    height, width = vit.image_size
+    return (
+        f"{text}, {count:,} parameters, for patches of {vit.patch_size} and images of "
+        f"{height} x {width} pixels."
+    )
 
 
 if __name__ == "__main__":

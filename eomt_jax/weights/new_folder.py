@@ -24,7 +24,7 @@ def check_new(path: epath.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def new_folder(path: epath.PathLike) -> Iterator[pathlib.Path]:
-    """A local folder to fill with files, which is at `path` afterwards unless an error comes.
+    """A local folder to fill, which is at `path` afterwards unless an error comes.
 
     Args:
       path: nothing, or an empty folder; may be in a bucket, where files come one by

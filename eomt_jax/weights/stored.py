@@ -25,6 +25,10 @@ ASSUMED_SIDE = 640  # pixels, of most published models
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
+class BackboneError(ValueError):
+    """An EoMT was asked for where there is a backbone alone."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
     """What a path holds.
@@ -84,7 +88,7 @@ def read_stored_eomt(
         stored = _read_native(source)
         deltas.check_backbone(str(path), backbone, is_delta=False)
         if stored.kind != "EoMT":
-            raise ValueError(
+            raise BackboneError(
                 f"{path} holds a {stored.kind}, not an EoMT; open it with "
                 "eomt_jax.load_backbone."
             )
@@ -92,7 +96,7 @@ def read_stored_eomt(
     with open_checkpoint(source) as checkpoint:
         checkpoint = without_compiled_names(checkpoint)
         if is_backbone(checkpoint) and not is_eomt(checkpoint):
-            raise ValueError(
+            raise BackboneError(
                 f"{path} holds a backbone, not an EoMT; open it with "
                 "eomt_jax.load_backbone."
             )
