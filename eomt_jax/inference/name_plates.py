@@ -1,21 +1,33 @@
 """Class names on a picture of segments, placed so that none hides another.
 
-Legend: H W pixels, n segments in one picture.
+Legend: H W pixels of the picture, h w cells of the grid, n segments in one picture.
 """
 
+import contextlib
+import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont, features
 from scipy import ndimage
 
+from eomt_jax.inference.palette import darken
+
 _MIN_AREA = 1 / 600
 """Of the picture; smaller segments get colour and outline but no name."""
-_MAX_TRIALS = 8
+_MAX_HIDDEN = 1.2
+_MAX_AWAY = 2.5
+"""A name that would hide more than this, in whole segments, or stand farther from its
+segment, in heights of its plate, isn't written."""
 _MARGIN = 2
-"""Pixels between a plate and the picture's border."""
+"""Pixels between a plate and the picture's border, and between two plates."""
+_FONT_SIZE = 1 / 30
+"""Of the picture's long side: capitals of 2.3 %, legible on a phone."""
+_SHORTEST = 6
+"""Letters that are left of a name, at least, before it isn't written."""
+_SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
 
 
 class Box(NamedTuple):
@@ -29,9 +41,9 @@ class Box(NamedTuple):
 
 def write_names(
     picture: Image.Image,
-    index: Integer[np.ndarray, "H W"],
+    index: Integer[np.ndarray, "h w"],
     names: Sequence[str],
-    colors: Float[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"],
 ) -> None:
     """Writes each name on a dark plate of its segment's colour.
 
@@ -40,29 +52,25 @@ def write_names(
 
     Args:
       picture: is drawn on.
-      index: which segment each pixel belongs to, -1 for none.
-      names: of the segments.
-      colors: of the segments, 0 to 255.
+      index: which segment each cell of the picture belongs to, -1 for none; a few
+        hundred cells a side are enough.
+      names: of the segments; cut where they are too long for the picture.
+      colors: of the segments.
     """
-    draw = ImageDraw.Draw(picture)
-    font = load_font(max(13, max(index.shape) // 30))
-    pad = font.size / 3
+    size = max(13, round(max(picture.size) * _FONT_SIZE))
     areas = np.bincount(index[index >= 0], minlength=len(names))
-    taken: list[Box] = []
+    # Of a segment each cell counts as a share, so that small ones are spared.
+    shares = np.append(1 / np.maximum(areas, 1), 0.0)[index]
+    places = _Places(picture.size, shares)
     for i in np.argsort(-areas, kind="stable"):
         if areas[i] < _MIN_AREA * index.size:
             break
-        name = str(names[i])
-        left, top, right, bottom = draw.textbbox((0, 0), name, font, anchor="mm")
-        half_width, half_height = (right - left) / 2 + pad, (bottom - top) / 2 + pad
-        box = _free_box(index == i, half_width, half_height, taken)
-        if box is None:
+        plate = _write_plate(str(names[i]), size, colors[i], picture.width)
+        if plate is None:
             continue
-        taken.append(box)
-        red, green, blue = (int(0.45 * channel) for channel in colors[i])
-        draw.rounded_rectangle(box, radius=pad, fill=(red, green, blue))
-        center = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
-        draw.text(center, name, (255, 255, 255), font, anchor="mm")
+        box = places.find(index == i, plate.size)
+        if box is not None:
+            picture.paste(plate, (round(box.left), round(box.top)), plate)
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
@@ -75,59 +83,162 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
-def _free_box(
-    mask: Bool[np.ndarray, "H W"],
-    half_width: float,
-    half_height: float,
-    taken: Sequence[Box],
-) -> Box | None:
-    """Where a plate fits best on a segment, if anywhere.
+def _legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """A name and a font that has its letters.
 
-    Deepest inside the segment first, the next deepest where that place is taken; never
-    past the picture's border.
+    Pillow's own has ASCII's alone. For others one of the system's is looked for; where
+    there is none, accents go, and letters that are more than an accented one.
     """
-    height, width = mask.shape
-    padded: np.ndarray = ndimage.distance_transform_edt(np.pad(mask, 1))  # pyright: ignore
-    depth = padded[1:-1, 1:-1]
-    for _ in range(_MAX_TRIALS):
-        deepest = int(np.argmax(depth))
-        y, x = divmod(deepest, width)
-        if depth[y, x] <= 0:
+    if not name.isascii():
+        for file in _SYSTEM_FONTS:
+            with contextlib.suppress(OSError):
+                return name, ImageFont.truetype(file, size)
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return plain or "?", load_font(size)
+
+
+def _write_plate(
+    name: str, size: int, color: UInt8[np.ndarray, " 3"], max_width: int
+) -> Image.Image | None:
+    """A name in white on a rounded plate; None where not even its beginning fits.
+
+    Args:
+      name: cut at its end until the plate fits.
+      size: of the letters, in pixels.
+      color: the plate's hue.
+      max_width: of the picture, in pixels.
+    """
+    name, font = _legible(name, size)
+    text, kept, pad = name, len(name), 0.36 * size
+    while font.getlength(text) > max_width - 2 * pad - 2 * _MARGIN:
+        kept -= 1
+        if kept < _SHORTEST:
             return None
-        mid_x = _clamp(x, half_width + _MARGIN, width)
-        mid_y = _clamp(y, half_height + _MARGIN, height)
-        box = Box(
-            left=mid_x - half_width,
-            top=mid_y - half_height,
-            right=mid_x + half_width,
-            bottom=mid_y + half_height,
-        )
-        clashes = [other for other in taken if _overlap(box, other)]
-        if not clashes:
-            return box
-        for other in clashes:
-            # A plate centred in this rectangle would clash again.
-            rows = slice(
-                max(0, int(other.top - half_height)),
-                max(0, int(other.bottom + half_height) + 1),
-            )
-            columns = slice(
-                max(0, int(other.left - half_width)),
-                max(0, int(other.right + half_width) + 1),
-            )
-            depth[rows, columns] = 0
-    return None
-
-
-def _clamp(center: int, half: float, length: int) -> float:
-    """The centre moved so that half of a plate fits on either side."""
-    return min(max(center + 0.5, half), max(length - half, half))
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return (
-        one.left < other.right
-        and other.left < one.right
-        and one.top < other.bottom
-        and other.top < one.bottom
+        text = f"{name[:kept].rstrip()}…"
+    width, height = round(font.getlength(text) + 2 * pad), round(1.36 * size)
+    # Drawn four times as large and shrunk, for round corners.
+    shape = Image.new("L", (4 * width, 4 * height))
+    ImageDraw.Draw(shape).rounded_rectangle(
+        (0, 0, 4 * width - 1, 4 * height - 1), radius=1.3 * size, fill=255
     )
+    ground = tuple(darken(color).tolist())
+    plate = Image.new("RGB", (width, height), ground)
+    ImageDraw.Draw(plate).text(
+        (width / 2, height / 2 + 0.34 * size), text, (255, 255, 255), font, anchor="ms"
+    )
+    plate.putalpha(shape.reduce(4))
+    return plate
+
+
+class _Places:
+    """Where plates may still go."""
+
+    def __init__(self, picture_size: tuple[int, int], shares: Float[np.ndarray, "h w"]):
+        """Prepares an empty picture.
+
+        Args:
+          picture_size: (width, height) in pixels.
+          shares: of its segment that each cell makes.
+        """
+        self._width, self._height = picture_size
+        self._cells = shares.shape
+        self._shares = _summed(shares)
+        self._taken: list[Box] = []
+
+    def find(
+        self, mask: Bool[np.ndarray, "h w"], plate_size: tuple[int, int]
+    ) -> Box | None:
+        """The place for a plate that hides least and still belongs to its segment.
+
+        Deep inside a large segment; over, under or beside one that the plate would
+        hide.
+
+        Args:
+          mask: the segment.
+          plate_size: (width, height) in pixels.
+        """
+        width, height = plate_size
+        rows, columns = self._cells
+        cell = self._height / rows, self._width / columns
+        # A plate centred on any cell, moved inside where it would leave the picture.
+        y = _clamp((np.arange(rows) + 0.5) * cell[0], height / 2, self._height)
+        x = _clamp((np.arange(columns) + 0.5) * cell[1], width / 2, self._width)
+        if min(y.min() - height / 2, x.min() - width / 2) < 0:
+            return None
+        cost = self._cost(mask, y, x, plate_size)
+        for box in self._taken:
+            near_y = (y + height / 2 > box.top) & (y - height / 2 < box.bottom)
+            near_x = (x + width / 2 > box.left) & (x - width / 2 < box.right)
+            cost[near_y[:, None] & near_x] = np.inf
+        row, column = np.unravel_index(np.argmin(cost), cost.shape)
+        if np.isinf(cost[row, column]):
+            return None
+        left, top = round(x[column] - width / 2), round(y[row] - height / 2)
+        box = Box(left, top, left + width, top + height)
+        self._taken.append(
+            Box(*np.add(box, (-_MARGIN, -_MARGIN, _MARGIN, _MARGIN)).tolist())
+        )
+        return box
+
+    def _cost(
+        self,
+        mask: Bool[np.ndarray, "h w"],
+        y: Float[np.ndarray, " h"],
+        x: Float[np.ndarray, " w"],
+        plate_size: tuple[int, int],
+    ) -> Float[np.ndarray, "h w"]:
+        """How bad each place is for a plate; infinite where it may not stand."""
+        width, height = plate_size
+        rows, columns = self._cells
+        cell = self._height / rows, self._width / columns
+        window = (
+            _edges(y, height, cell[0]).clip(0, rows),
+            _edges(x, width, cell[1]).clip(0, columns),
+        )
+        hidden = _window_sums(self._shares, *window)
+        inside = _window_sums(_summed(mask), *window) * (cell[0] * cell[1])
+        centers = np.ix_((y / cell[0]).astype(int), (x / cell[1]).astype(int))
+        depth = _distance(np.pad(mask, 1))[1:-1, 1:-1][centers]
+        # In heights of the plate: over or under the segment it is half of one away.
+        away = _distance(~mask)[centers] * (cell[0] / height)
+        cost = (
+            hidden
+            + 0.4 * (1 - np.minimum(inside / (width * height), 1))
+            + 0.3 * (1 - depth / depth.max(initial=1))
+            + 0.6 * np.maximum(away - 0.8, 0)
+        )
+        return np.where((hidden > _MAX_HIDDEN) | (away > _MAX_AWAY), np.inf, cost)
+
+
+def _clamp(
+    centers: Float[np.ndarray, " n"], half: float, length: int
+) -> Float[np.ndarray, " n"]:
+    """The centres moved so that half of a plate fits on either side."""
+    return np.clip(centers, half + _MARGIN, max(length - half - _MARGIN, 0))
+
+
+def _distance(mask: Bool[np.ndarray, "h w"]) -> Any:
+    """Cells to where the mask ends, along rows and columns."""
+    return ndimage.distance_transform_cdt(mask, "taxicab")
+
+
+def _summed(values: np.ndarray) -> Float[np.ndarray, "h1 w1"]:
+    """Sums over all cells above and left."""
+    return np.pad(np.cumsum(np.cumsum(values, 0, dtype=float), 1), ((1, 0), (1, 0)))
+
+
+def _edges(
+    centers: Float[np.ndarray, " n"], length: int, cell: float
+) -> Integer[np.ndarray, "2 n"]:
+    """First cell of the plates with these centres, and the one after their last."""
+    edges = np.stack([centers - length / 2, centers + length / 2]) / cell
+    return np.round(edges).astype(int)
+
+
+def _window_sums(
+    summed: Float[np.ndarray, "h1 w1"],
+    y: Integer[np.ndarray, "2 h"],
+    x: Integer[np.ndarray, "2 w"],
+) -> Float[np.ndarray, "h w"]:
+    """Sum of the cells between two edges along either axis."""
+    return np.diff(np.diff(summed[y], axis=0)[0][:, x], axis=1)[:, 0]

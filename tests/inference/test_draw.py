@@ -2,9 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from eomt_jax.inference import draw, name_plates
+from eomt_jax.inference import draw
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.types import ClassInfo, DatasetInfo
 
@@ -76,9 +75,7 @@ def test_draw_segmentation_names_every_large_region_of_stuff(image, monkeypatch)
 
     def spy(picture, index, names, colors):
         shown = np.unique(index[index >= 0])
-        written.extend(
-            (names[i], index[20, 4] == i, index[20, 300] == i) for i in shown
-        )
+        written.extend((names[i], index[20, 4] == i, index[20, -4] == i) for i in shown)
 
     id_map = np.zeros((24, 32), int)
     id_map[:, :9], id_map[:, 20:], id_map[23, 14] = 1, 1, 1
@@ -134,9 +131,65 @@ def test_draw_segmentation_names_have_scores_and_say_crowd(
     crowded = dataclasses.replace(segmentation, is_crowd=crowd)
     draw.draw_segmentation(image, crowded, INFO)
     assert written == [
-        ["cat 0.50", "cat 0.93", "sky 0.40"],
+        ["cat 50%", "cat 93%", "sky 40%"],
         ["cat (crowd)", "cat", "grass", "sky"],
     ]
+
+
+def test_draw_segmentation_scores_and_least_score_on_request(
+    image, segmentation, overlapping, monkeypatch
+):
+    written = []
+
+    def spy(picture, index, names, colors):
+        written.append([names[i] for i in np.unique(index[index >= 0])])
+
+    monkeypatch.setattr(draw, "write_names", spy)
+    draw.draw_segmentation(
+        image, overlapping, INFO, min_score=0.45, show_scores=False, long_side=320
+    )
+    guessed = dataclasses.replace(segmentation, scores=np.array([0.9, 0.3, 0.5, 1.0]))
+    picture = draw.draw_segmentation(
+        image, guessed, INFO, min_score=0.5, show_scores=True, long_side=320
+    )
+    assert written == [["cat", "cat"], ["cat 90%", "grass 50%", "sky 100%"]]
+    without = picture[160, 190].astype(int)
+    assert np.ptp(without) <= 2, "what scores less is no segment"
+
+
+@pytest.mark.parametrize(("width", "most"), [(0.0, 175), (12.0, 255)])
+def test_draw_segmentation_line_width(image, segmentation, width, most):
+    picture = draw.draw_segmentation(
+        image, segmentation, INFO, long_side=320, line_width=width
+    )
+    across = picture[225, 200:].min(-1).astype(int)  # from grass into nothing
+    assert across.max() <= most
+    assert abs(int((across > 200).sum()) - width) <= 3
+
+
+def test_draw_segmentation_short_names_of_merged_classes(image, monkeypatch):
+    names = ["sky-other-merged", "door-stuff", "water-other", "wall-wood", "my_class"]
+    info = dataclasses.replace(
+        INFO,
+        classes=tuple(
+            ClassInfo(i, name, False, (9, 9, 200)) for i, name in enumerate(names)
+        ),
+    )
+    written = []
+    monkeypatch.setattr(draw, "write_names", lambda *args: written.extend(args[2]))
+    everything = Segmentation(labels=np.arange(5), id_map=np.ones((24, 32), int))
+    draw.draw_segmentation(image, everything, info)
+    assert written == ["sky", "door", "water", "wall-wood", "my class"]
+
+
+def test_draw_segmentation_large_pictures_look_as_smaller_ones(image, segmentation):
+    """Outlines are drawn on a grid of limited size and enlarged."""
+    small, large = (
+        draw.draw_segmentation(image, segmentation, INFO, long_side=side)
+        for side in (draw._MAX_OUTLINED, 2 * draw._MAX_OUTLINED)
+    )
+    shrunk = large.reshape(small.shape[0], 2, small.shape[1], 2, 3).mean((1, 3))
+    assert np.abs(shrunk - small).mean() < 3
 
 
 def test_draw_segmentation_without_masks_is_the_photograph(image):
@@ -151,29 +204,3 @@ def test_draw_segmentation_sizes_that_differ_are_refused(image):
             Segmentation(labels=np.zeros(0, int), id_map=np.zeros((24, 30), int)),
             INFO,
         )
-
-
-def test_write_names_never_overlap_and_stay_inside():
-    picture = Image.new("RGB", (200, 100))
-    index = np.zeros((100, 200), int)
-    index[48:50] = 1  # in the middle, where the first name stands
-    names = ["around", "a long name on a thin line"]
-    colors = np.array([[255.0, 0.0, 0.0], [0.0, 255.0, 0.0]])
-    name_plates.write_names(picture, index, names, colors)
-    red, green, _ = np.moveaxis(np.asarray(picture).astype(int), -1, 0)
-    rows = [
-        np.flatnonzero((one > other + 60).any(1))
-        for one, other in ((red, green), (green, red))
-    ]
-    columns = np.flatnonzero((red + green).any(0))
-    assert len(rows[0]) > 10 and len(rows[1]) > 10, "both are written"
-    assert not set(rows[0]) & set(rows[1])
-    assert columns.min() > 0 and columns.max() < 199
-
-
-def test_write_names_tiny_segment_gets_none():
-    picture = Image.new("RGB", (200, 100))
-    index = np.full((100, 200), -1)
-    index[50, 50:60] = 0
-    name_plates.write_names(picture, index, ["speck"], np.full((1, 3), 200.0))
-    assert not np.asarray(picture).any()
