@@ -259,8 +259,22 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
     """The parameters read must be those of the model, no more, no less."""
     vit = model.vit if isinstance(model, EoMT) else model
     assert isinstance(vit, ViT)
-    images = jax.ShapeDtypeStruct((1, *vit.image_size, 3), jnp.uint8)
-    wanted_tree = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    vit_params = params.get("vit", {}) if isinstance(model, EoMT) else params
+    depth = sum(name.startswith("block_") for name in vit_params)
+    if vit.depth != depth:  # also: no number, or one that is never finished building
+        raise ValueError(
+            f"{path} has depth = {vit.depth!r} in its {MODEL_FILE} and holds the "
+            f"parameters of {depth} blocks."
+        )
+    try:
+        images = jax.ShapeDtypeStruct((1, *vit.image_size, 3), jnp.uint8)
+        wanted_tree = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{path}: the network that its {MODEL_FILE} describes cannot be built "
+            f"({type(error).__name__}: {reason})."
+        ) from error
     wanted, found = _shapes(wanted_tree), _shapes(params)
     if wanted.keys() != found.keys():
         raise ValueError(

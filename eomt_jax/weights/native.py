@@ -38,11 +38,13 @@ class ModelConfig:
       fields: of the module; a module within is a dict of its own fields.
       kind: the module's class, "EoMT" or "ViT".
       dataset_info: what the model was trained on; None for a bare backbone.
+      checksum: of the parameters, where there is one set of them; else empty.
     """
 
     fields: dict[str, Any]
     kind: str
     dataset_info: DatasetInfo | None = None
+    checksum: str = dataclasses.field(default="", compare=False)
 
     @classmethod
     def of(
@@ -58,6 +60,8 @@ class ModelConfig:
             "model": self.fields,
             "dataset": json.loads(info.to_json()) if info else None,
         }
+        if self.checksum:
+            value[single_file.CHECKSUM_KEY] = self.checksum
         return json.dumps(value, indent=2) + "\n"
 
     @classmethod
@@ -66,17 +70,23 @@ class ModelConfig:
         try:
             value = json.loads(text)
             version, kind, fields = value["version"], value["kind"], value["model"]
-            info = value["dataset"]
+            info, checksum = value["dataset"], value.get(single_file.CHECKSUM_KEY, "")
             if info is not None:
                 info = DatasetInfo.from_json(json.dumps(info))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise ValueError(f"{source} cannot be read: {error!r}.") from error
         if version != VERSION or not isinstance(fields, dict):
             raise ValueError(
                 f"{source} has version {version!r}; this eomt_jax reads version "
                 f"{VERSION}."
             )
-        return cls(fields, kind, info)
+        return cls(fields, kind, info, checksum)
 
 
 def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:
@@ -99,7 +109,11 @@ def read_model_config(path: epath.PathLike) -> ModelConfig:
             f"{path} is no checkpoint of eomt_jax: there is no {file}, and it is no "
             f"{single_file.SUFFIX} file that eomt_jax wrote."
         )
-    return ModelConfig.from_json(file.read_text(), str(file))
+    try:
+        text = file.read_text()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    return ModelConfig.from_json(text, str(file))
 
 
 def is_native(path: epath.PathLike) -> bool:
@@ -146,7 +160,9 @@ def save(
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(item, params)
     # Last, so that an interrupted save doesn't look like a model.
-    save_model_config(folder, ModelConfig.of(model, dataset_info))
+    config = ModelConfig.of(model, dataset_info)
+    checksum = single_file.checksum(params)
+    save_model_config(folder, dataclasses.replace(config, checksum=checksum))
 
 
 def read_params(path: epath.PathLike) -> dict[str, Any]:
@@ -183,6 +199,9 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
         if not np.isfinite(value).all():
             name = jax.tree_util.keystr(key, simple=True, separator="/")
             raise ValueError(f"{item}: {name} holds values that are not finite.")
+    wanted = read_model_config(path).checksum if is_native(path) else ""
+    if wanted:
+        single_file.check(item, params, wanted)
     return params
 
 

@@ -39,14 +39,9 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
     with open_checkpoint(path) as checkpoint:
         tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
         metadata = checkpoint.metadata
-    wanted = metadata.get(CHECKSUM_KEY)
-    found = _checksum(metadata[TEXT_KEY], tensors)
-    if found != wanted:
-        raise ValueError(
-            f"{path} was written with the checksum {wanted} and now has {found}; it is "
-            "damaged, or was changed by hand. Copy or convert it again."
-        )
-    return traverse_util.unflatten_dict(tensors, sep="/")
+    params = traverse_util.unflatten_dict(tensors, sep="/")
+    check(path, params, metadata.get(CHECKSUM_KEY, "none"), metadata[TEXT_KEY])
+    return params
 
 
 def write(path: epath.PathLike, text: str, params: dict[str, Any]) -> None:
@@ -66,14 +61,31 @@ def write(path: epath.PathLike, text: str, params: dict[str, Any]) -> None:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite.")
-    metadata = {TEXT_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)}
+    metadata = {TEXT_KEY: text, CHECKSUM_KEY: checksum(params, text)}
     safetensors_file.write(path, tensors, metadata)
 
 
-def _checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
-    """It finds a damaged file, not one that someone changed on purpose."""
+def checksum(params: dict[str, Any], text: str = "") -> str:
+    """Of parameters in float32 by their paths, and a text, in hexadecimal.
+
+    It finds what is damaged, not what someone changed on purpose.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
     total = zlib.crc32(text.encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, value in sorted(flat.items()):
+        tensor = np.ascontiguousarray(value, np.float32)
         total = zlib.crc32(f"{name}{tensor.shape}".encode(), total)
-        total = zlib.crc32(np.ascontiguousarray(tensor), total)
+        total = zlib.crc32(tensor, total)
     return f"{total:08x}"
+
+
+def check(
+    path: epath.PathLike, params: dict[str, Any], wanted: str, text: str = ""
+) -> None:
+    """Raises ValueError if the checksum isn't the one wanted."""
+    found = checksum(params, text)
+    if found != wanted:
+        raise ValueError(
+            f"{path} was written with the checksum {wanted} and now has {found}; it is "
+            "damaged, or was changed by hand. Copy or convert it again."
+        )

@@ -1,0 +1,380 @@
+"""Good checkpoints are damaged in many ways: each is refused, or was not harmed.
+
+Not found can be what leaves a file a good one of another network or other weights: other
+numbers inside a tensor where the file has no checksum (ours has; those of other libraries
+don't), or another valid value in a JSON file for what the weights don't settle. So bytes
+of tensors are changed in our files alone, and of those fields only the weights are
+compared.
+"""
+
+import copy
+import json
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.vit import ViT
+from eomt_jax.types import ClassInfo, DatasetInfo
+from eomt_jax.weights import native
+from eomt_jax.weights.eomt_names import HUGGING_FACE_EOMT, HUGGING_FACE_EOMT_DINOV3
+from eomt_jax.weights.layouts import Architecture
+from eomt_jax.weights.load import open_eomt
+
+SIDE, PATCH = 32, 16
+INFO = DatasetInfo(
+    name="two",
+    classes=(
+        ClassInfo(7, "cat", True, (255, 0, 0)),
+        ClassInfo(9, "sky", False, (0, 0, 255)),
+    ),
+    max_image_size=(48, 64),
+    max_segments=3,
+    num_examples={"train": 5},
+)
+# Fields of a JSON file of which the weights settle nothing or not all.
+FREE = {
+    "layer_norm_eps",
+    "rope_theta",
+    "rope_parameters",
+    "num_attention_heads",
+    "num_blocks",
+    "num_query_blocks",
+    "image_size",
+    "rope_rescale",
+    "dtype",
+    "remat",
+}
+STRANGE = [None, True, -1, 0, 3, 2.5, 10**30, float("nan"), "", "x", [], [0, -5], {}]
+
+
+def random_like(rng, tree):
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), tree)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    vit = ViT(
+        image_size=(SIDE, SIDE),
+        patch_size=PATCH,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+    )
+    model = EoMT(vit=vit, num_classes=2, num_queries=3, num_query_blocks=1)
+    images = np.zeros((1, SIDE, SIDE, 3), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return model, random_like(np.random.default_rng(0), shapes)
+
+
+def write_huggingface(folder, *, rotary, rng):
+    """A folder as transformers writes it."""
+    naming = HUGGING_FACE_EOMT_DINOV3 if rotary else HUGGING_FACE_EOMT
+    architecture = Architecture(
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        mlp_dim=24,
+        mlp_type="gelu",
+        patch_size=PATCH,
+        grid_size=(SIDE // PATCH, SIDE // PATCH),
+        num_register_tokens=4,
+        layer_norm_eps=1e-6,
+        qkv_bias="no_key" if rotary else "all",
+        positions="rotary" if rotary else "learned",
+        num_queries=3,
+        num_classes=2,
+    )
+    tensors = {naming.mask_probs: np.zeros(1, np.float32)}
+    for path, names in naming.table_of(architecture).items():
+        rows, *rest = naming.layout(path).shape(architecture)
+        for name in names:
+            value = rng.normal(size=(rows // len(names), *rest))
+            tensors[name] = value.astype(np.float32)
+    config = {
+        "model_type": naming.model_types[0],
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_blocks": 1,
+        "num_queries": 3,
+        "patch_size": PATCH,
+        "image_size": SIDE,
+        "num_register_tokens": 4,
+        "layer_norm_eps": 1e-5 if rotary else 1e-6,
+        "hidden_act": "gelu",
+        "id2label": {"0": "cat", "1": "sky"},
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text('{"do_split_image": true}')
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def shard(folder):
+    tensors = load_file(folder / "model.safetensors")
+    weight_map = {name: f"model-{len(name) % 3}.safetensors" for name in tensors}
+    for file in set(weight_map.values()):
+        part = {name: t for name, t in tensors.items() if weight_map[name] == file}
+        save_file(part, folder / file)
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 5}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, ours):
+    root = tmp_path_factory.mktemp("good")
+    native.save_file(root / "ours.safetensors", *ours, dataset_info=INFO)
+    native.save(root / "ours", *ours, dataset_info=INFO)
+    rng = np.random.default_rng(1)
+    write_huggingface(root / "huggingface", rotary=False, rng=rng)
+    write_huggingface(root / "dinov3", rotary=True, rng=rng)
+    shutil.copytree(root / "huggingface", root / "shards")
+    shard(root / "shards")
+    return root
+
+
+class Damage:
+    """One checkpoint, of which one file at a time is changed."""
+
+    def __init__(self, path, file="", load=open_eomt):
+        self.path = path
+        self.load = load
+        self.file = path / file if file else path
+        self.good = self.file.read_bytes()
+        self.loaded = load(path)
+        self.counts = {"refused": 0, "harmless": 0}
+
+    def try_bytes(self, data, what, *, compare_fields=True):
+        """Puts `data` in the file's place; what comes out must be right or an error."""
+        if data == self.good:
+            return
+        self.file.write_bytes(data)
+        try:
+            loaded = self.load(self.path)
+        except (ValueError, FileNotFoundError) as error:
+            assert str(self.path) in str(error), what
+            self.counts["refused"] += 1
+        else:
+            self.counts["harmless"] += 1
+            wanted = jax.tree.leaves_with_path(self.loaded.params)
+            found = jax.tree.leaves_with_path(loaded.params)
+            assert [path for path, _ in found] == [path for path, _ in wanted], what
+            for (_, a), (_, b) in zip(found, wanted, strict=True):
+                # Of another shape with another number of heads, from a config.json.
+                np.testing.assert_array_equal(a.ravel(), b.ravel(), what)
+            assert loaded.model == self.loaded.model or not compare_fields, what
+        finally:
+            self.file.write_bytes(self.good)
+
+    def try_json(self, text, what):
+        """As try_bytes, for a file of JSON."""
+        try:
+            same = _free_fields(json.loads(text)) == _free_fields(json.loads(self.good))
+        except ValueError:
+            same = True
+        data = text if isinstance(text, bytes) else text.encode()
+        self.try_bytes(data, what, compare_fields=same)
+
+
+def _free_fields(value):
+    """Of a JSON file: those that the weights don't settle, wherever they are."""
+    if not isinstance(value, dict):
+        return {}
+    inside = [_free_fields(child) for child in value.values()]
+    own = {name: field for name, field in value.items() if name in FREE}
+    return {k: v for part in [*inside, own] for k, v in part.items()}
+
+
+def damage_bytes(rng, good, *, stop=None):
+    """Flipped, cut, inserted, removed or overwritten bytes, before `stop`."""
+    stop = stop or len(good)
+    kind = rng.choice(["flip", "cut", "insert", "remove", "zeros", "swap"])
+    at, length = int(rng.integers(stop)), int(rng.integers(1, 40))
+    data = bytearray(good)
+    if kind == "flip":
+        data[at] ^= 1 << rng.integers(8)
+    elif kind == "cut":
+        del data[rng.integers(len(good)) :]
+    elif kind == "insert":
+        data[at:at] = rng.bytes(length)
+    elif kind == "remove":
+        del data[at : at + length]
+    elif kind == "zeros":
+        data[at : at + length] = bytes(len(data[at : at + length]))
+    else:
+        other = int(rng.integers(stop))
+        first, second = data[at : at + 8], data[other : other + 8]
+        data[at : at + len(second)] = second
+        data[other : other + len(first)] = first
+    return bytes(data), f"{kind} at {at}, {length}"
+
+
+def json_edits(rng, value, count):
+    """Copies of a JSON value, each with one thing changed somewhere."""
+    places = list(_places(value))
+    for _ in range(count):
+        changed = copy.deepcopy(value)
+        holder = changed
+        *parents, key = places[rng.integers(len(places))]
+        for parent in parents:
+            holder = holder[parent]
+        kind = rng.choice(["strange", "delete", "add"])
+        if kind == "strange":
+            holder[key] = STRANGE[rng.integers(len(STRANGE))]
+        elif kind == "delete":
+            del holder[key]
+        elif isinstance(holder, dict):
+            holder["something_new"] = STRANGE[rng.integers(len(STRANGE))]
+        else:
+            holder.append(STRANGE[rng.integers(len(STRANGE))])
+        yield changed, f"{kind} {[*parents, key]}: {changed}"
+
+
+def _places(value):
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in items:
+        yield (key,)
+        if isinstance(child, dict | list):
+            yield from ((key, *place) for place in _places(child))
+
+
+def test_damaged_byte_of_our_file_is_always_found(checkpoints):
+    damage = Damage(checkpoints / "ours.safetensors")
+    rng = np.random.default_rng(2)
+    for _ in range(120):
+        damage.try_bytes(*damage_bytes(rng, damage.good))
+    assert damage.counts["refused"] > 110
+
+
+@pytest.mark.parametrize("name", ["huggingface", "dinov3"])
+def test_damaged_header_of_another_file_is_found(checkpoints, name):
+    damage = Damage(checkpoints / name, "model.safetensors")
+    rng = np.random.default_rng(3)
+    stop = 8 + int.from_bytes(damage.good[:8], "little")
+    for _ in range(40):
+        damage.try_bytes(*damage_bytes(rng, damage.good, stop=stop))
+    assert damage.counts["refused"] > 30
+
+
+def tensor_edits(rng, tensors):
+    """Copies of a state dict, each with one tensor changed."""
+    names = sorted(tensors)
+    for i in range(65):
+        name = names[rng.integers(len(names))]
+        other = names[rng.integers(len(names))]
+        value, rest = tensors[name], {k: v for k, v in tensors.items() if k != name}
+        infinite = value.copy()
+        infinite.flat[rng.integers(value.size)] = rng.choice([np.nan, np.inf])
+        edits = {
+            "rename": rest | {f"{name}x": value},
+            "drop": rest,
+            "add": tensors | {"extra.weight": value},
+            "overwrite": rest | {other: value},
+            "reshape": rest | {name: value.reshape(*value.shape, 1)},
+            "longer": rest | {name: np.concatenate([value, value])},
+            "shorter": rest | {name: value[:-1]},
+            "empty": rest | {name: value[:0]},
+            "integers": rest | {name: value.astype(np.int8)},
+            "infinite": rest | {name: infinite},
+            "twice": tensors | {f"_orig_mod.{name}": value},
+            "float64": rest | {name: value.astype(np.float64)},
+            "compiled": rest | {f"_orig_mod.{name}": value},
+        }
+        kind = list(edits)[i % len(edits)]
+        yield edits[kind], f"{kind} {name} {other}"
+
+
+@pytest.mark.parametrize("name", ["ours.safetensors", "huggingface", "dinov3"])
+def test_changed_tensor_is_found(checkpoints, tmp_path, name):
+    file = "" if name.startswith("ours") else "model.safetensors"
+    damage = Damage(checkpoints / name, file)
+    tensors = load_file(damage.file)
+    rng = np.random.default_rng(4)
+    header = damage.good[8 : 8 + int.from_bytes(damage.good[:8], "little")]
+    metadata = json.loads(header)["__metadata__"]
+    for edited, what in tensor_edits(rng, tensors):
+        save_file(edited, tmp_path / "edited", metadata)
+        damage.try_bytes((tmp_path / "edited").read_bytes(), what)
+    assert damage.counts["refused"] > 40
+    assert damage.counts["harmless"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "count"),
+    [
+        ("huggingface", "config.json", 40),
+        ("dinov3", "config.json", 40),
+        ("huggingface", "preprocessor_config.json", 5),
+        ("shards", "model.safetensors.index.json", 30),
+        ("ours", "model.json", 40),
+    ],
+)
+def test_changed_json_is_refused_or_harmless(checkpoints, name, file, count):
+    damage = Damage(checkpoints / name, file)
+    rng = np.random.default_rng(5)
+    value = json.loads(damage.good)
+    for changed, what in json_edits(rng, value, count):
+        damage.try_json(json.dumps(changed), what)
+    for _ in range(count // 2):
+        damage.try_json(*damage_bytes(rng, damage.good))
+    for strange in STRANGE[: count // 3]:
+        damage.try_json(json.dumps(strange), str(strange))
+    refused = damage.counts["refused"]
+    damage.try_json(json.dumps(value, indent=7) + "\n\n", "spaces")
+    assert refused == damage.counts["refused"] > 0
+
+
+# What orbax doesn't wait for complains when it is collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
+    rng = np.random.default_rng(6)
+    folder = checkpoints / "ours"
+    files = [f for f in folder.rglob("params/**/*") if f.is_file()]
+    refused = 0
+    for file in sorted(files):
+        damage = Damage(folder, file.relative_to(folder), load=_read_params)
+        for _ in range(3):
+            damage.try_bytes(*damage_bytes(rng, damage.good))
+        refused += damage.counts["refused"]
+    assert refused > 5
+
+
+def _read_params(folder):
+    """Without building the network, which takes longer."""
+    return types.SimpleNamespace(params=native.read_params(folder), model=None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["ours", "huggingface", "shards"])
+def test_file_that_is_missing_empty_or_a_folder(checkpoints, tmp_path, name):
+    good = open_eomt(checkpoints / name)
+    files = [f for f in (checkpoints / name).rglob("*.*") if f.is_file()]
+    assert len(files) > 2
+    refused = 0
+    for i, original in enumerate(files):
+        for kind in ("missing", "empty", "folder", "loop"):
+            folder = tmp_path / f"{kind}{i}"
+            shutil.copytree(checkpoints / name, folder)
+            file = folder / original.relative_to(checkpoints / name)
+            file.unlink()
+            if kind == "empty":
+                file.write_bytes(b"")
+            elif kind == "folder":
+                file.mkdir()
+            elif kind == "loop":
+                file.symlink_to(file)
+            try:
+                loaded = open_eomt(folder)
+            except (ValueError, FileNotFoundError) as error:
+                assert str(folder) in str(error), (kind, original)
+                refused += 1
+            else:
+                jax.tree.map(np.testing.assert_array_equal, loaded.params, good.params)
+    assert refused >= 4
