@@ -65,7 +65,7 @@ def export_network(
         weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"]
     ) -> dict[str, Float[Array, "B Q ..."]]:
         params = flax.traverse_util.unflatten_dict(weights, sep="/")
-        out = model.apply({"params": params}, images)
+        out: Any = model.apply({"params": params}, images)
         return {
             "mask_logits": out.mask_logits[-1],
             "class_logits": out.class_logits[-1],
