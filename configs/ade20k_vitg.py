@@ -4,7 +4,8 @@
       --config.init.checkpoint=runs/vitg
 
 Published: 51.3 PQ (arXiv 2503.19108), from an EoMT-g trained on COCO panoptic, here the
-run of coco_panoptic_vitg_640.py; the class head is new, everything else is kept.
+run of coco_panoptic_vitg_640.py; the class head is new, everything else is kept. The
+published one is `tue-mps/coco_panoptic_eomt_giant_640`.
 `--config.init.backbone=dinov2_vitg14_reg4_pretrain.pth` starts from DINOv2 instead, of
 which no score is published. Hardware and hours: not published. remat is on so that the
 activations fit, at about a third more time. Not yet trained in full with this code.

@@ -4,10 +4,11 @@
       --config.init.checkpoint=runs/vitl
 
 Published: 50.6 PQ (arXiv 2503.19108), from an EoMT-L trained on COCO panoptic, here the
-run of coco_panoptic_vitl_640.py; the class head is new, everything else is kept.
+run of coco_panoptic_vitl_640.py; the class head is new, everything else is kept. The
+published one is `tue-mps/coco_panoptic_eomt_large_640`.
 `--config.init.backbone=dinov2_vitl14_reg4_pretrain.pth` starts from DINOv2 instead, of
-which no score is published. Hardware and hours: not published. Not yet
-trained in full with this code.
+which no score is published. Hardware and hours: not published. Not yet trained in full
+with this code.
 """
 
 import ml_collections
