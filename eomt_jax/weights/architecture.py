@@ -216,6 +216,12 @@ def _infer(
         rope_theta=_number(
             checkpoint, "rope_theta", rope_theta or config_theta(checkpoint)
         ),
+        # null there, it draws none.
+        rope_rescale=_number(
+            checkpoint,
+            "pos_embed_rescale",
+            config.get("pos_embed_rescale", 2.0) or 1.0,
+        ),
         num_queries=shape("queries", 2)[0] if naming.heads else 0,
         num_classes=shape("class_head/kernel", 2)[0] - 1 if naming.heads else 0,
     )

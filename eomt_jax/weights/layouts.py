@@ -41,6 +41,7 @@ class Architecture:
     qkv_bias: str = "all"
     positions: str = "learned"
     rope_theta: float = 100.0
+    rope_rescale: float = 2.0
     num_queries: int = 0
     num_classes: int = 0
 

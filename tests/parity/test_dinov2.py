@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import eomt_jax
-from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from tests.parity.eomt_reference import to_pixel_values
+from tests.parity.random_networks import randomize
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.parity
-torch.set_num_threads(1)
 
 PATCH_SIZE = 14
 IMAGE_SIZE = 56
@@ -27,23 +27,12 @@ def create_reference(*, registers: bool, **fields):
         model = transformers.Dinov2WithRegistersModel(config)
     else:
         model = transformers.Dinov2Model(transformers.Dinov2Config(**fields))
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "layer_scale" in name or ("norm" in name and name.endswith("weight")):
-            parameter.data = 1 + 0.2 * noise
-        elif parameter.ndim in (2, 4) and name.endswith("weight"):
-            parameter.data = noise / np.sqrt(parameter[0].numel())
-        else:
-            parameter.data = 0.3 * noise
-    return model.eval()
+    return randomize(model)
 
 
 def torch_tokens(model, images: np.ndarray) -> np.ndarray:
-    pixels = (images / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
-    pixels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
-        return model(pixel_values=pixels).last_hidden_state.numpy()
+        return model(pixel_values=to_pixel_values(images)).last_hidden_state.numpy()
 
 
 def random_images(seed: int = 0) -> np.ndarray:

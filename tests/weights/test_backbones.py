@@ -71,6 +71,7 @@ def test_architecture_is_told_by_the_shapes(tmp_path):
         "qkv_bias": "all",
         "positions": "learned",
         "rope_theta": 100.0,
+        "rope_rescale": 2.0,
     }
     assert params["register_tokens"].shape == (5, DIM)
 
