@@ -40,7 +40,7 @@ def panoptic_segmentation(
     restore: geometry.RestoreMatrices,
     *,
     is_thing: Bool[Array, " K"],
-    score_threshold: float = 0.8,
+    score_threshold: float | Float[Array, ""] = 0.8,
     overlap_threshold: float = 0.8,
 ) -> PanopticPrediction:
     """Segments of one image, at the photograph's size.

@@ -7,9 +7,13 @@ yet, so it is turned the way that every viewer shows it.
 Legend: H W pixels.
 """
 
+import collections
 import contextlib
+import functools
 import io
 import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -52,6 +56,40 @@ def read_photograph(source: Any) -> UInt8[np.ndarray, "H W 3"]:
     raise ValueError(
         f"a photograph is a path, a PIL image or an array, not {type(source).__name__}"
     )
+
+
+def read_ahead(
+    read: Callable[[Any], Any], sources: Iterable[Any], *, num_threads: int, depth: int
+) -> Iterator[tuple[Any, Callable[[], Any]]]:
+    """Reads in threads what is wanted next.
+
+    Args:
+      read: called with each source.
+      sources: in the order wanted.
+      num_threads: 0 reads where it is called.
+      depth: how many sources are read ahead.
+
+    Yields:
+      Each source, and a function that gives what was read, or raises what was raised.
+    """
+    if not num_threads:
+        for source in sources:
+            yield source, functools.partial(read, source)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:
+        ahead: collections.deque[tuple[Any, Future[Any]]] = collections.deque()
+        try:
+            for source in sources:
+                ahead.append((source, pool.submit(read, source)))
+                if len(ahead) > depth:
+                    first, future = ahead.popleft()
+                    yield first, future.result
+            while ahead:
+                first, future = ahead.popleft()
+                yield first, future.result
+        finally:
+            for _, future in ahead:
+                future.cancel()
 
 
 def _read_file(path: epath.Path) -> UInt8[np.ndarray, "H W 3"]:

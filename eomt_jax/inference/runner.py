@@ -64,25 +64,13 @@ class Runner:
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
-        if self.task == "semantic":
-            segment = semantic.semantic_segmentation
-        elif self.task == "instance":
-            segment = functools.partial(
-                _segment_canvas,
-                instance.instance_segmentation,
-                is_thing=info.is_thing,
-                num_instances=num_instances,
-            )
-        else:
-            segment = functools.partial(
-                _segment_canvas,
-                panoptic.panoptic_segmentation,
-                is_thing=info.is_thing,
-                score_threshold=score_threshold,
-                overlap_threshold=overlap_threshold,
-            )
-        self._segment: Callable[..., Prediction] = functools.partial(
-            segment, canvas_size=self.canvas_size
+        self._segment = post_processing(
+            info,
+            self.task,
+            canvas_size=self.canvas_size,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
+            num_instances=num_instances,
         )
         self._run = jax.jit(self._predict)
 
@@ -113,19 +101,13 @@ class Runner:
         if self.task == "semantic":
             logits = self._apply_windows(params, images, content_size)
         else:
-            logits = self._apply(params, images)
+            logits = last_logits(self._model, params, images)
         return self._image_by_image(
             functools.partial(self._segment, image_size=images.shape[-2]),
             *logits,
             content_size,
             original_size,
         )
-
-    def _apply(
-        self, params: Any, images: UInt8[Array, "B S S 3"]
-    ) -> tuple[Float[Array, "B Q h4 w4"], Float[Array, "B Q K1"]]:
-        outputs: Any = self._model.apply({"params": params}, images)
-        return outputs.mask_logits[-1], outputs.class_logits[-1]
 
     def _apply_windows(
         self,
@@ -138,7 +120,7 @@ class Runner:
         sharding = batch_sharding(self.mesh)
 
         def window_logits(j: Array) -> tuple[Array, Array]:
-            return self._apply(params, images[:, j])
+            return last_logits(self._model, params, images[:, j])
 
         def add_window(j: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
             logits = jax.tree.map(
@@ -168,6 +150,57 @@ class Runner:
             out_specs=rows,
             check_vma=False,
         )(*inputs)
+
+
+def last_logits(
+    model: nn.Module, params: Any, images: UInt8[Array, "B S S 3"]
+) -> tuple[Float[Array, "B Q h4 w4"], Float[Array, "B Q K1"]]:
+    """The network's last prediction, without masked attention."""
+    outputs: Any = model.apply({"params": params}, images)
+    return outputs.mask_logits[-1], outputs.class_logits[-1]
+
+
+def post_processing(
+    info: DatasetInfo,
+    task: Task,
+    *,
+    canvas_size: tuple[int, int],
+    score_threshold: float | Float[Array, ""] = 0.8,
+    overlap_threshold: float = 0.8,
+    num_instances: int = 100,
+) -> Callable[..., Prediction]:
+    """What makes one image's segmentation from its logits.
+
+    Args:
+      info: of the data set whose classes the model predicts.
+      task: what to make.
+      canvas_size: (height, width) that holds the photograph.
+      score_threshold: see panoptic_segmentation; may be traced.
+      overlap_threshold: see panoptic_segmentation.
+      num_instances: see instance_segmentation.
+
+    Returns:
+      (mask_logits, class_logits, content_size, original_size, *, image_size) →
+      prediction; the logits of semantic segmentation have an axis for windows.
+    """
+    if task == "semantic":
+        segment = semantic.semantic_segmentation
+    elif task == "instance":
+        segment = functools.partial(
+            _segment_canvas,
+            instance.instance_segmentation,
+            is_thing=info.is_thing,
+            num_instances=num_instances,
+        )
+    else:
+        segment = functools.partial(
+            _segment_canvas,
+            panoptic.panoptic_segmentation,
+            is_thing=info.is_thing,
+            score_threshold=score_threshold,
+            overlap_threshold=overlap_threshold,
+        )
+    return functools.partial(segment, canvas_size=canvas_size)
 
 
 def _segment_canvas(

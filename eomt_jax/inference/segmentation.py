@@ -138,6 +138,19 @@ class Segmentation:
         assert masks is not None
         return masks.shape[-2], masks.shape[-1]
 
+    def best_first(self) -> "Segmentation":
+        """Overlapping masks in the order of their scores; an id map as it is."""
+        if self.masks is None or self.scores is None:
+            return self
+        order = np.argsort(-self.scores, kind="stable")
+        return dataclasses.replace(
+            self,
+            labels=self.labels[order],
+            masks=self.masks[order],
+            scores=self.scores[order],
+            is_crowd=None if self.is_crowd is None else self.is_crowd[order],
+        )
+
     def by_class(self) -> "Segmentation":
         """Segments of one class become one, as semantic segmentation sees them.
 

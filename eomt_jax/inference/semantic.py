@@ -75,7 +75,7 @@ def semantic_segmentation(
     )
     label_map = _fill_canvas(
         scores,
-        _resize_taps(image_size, short, canvas_short),
+        resize_taps(image_size, short, canvas_short),
         _window_taps(content_size.max(), long, canvas_long, size=image_size),
         num_windows=num_windows(content_size.max(), image_size),
         original_size=(short, long),
@@ -90,7 +90,7 @@ def semantic_segmentation(
     return SemanticPrediction(jnp.where(inside, square[:height, :width], -1))
 
 
-class _Taps(NamedTuple):
+class Taps(NamedTuple):
     """Where the pixels of one axis of the canvas come from.
 
     Attributes:
@@ -121,11 +121,11 @@ class _WindowScores(NamedTuple):
         """Rows from `top` on of all windows side by side; past row S the last one."""
         max_windows, height, width, _ = self.mask_logits.shape
         rows = jnp.minimum(top + jnp.arange(num_rows), self.size - 1)
-        rows = _Taps(*(x[rows] for x in _resize_taps(height, self.size, self.size)))
-        columns = _resize_taps(width, self.size, self.size)
+        rows = Taps(*(x[rows] for x in resize_taps(height, self.size, self.size)))
+        columns = resize_taps(width, self.size, self.size)
 
         def add_window(j: Array, scores: Array) -> Array:
-            logits = _mix_columns(_mix_rows(self.mask_logits[j], rows), columns)
+            logits = mix_columns(mix_rows(self.mask_logits[j], rows), columns)
             window = jnp.einsum(
                 "RSq,qk->RSk",
                 jax.nn.sigmoid(logits),
@@ -138,27 +138,27 @@ class _WindowScores(NamedTuple):
         return jax.lax.fori_loop(0, num_windows, add_window, jnp.zeros(shape))
 
 
-def _resize_taps(
+def resize_taps(
     in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, canvas: int
-) -> _Taps:
+) -> Taps:
     """Bilinear; pixels past out_size repeat the border."""
     lower, upper, weight = geometry.interpolation_positions(
         in_size, out_size, num_rows=canvas
     )
-    return _Taps(
+    return Taps(
         jnp.stack([lower, upper], axis=1), jnp.stack([1 - weight, weight], axis=1)
     )
 
 
 def _window_taps(
     in_size: Int[Array, ""], out_size: Int[Array, ""], canvas: int, *, size: int
-) -> _Taps:
-    """As _resize_taps, from windows side by side.
+) -> Taps:
+    """As resize_taps, from windows side by side.
 
     A column of the resized photograph lies in two windows at most, as the second next
     begins behind a window's end; where it lies in one, that one counts twice by half.
     """
-    pixel, weight = _resize_taps(in_size, out_size, canvas)
+    pixel, weight = resize_taps(in_size, out_size, canvas)
     start = functools.partial(window_start, long_side=in_size, size=size)
     # The last window that begins at or before the pixel: windows overlap by less than
     # one of them in all, so it is the one that it would be without overlap or the next.
@@ -170,13 +170,13 @@ def _window_taps(
     windows = jnp.stack([before, last], axis=-1)
     source = windows * size + pixel[..., None] - start(windows)
     shares = jnp.broadcast_to(weight[..., None] / 2, source.shape)
-    return _Taps(source.reshape(canvas, 4), shares.reshape(canvas, 4))
+    return Taps(source.reshape(canvas, 4), shares.reshape(canvas, 4))
 
 
 def _fill_canvas(
     scores: _WindowScores,
-    rows: _Taps,
-    columns: _Taps,
+    rows: Taps,
+    columns: Taps,
     *,
     num_windows: Int[Array, ""],
     original_size: tuple[Int[Array, ""], Int[Array, ""]],
@@ -200,14 +200,14 @@ def _fill_canvas(
 
         def fill_columns(k: Array, label_map: Array) -> Array:
             left = k * width
-            part = _mix_columns(strip, _slice_taps(columns, left, width))
+            part = mix_columns(strip, slice_taps(columns, left, width))
 
             def fill_block(b: Array, label_map: Array) -> Array:
                 y = begin + b * height
-                source, weight = _slice_taps(rows, y, height)
+                source, weight = slice_taps(rows, y, height)
                 source = jnp.clip(source - top, 0, STRIP_ROWS)
-                block = _mix_rows(part, _Taps(source, weight))
-                labels = _best_class(block)
+                block = mix_rows(part, Taps(source, weight))
+                labels = best_class(block)
                 return jax.lax.dynamic_update_slice(label_map, labels, (y, left))
 
             return jax.lax.fori_loop(
@@ -223,7 +223,7 @@ def _fill_canvas(
     return label_map[: canvas_size[0], : canvas_size[1]]
 
 
-def _best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
+def best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
     """argmax as two plain reductions: XLA's own takes four times as long on a CPU.
 
     The barrier makes both see the same bits, whatever is fused with what.
@@ -234,7 +234,8 @@ def _best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
     return jnp.where(best, jnp.arange(num_classes), num_classes - 1).min(axis=-1)
 
 
-def _mix_rows(x: Float[Array, "h w C"], taps: _Taps) -> Float[Array, "H w C"]:
+def mix_rows(x: Float[Array, "h w C"], taps: Taps) -> Float[Array, "H w C"]:
+    """Each output row is a mix of input rows."""
     num_taps = taps.source.shape[1]
     rows = [
         x[taps.source[:, t]] * taps.weight[:, t, None, None] for t in range(num_taps)
@@ -242,7 +243,8 @@ def _mix_rows(x: Float[Array, "h w C"], taps: _Taps) -> Float[Array, "H w C"]:
     return jnp.asarray(sum(rows))
 
 
-def _mix_columns(x: Float[Array, "h w C"], taps: _Taps) -> Float[Array, "h W C"]:
+def mix_columns(x: Float[Array, "h w C"], taps: Taps) -> Float[Array, "h W C"]:
+    """Each output column is a mix of input columns."""
     num_taps = taps.source.shape[1]
     columns = [
         x[:, taps.source[:, t]] * taps.weight[:, t, None] for t in range(num_taps)
@@ -250,10 +252,11 @@ def _mix_columns(x: Float[Array, "h w C"], taps: _Taps) -> Float[Array, "h W C"]
     return jnp.asarray(sum(columns))
 
 
-def _pad_taps(taps: _Taps, count: int) -> _Taps:
+def _pad_taps(taps: Taps, count: int) -> Taps:
     padding = ((0, count), (0, 0))
-    return _Taps(jnp.pad(taps.source, padding), jnp.pad(taps.weight, padding))
+    return Taps(jnp.pad(taps.source, padding), jnp.pad(taps.weight, padding))
 
 
-def _slice_taps(taps: _Taps, start: Int[Array, ""], count: int) -> _Taps:
-    return _Taps(*(jax.lax.dynamic_slice_in_dim(x, start, count) for x in taps))
+def slice_taps(taps: Taps, start: Int[Array, ""], count: int) -> Taps:
+    """Those of `count` canvas pixels from `start` on."""
+    return Taps(*(jax.lax.dynamic_slice_in_dim(x, start, count) for x in taps))

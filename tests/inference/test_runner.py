@@ -2,44 +2,24 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh, replicated
 from eomt_jax.pipeline.transforms import cover_size
-from eomt_jax.types import TASKS, Batch, ClassInfo, DatasetInfo, Outputs, Targets
-
-SIZE, CANVAS, BATCH = 32, (40, 48), 8
-INFO = DatasetInfo(
-    name="fake",
-    classes=tuple(
-        ClassInfo(k + 1, f"class {k}", k < 2, (40 * k, 90, 200)) for k in range(4)
-    ),
-    max_image_size=CANVAS,
-    max_segments=3,
-    num_examples={"validation": BATCH},
+from eomt_jax.types import TASKS, Batch, Targets
+from tests.inference.channel_network import (
+    CANVAS,
+    INFO,
+    SIZE,
+    TRACES,
+    BrightestChannel,
+    channel_params,
 )
-TRACES = []
 
-
-class BrightestChannel(nn.Module):
-    """One query for each colour channel: its mask is where that channel is bright."""
-
-    @nn.compact
-    def __call__(self, images):
-        TRACES.append(images.shape)
-        batch, height, width, _ = images.shape
-        shape = (batch, height // 4, 4, width // 4, 4, 3)
-        pooled = images.reshape(shape).astype(jnp.float32).mean((2, 4))
-        logits = self.param("queries", nn.initializers.zeros, (3, INFO.num_classes + 1))
-        return Outputs(
-            mask_logits=(jnp.moveaxis(pooled, -1, 1) - 127.0,),
-            class_logits=(jnp.broadcast_to(logits, (batch, *logits.shape)),),
-        )
+BATCH = 8
 
 
 @pytest.fixture
@@ -55,9 +35,7 @@ def runner_of(task):
 
 @pytest.fixture
 def params():
-    classes = np.zeros((3, INFO.num_classes + 1), np.float32)
-    classes[[0, 1, 2], [0, 3, 1]] = 5.0, 6.0, 7.0
-    return {"queries": classes}
+    return channel_params()
 
 
 @pytest.fixture

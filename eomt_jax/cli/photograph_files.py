@@ -1,0 +1,105 @@
+"""Which photographs a user means, and what the files beside them are called."""
+
+import collections
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from etils import epath
+
+from eomt_jax.inference.photographs import PICTURE_ENDINGS
+
+_MAGIC = ("*", "?", "[")
+
+
+def find_photographs(
+    arguments: Sequence[str], *, leave_out: epath.Path
+) -> dict[epath.Path, str]:
+    """The photographs that files, folders and patterns name, each once.
+
+    A folder stands for all pictures in it and below; what is hidden is left out.
+
+    Args:
+      arguments: paths; patterns such as "photos/*.jpg" or "photos/**/*.jpg".
+      leave_out: a folder whose pictures are not meant: the one that is written.
+
+    Returns:
+      Each photograph, and its path without the ending below the folder or the pattern
+      that it comes from.
+
+    Raises:
+      ValueError: an argument names no photograph.
+    """
+    found: dict[epath.Path, str] = {}
+    left_out = _resolved(leave_out)
+    for argument in arguments:
+        root, paths = _expand(argument)
+        pictures = [path for path in paths if left_out not in _resolved(path).parents]
+        if not pictures:
+            raise ValueError(
+                f"{argument} holds no photograph: there is no file in it that ends in "
+                + ", ".join(PICTURE_ENDINGS)
+            )
+        for path in pictures:
+            name = path.relative_to(root).with_suffix("")
+            found.setdefault(path, str(name))
+    return found
+
+
+def output_names(photographs: dict[epath.Path, str]) -> dict[epath.Path, str]:
+    """A name of its own for each photograph's files.
+
+    Usually it is the photograph's. Where two would have the same, as a.jpg and a.png, or
+    x/a.jpg and y/a.jpg, the ending is added and, if need be, a number.
+    """
+    count = collections.Counter(name.lower() for name in photographs.values())
+    names: dict[epath.Path, str] = {}
+    taken: set[str] = set()
+    for path, name in photographs.items():
+        if count[name.lower()] > 1:
+            name = f"{name}_{path.suffix[1:].lower()}"
+        free = next(n for n in _candidates(name) if n.lower() not in taken)
+        taken.add(free.lower())
+        names[path] = free
+    return names
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}_{number}"
+        number += 1
+
+
+def _expand(argument: str) -> tuple[epath.Path, list[epath.Path]]:
+    """The folder that names are counted from, and the files."""
+    path = epath.Path(argument).expanduser()
+    if path.is_dir():
+        return path, sorted(_pictures(_walk(path)))
+    if path.exists() or not any(sign in argument for sign in _MAGIC):
+        # A missing file is one that can't be read, told beside the damaged ones.
+        return path.parent, [path]
+    parts = path.parts
+    first = next(i for i, part in enumerate(parts) if any(s in part for s in _MAGIC))
+    root = epath.Path(*parts[:first]) if first else epath.Path(".")
+    matches = root.glob(os.path.join(*parts[first:]))
+    return root, sorted(_pictures(match for match in matches if not match.is_dir()))
+
+
+def _pictures(paths: Iterable[epath.Path]) -> Iterator[epath.Path]:
+    return (path for path in paths if path.suffix.lower() in PICTURE_ENDINGS)
+
+
+def _walk(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        # A link to a folder may lead back here.
+        if path.is_dir() and not os.path.islink(path):
+            yield from _walk(path)
+        elif not path.is_dir():
+            yield path
+
+
+def _resolved(path: epath.Path) -> epath.Path:
+    return path.expanduser().resolve()

@@ -1,0 +1,211 @@
+"""eomt-predict: photographs in; overlays and JSON out."""
+
+import argparse
+import collections
+import contextlib
+import io
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from eomt_jax.cli.photograph_files import find_photographs, output_names
+from eomt_jax.cli.progress import Progress
+from eomt_jax.inference.result import Result
+from eomt_jax.inference.segmenter import Segmenter
+from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
+from eomt_jax.types import TASKS
+
+_LONG_SIDES = 1024, 2048
+"""Overlays have the photograph's own size within these: small ones are worth enlarging,
+for outlines and names are drawn afterwards; large ones only take time."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predicts, says how fast, lists what could not be read; returns the exit status."""
+    options = _parse(arguments)
+    try:
+        out = epath.Path(options.out).expanduser()
+        names = output_names(find_photographs(options.images, leave_out=out))
+        _check_outputs(names, out)
+        segmenter = _open(options)
+        problems = _predict(segmenter, names, out, options)
+    except (ValueError, ImportError, OSError) as error:
+        print(f"eomt-predict: {error}", file=sys.stderr)
+        return 1
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).split("\n")[0]
+        hint = "; try a smaller --batch_size" if "RESOURCE_EXHAUSTED" in reason else ""
+        print(f"eomt-predict: {reason}{hint}", file=sys.stderr)
+        return 1
+    for problem in problems:
+        print(f"eomt-predict: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="eomt-predict",
+        description="Segments photographs. For each PHOTO it writes PHOTO.png, an "
+        "overlay with outlines and names, and PHOTO.json, the segments in COCO's terms.",
+    )
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="+",
+        help="files, folders (with all below them) and patterns; JPEG, PNG, WebP, TIFF "
+        "and more, grey or coloured; EXIF orientation is applied",
+    )
+    add(
+        "--checkpoint",
+        required=True,
+        help="a training's folder, converted weights, the release's, a Hugging Face "
+        "folder or name",
+    )
+    add("--backbone", default="", help="weights that the checkpoint is a delta to")
+    add("--task", choices=TASKS, help="default: what the model was trained for")
+    add("--out", default="predictions", help="folder to write; default: predictions")
+    add(
+        "--dataset",
+        help="whose classes the model predicts, where the checkpoint doesn't say: a "
+        "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
+        "list of classes",
+    )
+    add("--image_size", type=int, help="network's input, pixels; default: as trained")
+    add(
+        "--batch_size",
+        type=int,
+        help="photographs at a time; default: 1 on a CPU, else 8",
+    )
+    add(
+        "--tile",
+        action="store_true",
+        help="look at large photographs piece by piece at their own scale (semantic and "
+        "instance segmentation)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        help="score from which on a segment counts; default: 0.8 for panoptic segments, "
+        "0.5 for instances",
+    )
+    add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
+    add("--no_overlay", action="store_true", help="write no PHOTO.png")
+    add("--long_side", type=int, help="of the overlays, pixels; default: 1024 to 2048")
+    add("--dtype", help="of the computation; default: float32 on a CPU, else bfloat16")
+    add("--num_threads", type=int, default=4, help="that read and write; default: 4")
+    add(
+        "--compilation_cache",
+        default=DEFAULT_FOLDER,
+        help=f"folder of compiled programs, '' for none; default: {DEFAULT_FOLDER}",
+    )
+    return parser.parse_args(arguments)
+
+
+def _check_outputs(names: dict[epath.Path, str], out: epath.Path) -> None:
+    """Nothing that is read may be written over."""
+    inputs = {path.resolve() for path in names}
+    for path, name in names.items():
+        if (out / f"{name}.png").resolve() in inputs:
+            raise ValueError(
+                f"{out} holds the photograph {path}, which its overlay would replace; "
+                "give another folder with --out"
+            )
+
+
+def _open(options: argparse.Namespace) -> Segmenter:
+    batch_size = options.batch_size
+    if batch_size is None:
+        batch_size = 1 if jax.default_backend() == "cpu" else 8
+    with warnings.catch_warnings(record=True) as caught:
+        segmenter = Segmenter.from_checkpoint(
+            options.checkpoint,
+            backbone=options.backbone,
+            dataset_info=options.dataset,
+            task=options.task,
+            image_size=options.image_size,
+            dtype=options.dtype,
+            batch_size=batch_size,
+            compilation_cache=options.compilation_cache,
+        )
+    for note in [*segmenter.notes, *(warning.message for warning in caught)]:
+        print(f"note: {note}", file=sys.stderr)
+    return segmenter
+
+
+def _predict(
+    segmenter: Segmenter,
+    names: dict[epath.Path, str],
+    out: epath.Path,
+    options: argparse.Namespace,
+) -> list[str]:
+    """Writes everything; returns what could not be read, and why."""
+    problems: list[str] = []
+    progress = Progress()
+    begin, done = time.monotonic(), 0
+    results = segmenter.stream(
+        list(names),
+        tile=options.tile,
+        threshold=options.threshold,
+        num_threads=max(1, options.num_threads),
+        on_damaged=lambda _, error: problems.append(str(error)),
+    )
+    with contextlib.closing(results), ThreadPoolExecutor(options.num_threads) as pool:
+        writing: collections.deque[Future[None]] = collections.deque()
+        for result in results:
+            path = out / names[epath.Path(result.file_name)]
+            writing.append(pool.submit(_write, result, path, options))
+            if len(writing) > 2 * options.num_threads:
+                writing.popleft().result()
+            done += 1
+            seconds = time.monotonic() - begin - segmenter.network.compile_seconds
+            progress(done + len(problems), len(names), done / max(seconds, 1e-9))
+        for future in writing:
+            future.result()
+    compiling = segmenter.network.compile_seconds
+    seconds = time.monotonic() - begin - compiling
+    print(
+        f"{done} photographs in {out}: {done / max(seconds, 1e-9):.1f} a second, after "
+        f"{compiling:.1f} s of compiling."
+        + (f" {len(problems)} could not be read:" if problems else ""),
+        file=sys.stderr,
+    )
+    return problems
+
+
+def _write(result: Result, path: epath.Path, options: argparse.Namespace) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not options.no_overlay:
+        shortest, longest = _LONG_SIDES
+        own = min(max(shortest, *result.size), longest)
+        picture = result.draw(long_side=options.long_side or own)
+        _write_whole(path, ".png", _encode_png(picture))
+    if options.masks:
+        _write_whole(path, ".masks.png", _encode_png(result.mask_picture()))
+    text = json.dumps(result.to_coco(), indent=1, ensure_ascii=False)
+    _write_whole(path, ".json", text.encode() + b"\n")
+
+
+def _encode_png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", compress_level=3)
+    return file.getvalue()
+
+
+def _write_whole(path: epath.Path, ending: str, content: Any) -> None:
+    """A reader finds no half of it; what an earlier call wrote is replaced."""
+    unfinished = path.parent / f".{path.name}{ending}.unfinished"
+    unfinished.write_bytes(content)
+    unfinished.replace(path.parent / f"{path.name}{ending}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""The compiled parts of a prediction: the network, and post-processing by task and size.
+
+A Runner compiles both as one program, for one canvas and batches that are placed on a
+mesh. Here they are apart, so that photographs of any size share the network, whatever
+the task.
+
+Legend: B batch, Q queries, K classes, S side of the network's input, h4 w4 the mask
+logits' size, Hc Wc canvas.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from eomt_jax.inference.runner import last_logits, post_processing
+from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.types import DatasetInfo, Task
+
+CANVAS_SIDES = (640, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576)
+"""Post-processing is compiled for these heights and widths alone."""
+
+_WINDOW_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
+MAX_WINDOWS = _WINDOW_COUNTS[-1]
+"""In semantic segmentation: those of a photograph 32 times as long as wide."""
+
+
+class Network:
+    """An EoMT on the first device, with its compiled programs; for several threads too.
+
+    Attributes:
+      image_size: S, pixels of the network's square input.
+      batch_size: images that run at a time; one alone runs alone.
+      compile_seconds: spent on compiling so far.
+    """
+
+    def __init__(self, model: Any, params: Any, info: DatasetInfo, *, batch_size: int):
+        """Puts the parameters on the device; see Segmenter for what raises."""
+        height, width = model.vit.image_size
+        if height != width:
+            raise ValueError(
+                f"the model's image size is {height} × {width}; photographs are fitted "
+                "into a square: give image_size=S"
+            )
+        if len(info.classes) != model.num_classes:
+            raise ValueError(
+                f"{info.name} has {len(info.classes)} classes and the model predicts "
+                f"{model.num_classes}: name the data set it was trained on"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        self.image_size = height
+        self.batch_size = batch_size
+        self.compile_seconds = 0.0
+        self._model = model
+        self._info = info
+        self._params = jax.device_put(params, jax.devices()[0])
+        self._programs: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def logits(
+        self, images: Sequence[UInt8[np.ndarray, "S S 3"]]
+    ) -> list[tuple[Float[jax.Array, "Q h4 w4"], Float[jax.Array, "Q K1"]]]:
+        """Mask and class logits of each image, on the device."""
+        rows = []
+        for begin in range(0, len(images), self.batch_size):
+            part = images[begin : begin + self.batch_size]
+            size = 1 if len(part) == 1 else self.batch_size
+            batch = np.zeros((size, self.image_size, self.image_size, 3), np.uint8)
+            batch[: len(part)] = part
+            rows += self.run(size, self._network, self._params, batch)[: len(part)]
+        return rows
+
+    def post_process(
+        self,
+        logits: Sequence[tuple[Any, Any]],
+        content_size: tuple[int, int],
+        size: tuple[int, int],
+        task: Task,
+        threshold: float,
+    ) -> Segmentation:
+        """Segments of one photograph, from the logits of its windows.
+
+        Args:
+          logits: from `logits`, of one image or, in semantic segmentation, all windows.
+          content_size: (height, width) that the photograph takes in the network's
+            input; in windows, of the resized photograph that they are cut from.
+          size: (height, width) of the photograph.
+          task: what to make.
+          threshold: as in a call.
+        """
+        # Windows past the photograph's last are not looked at.
+        count = next(n for n in _WINDOW_COUNTS if n >= len(logits))
+        canvas_size = _canvas_side(size[0]), _canvas_side(size[1])
+
+        def segment(
+            rows: Any, content_size: Any, original_size: Any, threshold: Any
+        ) -> Any:
+            masks, classes = (jnp.stack(parts) for parts in zip(*rows))
+            if task != "semantic":
+                masks, classes = masks[0], classes[0]
+            prediction = post_processing(
+                self._info, task, canvas_size=canvas_size, score_threshold=threshold
+            )(masks, classes, content_size, original_size, image_size=self.image_size)
+            return jax.tree.map(lambda x: x[None], prediction)
+
+        prediction = self.run(
+            (task, canvas_size, count),
+            segment,
+            [*logits, *[logits[-1]] * (count - len(logits))],
+            np.array(content_size, np.int32),
+            np.array(size, np.int32),
+            np.float32(threshold),
+        )
+        return Segmentation.from_prediction(
+            jax.device_get(prediction),
+            0,
+            size,
+            # An instance of score 0 has no pixel.
+            min_score=max(threshold, float(np.finfo(np.float32).tiny)),
+        ).best_first()
+
+    def run(self, key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs `function`, compiled once for each key.
+
+        Args:
+          key: hashable; says all that the program depends on.
+          function: pure, of arrays.
+          *arguments: its arguments, each time of the same shapes for the same key.
+        """
+        with self._lock:
+            program = self._programs.get(key)
+            if program is None:
+                begin = time.monotonic()
+                program = jax.jit(function).lower(*arguments).compile()
+                self._programs[key] = program
+                self.compile_seconds += time.monotonic() - begin
+        return program(*arguments)
+
+    def _network(self, params: Any, images: jax.Array) -> list[tuple[Any, Any]]:
+        # Row by row, so that no program of its own takes a row out of a batch.
+        mask_logits, class_logits = last_logits(self._model, params, images)
+        return list(zip(list(mask_logits), list(class_logits)))
+
+
+def _canvas_side(length: int) -> int:
+    """The smallest of CANVAS_SIDES that holds `length`; past the last its multiples."""
+    last = CANVAS_SIDES[-1]
+    return next((s for s in CANVAS_SIDES if s >= length), -(-length // last) * last)

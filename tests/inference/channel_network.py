@@ -1,0 +1,53 @@
+"""A network that is easily understood: it segments the colour channels."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from eomt_jax.types import ClassInfo, DatasetInfo, Outputs
+
+SIZE, CANVAS = 32, (40, 48)
+INFO = DatasetInfo(
+    name="fake",
+    classes=tuple(
+        ClassInfo(k + 1, f"class {k}", k < 2, (40 * k, 90, 200)) for k in range(4)
+    ),
+    max_image_size=CANVAS,
+    max_segments=3,
+    num_examples={"validation": 8},
+)
+TRACES = []
+
+
+class BrightestChannel(nn.Module):
+    """One query for each colour channel: its mask is where that channel is bright."""
+
+    @nn.compact
+    def __call__(self, images):
+        TRACES.append(images.shape)
+        batch, height, width, _ = images.shape
+        shape = (batch, height // 4, 4, width // 4, 4, 3)
+        pooled = images.reshape(shape).astype(jnp.float32).mean((2, 4))
+        logits = self.param("queries", nn.initializers.zeros, (3, INFO.num_classes + 1))
+        return Outputs(
+            mask_logits=(jnp.moveaxis(pooled, -1, 1) - 127.0,),
+            class_logits=(jnp.broadcast_to(logits, (batch, *logits.shape)),),
+        )
+
+    # What a Segmenter asks an EoMT.
+    @property
+    def vit(self):
+        return types.SimpleNamespace(image_size=(SIZE, SIZE))
+
+    @property
+    def num_classes(self):
+        return INFO.num_classes
+
+
+def channel_params():
+    """Red is class 0, a thing; green class 3, stuff; blue class 1, a thing."""
+    classes = np.zeros((3, INFO.num_classes + 1), np.float32)
+    classes[[0, 1, 2], [0, 3, 1]] = 5.0, 6.0, 7.0
+    return {"queries": classes}
