@@ -1,3 +1,5 @@
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from eomt_jax.models.eomt import EoMT
 from eomt_jax.training.initialization import GroupReport, format_report, initialize
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import ClassInfo, DatasetInfo
-from eomt_jax.weights import native
+from eomt_jax.weights import huggingface, native, safetensors_file
 from eomt_jax.weights.resample import resample_position_embedding
 
 NAMES = ("cat", "dog", "sky")
@@ -69,7 +71,8 @@ def register(patch):
     patch.setitem(variants.VARIANTS, "micro", variants.Variant(16, 2, 2, 32, 1))
     patch.setitem(variants.VARIANTS, "wide", variants.Variant(24, 2, 2, 48, 1))
     rotary = {"positions": "rotary", "qkv_bias": "no_key", "layer_norm_eps": 1e-5}
-    rotary = variants.Variant(16, 2, 2, 32, 1, **rotary)
+    # One head of the width that files of PyTorch are taken to have.
+    rotary = variants.Variant(64, 2, 1, 128, 1, **rotary)
     patch.setitem(variants.VARIANTS, "rotary", rotary)
 
 
@@ -161,6 +164,74 @@ def test_rotary_and_learned_positions_of_one_size_are_told_apart(
         build("micro", backbone=rotary_backbone[0])
     with pytest.raises(ValueError, match="set model.variant = 'micro'"):
         build("rotary", backbone=backbone[0])
+
+
+@pytest.fixture(scope="module")
+def rotary_eomt(rotary_backbone):
+    """A whole EoMT of that ViT with 4 queries and 3 classes, and its parameters."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch)
+        sizes = {"image_size": (32, 32), "patch_size": 8}
+        model = variants.create_eomt("rotary", num_classes=3, num_queries=4, **sizes)
+    params = random_like(param_shapes(model))
+    return model, {**params, "vit": rotary_backbone[1]}
+
+
+def test_folder_of_transformers_is_a_checkpoint(tmp_path, rotary_eomt):
+    model, params = rotary_eomt
+    classes = tuple(ClassInfo(i, name, True, (0, 0, 0)) for i, name in enumerate(NAMES))
+    info = DatasetInfo("pets", classes, (32, 32), 3, {"train": 1})
+    huggingface.save(tmp_path / "theirs", model, params, dataset_info=info)
+    result = build("rotary", checkpoint=tmp_path / "theirs", image_size=(48, 48))
+    jax.tree.map(np.testing.assert_array_equal, result.loaded, params)
+    assert all(row.loaded == row.total for row in result.report)
+    assert result.notes[0] == f"checkpoint: {tmp_path / 'theirs'}"
+    assert "class head: kept" in result.notes
+    assert result.model.vit.image_size == (48, 48)
+
+
+def test_difference_to_a_backbone_wants_it_beside(
+    tmp_path, rotary_eomt, rotary_backbone
+):
+    model, params = rotary_eomt
+    file = tmp_path / "delta.safetensors"
+    encoder = "network.encoder.backbone."
+    tensors = {
+        "network.attn_mask_probs": np.zeros(1, np.float32),
+        "network.encoder.pixel_std": np.zeros((1, 3, 1, 1), np.float32),
+    }
+    for name, tensor in huggingface.named_tensors(model, params).items():
+        for theirs, released in (
+            (r"^layers\.", f"{encoder}blocks."),
+            (r"^embeddings\.", f"{encoder}patch_embed."),
+            (r"^layernorm\.", f"{encoder}norm."),
+            (r"^query\.", "network.q."),
+            (r"^class_predictor\.", "network.class_head."),
+            (r"^mask_head\.fc1\.", "network.mask_head.0."),
+            (r"^mask_head\.fc2\.", "network.mask_head.2."),
+            (r"^mask_head\.fc3\.", "network.mask_head.4."),
+            (r"^upscale_block\.block\.(\d)\.layernorm2d", r"network.upscale.\1.norm"),
+            (r"^upscale_block\.block\.", "network.upscale."),
+        ):
+            name = re.sub(theirs, released, name)
+        tensors[name] = np.ascontiguousarray(tensor.value)
+    safetensors_file.write(file, tensors, {})
+
+    folder, base = rotary_backbone
+    result = build("rotary", checkpoint=file, backbone=folder)
+    # The difference was the backbone once more.
+    doubled = jax.tree.map(lambda leaf: leaf + leaf, base)
+    jax.tree.map(np.testing.assert_array_equal, result.loaded["vit"], doubled)
+    np.testing.assert_array_equal(result.loaded["queries"], params["queries"])
+    assert "class_head" not in result.loaded
+    assert result.notes[0] == f"checkpoint: {file}, a delta to {folder}"
+    with pytest.raises(ValueError, match="delta.safetensors"):
+        build("rotary", checkpoint=file)
+
+
+def test_backbone_beside_a_whole_checkpoint_is_refused(checkpoint, backbone):
+    with pytest.raises(ValueError, match="whole"):
+        build(checkpoint=checkpoint[0], backbone=backbone[0])
 
 
 def test_backbone_of_a_whole_eomt_leaves_its_heads(checkpoint):
