@@ -23,8 +23,9 @@ _MAX_AWAY = 2.5
 segment, in heights of its plate, isn't written."""
 _MARGIN = 2
 """Pixels between a plate and the picture's border, and between two plates."""
-_FONT_SIZE = 1 / 30
-"""Of the picture's long side: capitals of 2.3 %, legible on a phone."""
+_FONT_SIZES, _FEW, _MANY = (1 / 30, 1 / 40), 12, 30
+"""Of the picture's long side, with few names and with many: letters of 3.3 to 2.5 %,
+legible on a phone."""
 _SHORTEST = 6
 """Letters that are left of a name, at least, before it isn't written."""
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
@@ -57,13 +58,15 @@ def write_names(
       names: of the segments; cut where they are too long for the picture.
       colors: of the segments.
     """
-    size = max(13, round(max(picture.size) * _FONT_SIZE))
     areas = np.bincount(index[index >= 0], minlength=len(names))
+    named = areas >= _MIN_AREA * index.size
+    scale = np.interp(named.sum(), (_FEW, _MANY), _FONT_SIZES)
+    size = max(13, round(max(picture.size) * scale))
     # Of a segment each cell counts as a share, so that small ones are spared.
     shares = np.append(1 / np.maximum(areas, 1), 0.0)[index]
     places = _Places(picture.size, shares)
     for i in np.argsort(-areas, kind="stable"):
-        if areas[i] < _MIN_AREA * index.size:
+        if not named[i]:
             break
         plate = _write_plate(str(names[i]), size, colors[i], picture.width)
         if plate is None:

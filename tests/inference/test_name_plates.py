@@ -61,11 +61,19 @@ def test_write_names_letters_are_legible_on_a_phone():
     rows = np.flatnonzero((plate.min(-1) > 200).any(1))
     assert np.ptp(rows) + 1 >= 0.022 * 1080
     ground = np.median(plate.reshape(-1, 3), axis=0) / 255
-    linear = np.where(
-        ground <= 0.04045, ground / 12.92, ((ground + 0.055) / 1.055) ** 2.4
-    )
+    dark = ground <= 0.04045
+    linear = np.where(dark, ground / 12.92, ((ground + 0.055) / 1.055) ** 2.4)
     luminance = linear @ (0.2126, 0.7152, 0.0722)
     assert 1.05 / (luminance + 0.05) > 7, "WCAG's contrast of level AAA"
+
+
+def test_write_names_many_are_smaller():
+    heights = []
+    for side in (1, 5, 10):
+        index = np.arange(side).repeat(10)[:, None] * side + np.arange(side).repeat(10)
+        placed, _ = plates(index, ["H"] * (side * side), size=(1000, 1000))
+        heights.append(placed["H"].bottom - placed["H"].top)
+    assert heights[0] > heights[1] > heights[2] >= 0.025 * 1000
 
 
 def test_write_names_inside_large_segments_beside_small_ones():
