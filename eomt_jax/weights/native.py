@@ -157,8 +157,10 @@ def save(
     import orbax.checkpoint as ocp
 
     item = folder / STEPS_FOLDER / "0" / PARAMS_ITEM
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(item, params)
+    # Weights hardly shrink, and compressing them would hold them in memory once more.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save(item, args=ocp.args.PyTreeSave(params))
     # Last, so that an interrupted save doesn't look like a model.
     config = ModelConfig.of(model, dataset_info)
     checksum = single_file.checksum(params)
