@@ -17,10 +17,10 @@ from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
-from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step
 from eomt_jax.training.optimizer import trainable
+from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.schedules import warmup_steps
 from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
 from eomt_jax.types import Batch
@@ -46,7 +46,8 @@ def dry_run(
     run = setup(config, devices=devices)
     say(f"Config\n{_indent(config.to_yaml().strip())}")
     say(f"Schedule\n{_indent(_describe_schedule(run))}")
-    say(f"Parameters\n{_indent(format_report(run.initialization))}")
+    start = run.initialization
+    say(f"Parameters\n{_indent(format_report(start.report, start.notes))}")
     with run.train_batches(start_example=0) as batches:
         batch = next(batches)
     if is_main():

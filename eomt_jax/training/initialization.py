@@ -1,17 +1,15 @@
-"""The network of a config with its pre-trained weights, and a report of what is new."""
+"""The network of a config, with the weights that it starts from."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
 from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
-from eomt_jax.training.state import param_shapes
+from eomt_jax.training.parameter_report import Report, report_groups
 from eomt_jax.weights import native
 from eomt_jax.weights.load import Loaded, open_eomt, read_backbone
 from eomt_jax.weights.resample import resample_vit
@@ -32,40 +30,6 @@ VARIANT_FIELDS = (
 # What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
 CLASS_HEAD_CHOICES = ("auto", "keep", "new")
 
-# (beginning of the path, name in the report); the first that matches counts.
-GROUPS = (
-    (r"vit/patch_embedding", "vit patch embedding"),
-    (r"vit/position_embedding", "vit position embedding"),
-    (r"vit/(class_token|register_tokens)", "vit prefix tokens"),
-    (r"vit/block_", "vit blocks"),
-    (r"vit/norm", "vit final norm"),
-    (r"queries", "queries"),
-    (r"class_head", "class head"),
-    (r"mask_head", "mask head"),
-    (r"upscale", "upscale blocks"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupReport:
-    """Where one group's parameters come from, in numbers of parameters.
-
-    Attributes:
-      group: name of the group.
-      loaded: taken from the file as they are.
-      resampled: from the file, resized to another patch or image size.
-      new: drawn at random.
-    """
-
-    group: str
-    loaded: int = 0
-    resampled: int = 0
-    new: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.loaded + self.resampled + self.new
-
 
 @dataclasses.dataclass(frozen=True)
 class Initialization:
@@ -82,7 +46,7 @@ class Initialization:
 
     model: EoMT
     loaded: PyTree | None
-    report: tuple[GroupReport, ...]
+    report: Report
     notes: tuple[str, ...] = ()
 
 
@@ -172,17 +136,17 @@ def initialize(
             num_query_blocks=opened.model.num_query_blocks,
         )
         resampled = {"vit/position_embedding"} if opened.resampled else set()
-        report = _report(model, opened.params, resampled)
+        report = report_groups(model, opened.params, resampled)
         return Initialization(model, opened.params, report, opened.notes)
     if backbone:
         fields, params = read_backbone(backbone)
         vit = _build_vit(fields)
         _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
         model, params, resampled = _fit_vit(model, vit, params)
-        report = _report(model, {"vit": params}, resampled)
+        report = report_groups(model, {"vit": params}, resampled)
         note = f"backbone: {backbone}"
         return Initialization(model, {"vit": params}, report, (note,))
-    return Initialization(model, None, _report(model, {}, set()))
+    return Initialization(model, None, report_groups(model, {}, set()))
 
 
 def _open_checkpoint(
@@ -249,50 +213,6 @@ def _at_sizes_of(wanted: ViT, stored: ViT) -> ViT:
         dtype=wanted.dtype,
         remat=wanted.remat,
     )
-
-
-def format_report(initialization: Initialization) -> str:
-    """The report as an aligned table with a line of totals, and the notes."""
-    report = initialization.report
-    names = ("loaded", "resampled", "new", "total")
-    sums = [sum(getattr(row, name) for row in report) for name in names]
-    rows = [
-        ["parameters", *names],
-        *([row.group, *(f"{getattr(row, n):,}" for n in names)] for row in report),
-        ["all", *(f"{total:,}" for total in sums)],
-    ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        )
-        for row in rows
-    ]
-    return "\n".join([*table, *initialization.notes])
-
-
-def _report(
-    model: EoMT, loaded: PyTree, resampled: set[str]
-) -> tuple[GroupReport, ...]:
-    rows = {name: GroupReport(name) for _, name in GROUPS}
-    given = _sizes(loaded)
-    for path, size in _sizes(param_shapes(model)).items():
-        name = next(name for pattern, name in GROUPS if re.match(pattern, path))
-        kind = "resampled" if path in resampled else "loaded"
-        num_given, row = given.get(path, 0), rows[name]
-        counts = {kind: getattr(row, kind) + num_given}
-        counts["new"] = row.new + size - num_given
-        rows[name] = dataclasses.replace(row, **counts)
-    # Rotary positions, for one, have no parameters.
-    return tuple(row for row in rows.values() if row.total)
-
-
-def _sizes(tree: PyTree) -> dict[str, int]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
 
 
 def _check_patch_size(patch_size: int, vit: ViT, path: epath.PathLike) -> None:

@@ -18,7 +18,6 @@ from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
 from eomt_jax.training.checkpoint import Checkpoints
-from eomt_jax.training.initialization import format_report
 from eomt_jax.training.logging import (
     MetricsWindow,
     MetricsWriter,
@@ -28,6 +27,7 @@ from eomt_jax.training.logging import (
     memory_use,
     say,
 )
+from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.training.state import TrainState
 from eomt_jax.types import Batch
@@ -188,8 +188,10 @@ def _restore(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
 
 def _describe_run(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
     """Writes model.json and config.json; tells what differs from the run resumed."""
-    if run.initialization.loaded is not None:
-        say(f"Parameters\n{textwrap.indent(format_report(run.initialization), '  ')}")
+    start = run.initialization
+    if start.loaded is not None:
+        report = format_report(start.report, start.notes)
+        say(f"Parameters\n{textwrap.indent(report, '  ')}")
     path = workdir / "config.json"
     config = json.loads(run.config.to_json())
     if resumed and path.exists():

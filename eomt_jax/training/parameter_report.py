@@ -1,0 +1,98 @@
+"""Where a network's parameters come from, group by group."""
+
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, TypeAlias
+
+import jax
+
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.training.state import param_shapes
+
+PyTree = Any
+
+# (beginning of the path, name in the report); the first that matches counts.
+GROUPS = (
+    (r"vit/patch_embedding", "vit patch embedding"),
+    (r"vit/position_embedding", "vit position embedding"),
+    (r"vit/(class_token|register_tokens)", "vit prefix tokens"),
+    (r"vit/block_", "vit blocks"),
+    (r"vit/norm", "vit final norm"),
+    (r"queries", "queries"),
+    (r"class_head", "class head"),
+    (r"mask_head", "mask head"),
+    (r"upscale", "upscale blocks"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupReport:
+    """Where one group's parameters come from, in numbers of parameters.
+
+    Attributes:
+      group: name of the group.
+      loaded: taken from the file as they are.
+      resampled: from the file, resized to another patch or image size.
+      new: drawn at random.
+    """
+
+    group: str
+    loaded: int = 0
+    resampled: int = 0
+    new: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.loaded + self.resampled + self.new
+
+
+Report: TypeAlias = tuple[GroupReport, ...]
+
+
+def report_groups(model: EoMT, loaded: PyTree, resampled: Collection[str]) -> Report:
+    """One row for each group of parameters that the network has.
+
+    Args:
+      model: the network.
+      loaded: what of its parameters is loaded; the queries may be fewer.
+      resampled: paths of those among them that are resized.
+    """
+    rows = {name: GroupReport(name) for _, name in GROUPS}
+    given = _sizes(loaded)
+    for path, size in _sizes(param_shapes(model)).items():
+        name = next(name for pattern, name in GROUPS if re.match(pattern, path))
+        kind = "resampled" if path in resampled else "loaded"
+        num_given, row = given.get(path, 0), rows[name]
+        counts = {kind: getattr(row, kind) + num_given}
+        counts["new"] = row.new + size - num_given
+        rows[name] = dataclasses.replace(row, **counts)
+    # Rotary positions, for one, have no parameters.
+    return tuple(row for row in rows.values() if row.total)
+
+
+def format_report(report: Report, notes: Sequence[str] = ()) -> str:
+    """The report as an aligned table with a line of totals, and the notes."""
+    names = ("loaded", "resampled", "new", "total")
+    sums = [sum(getattr(row, name) for row in report) for name in names]
+    rows = [
+        ["parameters", *names],
+        *([row.group, *(f"{getattr(row, n):,}" for n in names)] for row in report),
+        ["all", *(f"{total:,}" for total in sums)],
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    table = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
+    return "\n".join([*table, *notes])
+
+
+def _sizes(tree: PyTree) -> dict[str, int]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
