@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from eomt_jax.inference.name_plates import write_names
-from eomt_jax.inference.outlines import Outlined, outline_segments
+from eomt_jax.inference.outlines import Outlined, outline_segments, pick_nearest
 from eomt_jax.inference.palette import segment_colors
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.types import ClassInfo, DatasetInfo
@@ -92,10 +92,8 @@ def draw_segmentation(
     background = _pale(photograph) if is_whole else photograph
     picture = _paint(photograph, background, outlined, colors)
 
-    step = -(-max(grid) // _MAX_NAMED)
-    regions, owners = _regions(
-        outlined.index[step // 2 :: step, step // 2 :: step], rows
-    )
+    coarse = _fit(grid, min(max(grid), _MAX_NAMED))
+    regions, owners = _regions(pick_nearest(outlined.index, coarse), rows)
     write_names(picture, regions, [names[i] for i in owners], colors[owners])
     return np.asarray(picture)
 

@@ -60,14 +60,27 @@ def outline_segments(
     if segmentation.id_map is not None:
         kept = np.zeros(len(segmentation.labels) + 1, int)
         kept[shown + 1] = shown + 1
-        id_map = kept[_pick(segmentation.id_map, grid)]
+        id_map = kept[pick_nearest(segmentation.id_map, grid)]
         outlined = _outline_map(id_map, blur, strength)
     else:
         assert segmentation.masks is not None
-        masks = [_pick(segmentation.masks[i], grid) for i in shown]
+        masks = [pick_nearest(segmentation.masks[i], grid) for i in shown]
         outlined = _outline_masks(masks, shown, grid, blur, strength)
     outlined.lines[_specks(outlined.index)] = 0
     return outlined
+
+
+def pick_nearest(
+    values: np.ndarray, grid: tuple[int, int]
+) -> Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]:
+    """The nearest of the values on each pixel of the grid."""
+    if values.shape == grid:
+        return values
+    rows, columns = (
+        (np.arange(wanted) + 0.5) * length // wanted
+        for wanted, length in zip(grid, values.shape)
+    )
+    return values[rows.astype(int)[:, None], columns.astype(int)]
 
 
 def _outline_map(
@@ -141,20 +154,7 @@ def _specks(index: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         calm = coarse[tuple(nearest)]
         borders = ndimage.maximum_filter(calm, 3) != ndimage.minimum_filter(calm, 3)
         specks = ndimage.maximum_filter(specks, 3) & ~borders
-    return _pick(specks, index.shape)
-
-
-def _pick(
-    values: np.ndarray, grid: tuple[int, int]
-) -> Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]:
-    """The nearest of the values on each pixel of the grid."""
-    if values.shape == grid:
-        return values
-    rows, columns = (
-        (np.arange(wanted) + 0.5) * length // wanted
-        for wanted, length in zip(grid, values.shape)
-    )
-    return values[rows.astype(int)[:, None], columns.astype(int)]
+    return pick_nearest(specks, index.shape)
 
 
 def _bounding_box(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:

@@ -192,6 +192,20 @@ def test_draw_segmentation_large_pictures_look_as_smaller_ones(image, segmentati
     assert np.abs(shrunk - small).mean() < 3
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (1000, 1), (3, 2), (700, 30)])
+@pytest.mark.parametrize("long_side", [None, 300])
+def test_draw_segmentation_odd_sizes(size, long_side):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    labels = np.array([0, 1, 2])
+    for segmentation in (
+        Segmentation(labels=labels, id_map=rng.integers(0, 4, size).astype(np.uint8)),
+        Segmentation(labels=labels, masks=rng.random((3, *size)) > 0.7),
+    ):
+        picture = draw.draw_segmentation(image, segmentation, INFO, long_side=long_side)
+        assert max(picture.shape) == (long_side or max(*size, 3))
+
+
 def test_draw_segmentation_without_masks_is_the_photograph(image):
     nothing = Segmentation(labels=np.zeros(0, int), masks=np.zeros((0, 24, 32), bool))
     np.testing.assert_array_equal(draw.draw_segmentation(image, nothing, INFO), image)
