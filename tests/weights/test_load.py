@@ -81,6 +81,7 @@ def test_nothing_at_the_path_is_said(tmp_path):
         ({"num_classes": 4}, "class_head/.* has shape .*4.*; wanted .*5"),
         ({"colour": 1}, "cannot be built: .*colour"),
         ({"vit": {}}, "cannot be built: .*image_size"),
+        ({"num_query_blocks": 9}, "cannot be built .*num_query_blocks 9 must lie"),
     ],
 )
 def test_model_file_that_contradicts_the_parameters(saved, tmp_path, change, message):
@@ -93,13 +94,21 @@ def test_model_file_that_contradicts_the_parameters(saved, tmp_path, change, mes
         eomt_jax.load(tmp_path)
 
 
-def test_other_depth_in_model_file_is_named(saved, tmp_path):
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("depth", 2, "depth = 2 in its model.json .* of 3 blocks"),
+        ("depth", 10**30, "of 3 blocks"),
+        ("num_register_tokens", 0, "Missing: none. Unknown: vit/register_tokens"),
+    ],
+)
+def test_other_backbone_in_model_file_is_named(saved, tmp_path, field, value, message):
     folder, _, _ = saved
-    value = json.loads((folder / "model.json").read_text())
+    config = json.loads((folder / "model.json").read_text())
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
-    value["model"]["vit"]["depth"] = 2
-    (tmp_path / "model.json").write_text(json.dumps(value))
-    with pytest.raises(ValueError, match="depth = 2 in its model.json .* of 3 blocks"):
+    config["model"]["vit"][field] = value
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
         eomt_jax.load(tmp_path)
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -142,6 +143,15 @@ def test_damaged_parameters_are_refused(tmp_path, model):
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match="params cannot be read"):
         native.read_params(tmp_path)
+
+
+def test_other_parameters_than_were_saved_are_refused(tmp_path, model, params):
+    native.save(tmp_path / "a", model, params)
+    native.save(tmp_path / "b", model, jax.tree.map(lambda x: x + 1, params))
+    shutil.rmtree(tmp_path / "a" / "checkpoints")
+    shutil.copytree(tmp_path / "b" / "checkpoints", tmp_path / "a" / "checkpoints")
+    with pytest.raises(ValueError, match="a/checkpoints/0/params was written with the"):
+        native.read_params(tmp_path / "a")
 
 
 def test_nan_names_the_parameter(tmp_path, model, params):
