@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
@@ -20,7 +21,8 @@ def find_photographs(
 
     Args:
       arguments: paths; patterns such as "photos/*.jpg" or "photos/**/*.jpg".
-      leave_out: a folder whose pictures are not meant: the one that is written.
+      leave_out: the folder that is written; where it lies below one that is read, its
+        pictures are not meant.
 
     Returns:
       Each photograph, and its path without the ending below the folder or the pattern
@@ -33,7 +35,9 @@ def find_photographs(
     left_out = _resolved(leave_out)
     for argument in arguments:
         root, paths = _expand(argument)
-        pictures = [path for path in paths if left_out not in _resolved(path).parents]
+        pictures = paths
+        if _resolved(root) in left_out.parents:
+            pictures = [p for p in paths if left_out not in _resolved(p).parents]
         if not pictures:
             raise ValueError(
                 f"{argument} holds no photograph: there is no file in it that ends in "
@@ -82,23 +86,29 @@ def _expand(argument: str) -> tuple[epath.Path, list[epath.Path]]:
     parts = path.parts
     first = next(i for i, part in enumerate(parts) if any(s in part for s in _MAGIC))
     root = epath.Path(*parts[:first]) if first else epath.Path(".")
-    matches = root.glob(os.path.join(*parts[first:]))
-    return root, sorted(_pictures(match for match in matches if not match.is_dir()))
+    pattern = os.path.join(*parts[first:])
+    if "://" not in argument:  # where "**" costs no requests
+        root = pathlib.Path(root)
+    matches = map(epath.Path, root.glob(pattern))
+    files = (match for match in matches if not match.is_dir())
+    return epath.Path(root), sorted(_pictures(files))
 
 
 def _pictures(paths: Iterable[epath.Path]) -> Iterator[epath.Path]:
-    return (path for path in paths if path.suffix.lower() in PICTURE_ENDINGS)
+    return (
+        path
+        for path in paths
+        if path.suffix.lower() in PICTURE_ENDINGS and not path.name.startswith(".")
+    )
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        # A link to a folder may lead back here.
-        if path.is_dir() and not os.path.islink(path):
-            yield from _walk(path)
-        elif not path.is_dir():
+        if not path.is_dir():
             yield path
+        # A link to a folder may lead back here.
+        elif not path.name.startswith(".") and not os.path.islink(path):
+            yield from _walk(path)
 
 
 def _resolved(path: epath.Path) -> epath.Path:

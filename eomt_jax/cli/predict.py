@@ -107,7 +107,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=DEFAULT_FOLDER,
         help=f"folder of compiled programs, '' for none; default: {DEFAULT_FOLDER}",
     )
-    return parser.parse_args(arguments)
+    # Photographs may stand before and after the options.
+    return parser.parse_intermixed_args(arguments)
 
 
 def _check_outputs(names: dict[epath.Path, str], out: epath.Path) -> None:

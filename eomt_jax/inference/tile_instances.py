@@ -84,8 +84,8 @@ def cut_pieces(segmentation: Segmentation, tile: Tile) -> list[Piece]:
     for mask, label, score in zip(
         segmentation.masks, segmentation.labels.tolist(), segmentation.scores.tolist()
     ):
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
+        rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
+        if not rows:
             continue
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         box = Tile(
@@ -181,12 +181,12 @@ def _lies_inside(one: Piece, other: Piece) -> bool:
     if one.label != other.label or min(one.box.intersection(other.box).size) == 0:
         return False
     common = np.count_nonzero(one.mask & other.part(one.box))
-    return common >= _MAX_INSIDE * one.area
+    return bool(common >= _MAX_INSIDE * one.area)
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
     union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0
+    return float(np.count_nonzero(one & other) / union) if union else 0.0
 
 
 def _crop(array: np.ndarray, place: Tile, frame: Tile) -> np.ndarray:

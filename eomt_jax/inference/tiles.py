@@ -145,8 +145,8 @@ def _score_cell(
     cell_size: Int[Array, " 2"],
     *,
     side: int,
-) -> Int[Array, "S2 S2"]:
-    """Labels of a cell, in the top left; past it anything.
+) -> Int[Array, "Y X"]:
+    """Labels of a cell, in the top left of a tile or a little more; past it anything.
 
     A tile scores as a window does in semantic_segmentation. The mean over tiles has its
     largest class where their sum has it.

@@ -1,0 +1,134 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from eomt_jax.cli.predict import main
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.vit import ViT
+from eomt_jax.weights import native
+from tests.inference.channel_network import INFO, SIZE
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random EoMT in one file."""
+    vit = ViT(
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        mlp_dim=32,
+        mlp_type="gelu",
+        patch_size=16,
+        image_size=(SIZE, SIZE),
+        num_register_tokens=0,
+    )
+    model = EoMT(vit=vit, num_classes=4, num_queries=4, num_query_blocks=1)
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), np.uint8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(x.dtype), shapes)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    native.save_file(path, model, params, dataset_info=INFO)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in [("a.jpg", (30, 40)), ("a.png", (50, 20)), ("sub/b.png", (8, 8))]:
+        pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def predict(checkpoint, *arguments):
+    flags = [f"--checkpoint={checkpoint}", "--compilation_cache="]
+    return main([*map(str, arguments), *flags])
+
+
+def files(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, capsys):
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-200])
+    out = tmp_path / "out"
+    status = predict(
+        checkpoint,
+        photos,
+        f"--out={out}",
+        "--task=semantic",
+        "--masks",
+        "--batch_size=2",
+    )
+    assert status == 1
+    assert files(out) == sorted(
+        f"{name}.{ending}"
+        for name in ("a_jpg", "a_png", "sub/b")
+        for ending in ("json", "masks.png", "png")
+    )
+    errors = capsys.readouterr().err
+    assert "3 photographs" in errors
+    assert "a second" in errors
+    assert errors.splitlines()[-1].startswith("eomt-predict: ")
+    assert "broken.jpg is damaged" in errors.splitlines()[-1]
+
+    coco = json.loads((out / "a_png.json").read_text())
+    assert coco["image"] == {
+        "file_name": str(photos / "a.png"),
+        "height": 50,
+        "width": 20,
+    }
+    assert sum(row["area"] for row in coco["segments_info"]) == 50 * 20
+    ids = np.asarray(Image.open(out / "a_png.masks.png"))
+    for row in coco["segments_info"]:
+        assert (ids == row["category_id"]).sum() == row["area"]
+    with Image.open(out / "a_png.png") as overlay:
+        assert overlay.size == (round(1024 * 20 / 50), 1024)
+
+
+def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
+    arguments = ["--tile", "--task=instance", "--no_overlay", "--threshold=0.0"]
+    image = photos / "a.png"
+    assert predict(checkpoint, image, f"--out={tmp_path / 'out'}", *arguments) == 0
+    assert files(tmp_path / "out") == ["a.json"]
+    coco = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert coco["task"] == "instance"
+    assert "1 photographs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tile", "--task=panoptic"], "semantic or the instance"),
+        (["--out={photos}"], "would replace"),
+        (["--dataset=coco_panoptic"], "133 classes"),
+        (["--dataset=cocoo"], "published datasets"),
+        (["{photos}/*.bmp"], "holds no photograph"),
+    ],
+)
+def test_predict_tells_in_one_line_what_cannot_be(
+    checkpoint, photos, tmp_path, capsys, arguments, message
+):
+    filled = [argument.format(photos=photos) for argument in arguments]
+    before = files(photos)
+    assert predict(checkpoint, photos / "a.png", f"--out={tmp_path}", *filled) == 1
+    assert files(photos) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eomt-predict: ")
+    assert message in line
+
+
+def test_predict_missing_checkpoint_and_photograph(
+    checkpoint, photos, tmp_path, capsys
+):
+    out = f"--out={tmp_path / 'out'}"
+    assert predict(tmp_path / "nothing", photos, out) == 1
+    assert str(tmp_path / "nothing") in capsys.readouterr().err
+    assert predict(checkpoint, photos / "c.png", out) == 1
+    assert "c.png does not exist" in capsys.readouterr().err

@@ -1,0 +1,112 @@
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from eomt_jax.inference.network import Network
+from eomt_jax.inference.tiles import segment_tiles, tile_rows, tile_starts
+from tests.inference.channel_network import (
+    INFO,
+    SIZE,
+    BrightestChannel,
+    channel_params,
+)
+
+
+@functools.cache
+def network():
+    return Network(BrightestChannel(), channel_params(), INFO, batch_size=4)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 57, 64, 100, 1000])
+def test_tile_starts_cover_and_overlap(length):
+    starts = tile_starts(length, SIZE)
+    assert starts[0] == 0
+    assert max(starts[-1] + SIZE, length) == max(SIZE, length), "ends with the axis"
+    for one, following in itertools.pairwise(starts):
+        assert 0 < following - one <= SIZE * 3 // 4
+    # No more tiles than that asks for.
+    assert len(starts) <= 1 + max(0, -(-(length - SIZE) // (SIZE * 3 // 4)))
+
+
+def bilinear(logits, size):
+    """Half-pixel centres, clamped, no antialiasing."""
+    for axis in (0, 1):
+        count = logits.shape[axis]
+        place = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
+        low = np.floor(place).astype(int)
+        high = np.minimum(low + 1, count - 1)
+        weight = (place - low).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        logits = (
+            logits.take(low, axis) * (1 - weight) + logits.take(high, axis) * weight
+        )
+    return logits
+
+
+def reference(image):
+    """Class scores of whole tiles, averaged, at the photograph's full size."""
+    classes = channel_params()["queries"].astype(np.float64)
+    probs = np.exp(classes) / np.exp(classes).sum(1, keepdims=True)
+    scores = np.zeros((*image.shape[:2], INFO.num_classes))
+    count = np.zeros((*image.shape[:2], 1))
+    for tile in itertools.chain.from_iterable(tile_rows(image.shape[:2], SIZE)):
+        crop = np.zeros((SIZE, SIZE, 3))
+        height, width = tile.size
+        place = (slice(tile.top, tile.bottom), slice(tile.left, tile.right))
+        crop[:height, :width] = image[place]
+        pooled = crop.reshape(SIZE // 4, 4, SIZE // 4, 4, 3).mean((1, 3)) - 127
+        masks = 1 / (1 + np.exp(-bilinear(pooled, SIZE)))
+        scores[place] += (masks @ probs[:, :-1])[:height, :width]
+        count[place] += 1
+    return scores / count
+
+
+@pytest.mark.parametrize("size", [(32, 32), (70, 90), (20, 110), (15, 9)])
+def test_semantic_tiles_are_averaged(size):
+    rng = np.random.default_rng(0)
+    # Weak contrasts, so that tiles disagree where they overlap.
+    image = rng.integers(110, 145, (*size, 3), np.uint8)
+    found = segment_tiles(network(), image, "semantic", threshold=0.0)
+    labels = np.append(-1, found.labels)[found.id_map]
+    scores = reference(image)
+    best = np.sort(scores, axis=-1)
+    clear = best[..., -1] - best[..., -2] > 1e-3
+    assert clear.mean() > 0.4
+    np.testing.assert_array_equal(labels[clear], scores.argmax(-1)[clear])
+    assert size == (15, 9) or len(found.labels) > 1
+
+
+def disk(size, center, radius):
+    y, x = np.ogrid[: size[0], : size[1]]
+    return (y - center[0]) ** 2 + (x - center[1]) ** 2 <= radius**2
+
+
+def test_instance_that_crosses_tiles_is_one():
+    size = (90, 120)
+    wanted = [
+        disk(size, (45, 50), 30),  # larger than a tile
+        disk(size, (14, 100), 9),
+        disk(size, (75, 100), 9),
+    ]
+    image = np.zeros((*size, 3), np.uint8)
+    for mask, channel in zip(wanted, (0, 2, 2)):
+        image[mask, channel] = 255
+    found = segment_tiles(network(), image, "instance", threshold=0.5)
+    assert len(found.labels) == 3
+    ious = [
+        [(mask & other).sum() / (mask | other).sum() for other in found.masks]
+        for mask in wanted
+    ]
+    assert np.max(ious, axis=1) == pytest.approx(1.0, abs=0.15)
+    labels = found.labels[np.argmax(ious, axis=1)]
+    assert labels.tolist() == [0, 1, 1]
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_instance_tiles_without_an_object():
+    found = segment_tiles(
+        network(), np.zeros((50, 60, 3), np.uint8), "instance", threshold=0.5
+    )
+    assert found.masks.shape == (0, 50, 60)
+    assert found.labels.shape == found.scores.shape == (0,)
