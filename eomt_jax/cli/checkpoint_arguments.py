@@ -26,6 +26,11 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> N
         "DINOv3 weights are",
     )
     parser.add_argument(
+        "--delta",
+        action=argparse.BooleanOptionalAction,
+        help="whether it is one, where the checkpoint doesn't tell",
+    )
+    parser.add_argument(
         "--image_size",
         type=int,
         nargs=2,
@@ -38,6 +43,6 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> N
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Keywords for `load` of what was given."""
-    given = {name: getattr(options, name) for name in NUMBERS}
+    given = {name: getattr(options, name) for name in ("delta", *NUMBERS)}
     given["image_size"] = tuple(options.image_size) if options.image_size else None
     return {name: value for name, value in given.items() if value is not None}

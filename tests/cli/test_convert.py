@@ -6,8 +6,9 @@ from safetensors.numpy import save_file
 import eomt_jax
 from eomt_jax.cli import convert
 from eomt_jax.dataset_info import published_info
-from eomt_jax.weights import huggingface, native
+from eomt_jax.weights import huggingface, name_maps, native
 from eomt_jax.weights.load import open_eomt
+from tests.weights import test_eomt
 from tests.weights.test_huggingface import small_eomt
 
 
@@ -101,6 +102,20 @@ def test_size_is_another_one_where_asked_for(eomts, tmp_path, capsys):
     assert "note: Its position embedding was resampled" in capsys.readouterr().out
     model, _ = eomt_jax.load(tmp_path / "out")
     assert model.vit.image_size == (32, 48)
+
+
+def test_difference_and_backbone_come_out_whole(tmp_path):
+    source, out = tmp_path / "delta.safetensors", tmp_path / "out"
+    base = tmp_path / "base.safetensors"
+    save_file(test_eomt.delta(), source)
+    save_file(test_eomt.named_tensors(name_maps.DINOV3, seed=1), base)
+    flags = [f"--backbone={base}", "--image_size", "64", "64", "--delta"]
+    to = ["--to=huggingface", "--num_query_blocks=1"]
+    assert convert.main([str(source), str(out), *flags, *to]) == 0
+    size = (64, 64)
+    expected = open_eomt(source, backbone=base, image_size=size).params
+    jax.tree.map(np.testing.assert_array_equal, open_eomt(out).params, expected)
+    assert convert.main([str(source), str(tmp_path / "whole"), "--no-delta"]) == 1
 
 
 @pytest.mark.parametrize(
