@@ -150,32 +150,43 @@ def _predict(
 ) -> list[str]:
     """Writes everything; returns what could not be read, and why."""
     problems: list[str] = []
+    num_done = 0
     progress = Progress()
-    begin, done = time.monotonic(), 0
+    begin = time.monotonic()
+
+    def speed() -> float:
+        """Photographs a second, compiling apart."""
+        seconds = time.monotonic() - begin - segmenter.network.compile_seconds
+        return num_done / max(seconds, 1e-9)
+
+    def on_damaged(_: Any, error: ValueError) -> None:
+        problems.append(str(error))
+        progress(num_done + len(problems), len(names), speed())
+
     results = segmenter.stream(
         list(names),
         tile=options.tile,
         threshold=options.threshold,
         num_threads=max(1, options.num_threads),
-        on_damaged=lambda _, error: problems.append(str(error)),
+        on_damaged=on_damaged,
     )
-    with contextlib.closing(results), ThreadPoolExecutor(options.num_threads) as pool:
+    with (
+        contextlib.closing(results),
+        ThreadPoolExecutor(max(1, options.num_threads)) as pool,
+    ):
         writing: collections.deque[Future[None]] = collections.deque()
         for result in results:
             path = out / names[epath.Path(result.file_name)]
             writing.append(pool.submit(_write, result, path, options))
             if len(writing) > 2 * options.num_threads:
                 writing.popleft().result()
-            done += 1
-            seconds = time.monotonic() - begin - segmenter.network.compile_seconds
-            progress(done + len(problems), len(names), done / max(seconds, 1e-9))
+            num_done += 1
+            progress(num_done + len(problems), len(names), speed())
         for future in writing:
             future.result()
-    compiling = segmenter.network.compile_seconds
-    seconds = time.monotonic() - begin - compiling
     print(
-        f"{done} photographs in {out}: {done / max(seconds, 1e-9):.1f} a second, after "
-        f"{compiling:.1f} s of compiling."
+        f"{num_done} photographs in {out}: {speed():.1f} a second, after "
+        f"{segmenter.network.compile_seconds:.1f} s of compiling."
         + (f" {len(problems)} could not be read:" if problems else ""),
         file=sys.stderr,
     )
