@@ -18,7 +18,10 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of a training; its newest checkpoint is scored."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Instead: a checkpoint folder, or one step of a training's."
+    "checkpoint", None, "Instead: any EoMT; file, folder, step, or name on the hub."
+)
+_BACKBONE = flags.DEFINE_string(
+    "backbone", "", "What a checkpoint with DINOv3 holds differences to."
 )
 _SPLIT = flags.DEFINE_string("split", "", "Instead of config.dataset.eval_split.")
 _TASK = flags.DEFINE_string(
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
     try:
         score()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -59,6 +62,7 @@ def score() -> None:
     results = checkpoint.evaluate_checkpoint(
         config,
         _WORKDIR.value or _CHECKPOINT.value,
+        backbone=_BACKBONE.value,
         split=_SPLIT.value,
         task=_TASK.value,
         out=_OUT.value,

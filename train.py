@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     try:
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
         run(config, _WORKDIR.value)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
         sys.exit(f"error: {error}")
 

@@ -23,13 +23,14 @@ from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.types import DatasetInfo, Task
 from eomt_jax.weights import native
-from eomt_jax.weights.load import load
+from eomt_jax.weights.load import Loaded, open_eomt
 
 
 def evaluate_checkpoint(
     config: Any,
     path: epath.PathLike,
     *,
+    backbone: epath.PathLike = "",
     split: str = "",
     task: str = "",
     out: epath.PathLike = "",
@@ -44,13 +45,14 @@ def evaluate_checkpoint(
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
-      path: work directory of a training, checkpoint folder, or one step of it; of
-        several steps the newest complete one counts.
+      path: work directory of a training, of whose steps the newest complete one counts,
+        or anything else that `weights.load.open_eomt` takes.
+      backbone: what the checkpoint holds differences to, see there.
       split: of the prepared dataset; config.dataset.eval_split by default.
       task: what is measured; config.eval.task by default, and where that is "" what the
         dataset's annotations are made for.
-      out: JSON file for the results; in `path` by default, named evaluation_SPLIT_STEP
-        with _TASK where it isn't the dataset's own. Beside it, under its name and
+      out: JSON file for the results; in the folder `path` by default, named
+        evaluation_SPLIT_STEP (step 0 of weights that no training of ours wrote) with _TASK where it isn't the dataset's own. Beside it, under its name and
         _confusion.png, goes the confusion matrix of a semantic evaluation.
       num_pictures: draws the first so many images into a folder beside `out`, under
         its name and _pictures.
@@ -64,8 +66,8 @@ def evaluate_checkpoint(
 
     Raises:
       ValueError: there is no complete checkpoint, its classes aren't the dataset's, the
-        dataset's annotations can't tell how good it is at the task, or predictions
-        lie there already.
+        dataset's annotations can't tell how good it is at the task, predictions lie
+        there already, or `path` is no folder and `out` isn't given.
     """
     mesh = create_mesh(**config.mesh)
     check_batch_size(config.eval.batch_size, mesh, field="config.eval.batch_size")
@@ -73,14 +75,19 @@ def evaluate_checkpoint(
     source = open_split(data.data_dir, data.name, split)
     info = source.info
     chosen = evaluation_task(task or config.eval.task, info)
-    # A step by name: a training that is still running may write a newer one meanwhile.
-    step = native.step_folder(path)
-    _check_classes(native.read_model_config(step).dataset_info, info, step)
+    checkpoint = native.newest_step(path)
+    name = epath.Path(checkpoint).name
+    step = int(name) if native.is_native(checkpoint) and name.isdigit() else 0
     out = (
         epath.Path(out).expanduser()
         if out
         else _default_out(path, step, source, chosen)
     )
+    size = (config.image_size, config.image_size)
+    opened = open_eomt(
+        checkpoint, backbone=backbone, image_size=size, dtype=config.model.dtype
+    )
+    _check_classes(opened, info, checkpoint)
     num_images = min(config.eval.num_images or len(source), len(source))
 
     def local_progress(done: int, speed: float) -> None:
@@ -95,19 +102,17 @@ def evaluate_checkpoint(
         if num_pictures:
             folder = out.parent / f"{out.stem}_pictures"
             on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
-        size = (config.image_size, config.image_size)
-        model, params = load(step, image_size=size, dtype=config.model.dtype)
-        params = jax.device_put(params, param_shardings(params, mesh))
+        params = jax.device_put(opened.params, param_shardings(opened.params, mesh))
         batches = config_batches(config, source, task=chosen, num_images=num_images)
         results = {
             "dataset": data.name,
             "split": split,
-            "step": int(step.name),
-            "checkpoint": str(step),
+            "step": step,
+            "checkpoint": str(checkpoint),
             "image_size": config.image_size,
             "file": str(out),
             **evaluate(
-                Runner(model, info, task=chosen, mesh=mesh),
+                Runner(opened.model, info, task=chosen, mesh=mesh),
                 params,
                 stack.enter_context(batches),
                 info=info,
@@ -127,12 +132,15 @@ def evaluate_checkpoint(
 
 
 def _default_out(
-    path: epath.PathLike, step: epath.Path, source: Source, task: Task
+    path: epath.PathLike, step: int, source: Source, task: Task
 ) -> epath.Path:
-    name = f"evaluation_{source.split}_{step.name}"
+    folder = epath.Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{path} is no folder to write results into: give --out.")
+    name = f"evaluation_{source.split}_{step}"
     if task != source.info.task:
         name += f"_{task}"
-    return epath.Path(path).expanduser() / f"{name}.json"
+    return folder / f"{name}.json"
 
 
 def config_batches(
@@ -159,11 +167,17 @@ def config_batches(
     )
 
 
-def _check_classes(
-    trained: DatasetInfo | None, wanted: DatasetInfo, path: epath.Path
-) -> None:
+def _check_classes(opened: Loaded, wanted: DatasetInfo, path: epath.PathLike) -> None:
     """A label must mean the same to the model and to the dataset."""
+    trained = opened.dataset_info
     if trained is None:
+        # Their number must do.
+        if opened.model.num_classes != wanted.num_classes:
+            raise ValueError(
+                f"{path} predicts {opened.model.num_classes} classes and {wanted.name} "
+                f"has {wanted.num_classes}. Give the config of the dataset that it was "
+                "trained on."
+            )
         return
     one, other = ([c.name for c in info.classes] for info in (trained, wanted))
     if one == other:

@@ -159,9 +159,7 @@ def _open_checkpoint(
     class_head: str,
 ) -> Loaded:
     """The checkpoint with those of its parameters that are taken, and notes."""
-    if native.is_native(path) and epath.Path(path).expanduser().is_dir():
-        # A step by name: a training that is still running may write a newer one.
-        path = native.step_folder(path)
+    path = native.newest_step(path)
     opened = open_eomt(path, backbone=backbone, image_size=image_size)
     model, params, info = opened.model, dict(opened.params), opened.dataset_info
     added_to = f", a delta to {backbone}" if backbone else ""

@@ -157,8 +157,9 @@ def save(
     import orbax.checkpoint as ocp
 
     item = folder / STEPS_FOLDER / "0" / PARAMS_ITEM
-    # Weights hardly shrink, and compressing them would hold them in memory once more.
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    # Weights hardly shrink, and compressing them would hold them in memory once more,
+    # as would gathering them in few files those that lie there in another order of axes.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(item, args=ocp.args.PyTreeSave(params))
     # Last, so that an interrupted save doesn't look like a model.
@@ -233,6 +234,15 @@ def step_folder(folder: epath.PathLike) -> epath.Path:
     if not complete:
         raise ValueError(f"{steps_folder} holds no complete checkpoint.")
     return max(complete, key=lambda step: int(step.name))
+
+
+def newest_step(path: epath.PathLike) -> epath.PathLike:
+    """A folder of ours as its newest complete step, any other path as it is.
+
+    By name, for a training that is still running may write a newer one.
+    """
+    is_folder = epath.Path(path).expanduser().is_dir()
+    return step_folder(path) if is_folder and is_native(path) else path
 
 
 def _module_fields(module: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from eomt_jax.evaluation import checkpoint
 from eomt_jax.models import variants
 from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights import native
+from eomt_jax.weights.load import load
 
 
 class DrawnShapes:
@@ -77,6 +78,33 @@ def test_evaluate_checkpoint_scores_every_image_once(config, folder):
     out = folder / "evaluation_validation_0.json"
     assert results["file"] == str(out)
     assert json.loads(out.read_text()) == results
+
+
+def test_evaluate_checkpoint_takes_a_file_whose_results_go_elsewhere(
+    config, folder, tmp_path
+):
+    config.eval.num_images = 3
+    model, params = load(folder)
+    file = tmp_path / "model.safetensors"
+    native.save_file(file, model, params)
+    with pytest.raises(ValueError, match="no folder .* give --out"):
+        checkpoint.evaluate_checkpoint(config, file)
+    out = tmp_path / "results.json"
+    results = checkpoint.evaluate_checkpoint(config, file, out=out)
+    assert (results["step"], results["checkpoint"]) == (0, str(file))
+    assert results["file"] == str(out)
+    assert json.loads(out.read_text()) == results
+
+
+def test_evaluate_checkpoint_another_number_of_classes_is_refused(
+    config, folder, tmp_path, monkeypatch
+):
+    model, params = load(folder)
+    native.save(tmp_path / "nameless", model, params)
+    info = dataclasses.replace(DrawnShapes.info, classes=shapes.CLASSES[:2])
+    monkeypatch.setattr(DrawnShapes, "info", info)
+    with pytest.raises(ValueError, match="predicts 6 classes and shapes has 2"):
+        checkpoint.evaluate_checkpoint(config, tmp_path / "nameless")
 
 
 def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path):
