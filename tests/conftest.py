@@ -1,11 +1,18 @@
-"""Eight fake CPU devices, checked shapes, and single-threaded references."""
+"""Eight fake CPU devices, quick compiling and checked shapes."""
 
 import os
 
 # Before jax is imported. NPROC sizes XLA's CPU thread pool: with as few threads as a
 # small machine has cores, collectives over eight devices wait for one another forever.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("NPROC", "32")
+# Compiling takes most of the time here and running next to none, so programs are left
+# as they come: a training step compiles four times as fast. What needs optimized ones
+# asks for them (tests/parallel/test_meshes_agree.py, tests/quickstart).
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false",
+)
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import flax.struct

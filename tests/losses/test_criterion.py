@@ -1,6 +1,7 @@
 """What the loss must and must not depend on."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +41,21 @@ def make_targets(counts, padded: int) -> Targets:
     )
 
 
-def value_and_gradient(targets, outputs=None, criterion=CRITERION):
-    def total(outputs):
+@functools.cache
+def compiled(criterion, chunk_size):
+    """One program for all targets of a shape; the size is read while it is traced."""
+    assert chunk_size == pair_losses.CHUNK_SIZE
+
+    def total(outputs, targets):
         terms = criterion(outputs, targets, rng=jax.random.key(3))
         return terms.total, terms
 
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+def value_and_gradient(targets, outputs=None, criterion=CRITERION):
     outputs = outputs or make_outputs(len(targets.labels))
-    return jax.value_and_grad(total, has_aux=True)(outputs)
+    return compiled(criterion, pair_losses.CHUNK_SIZE)(outputs, targets)
 
 
 def assert_same(found, expected):
@@ -120,11 +129,12 @@ def test_gradient_made_on_the_way_equals_finite_differences():
         lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), outputs
     )
 
+    @jax.jit
     def at(distance):
         moved = jax.tree.map(lambda x, d: x + distance * d, outputs, direction)
-        return float(criterion(moved, targets, rng=jax.random.key(3)).total)
+        return criterion(moved, targets, rng=jax.random.key(3)).total
 
-    slope = (at(1e-3) - at(-1e-3)) / 2e-3
+    slope = (float(at(1e-3)) - float(at(-1e-3))) / 2e-3
     products = jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)
     np.testing.assert_allclose(slope, sum(jax.tree.leaves(products)), rtol=2e-2)
 
@@ -140,7 +150,7 @@ def test_chunks_of_any_size_give_the_same(monkeypatch):
 def test_loss_without_gradient_is_the_same():
     targets = make_targets((3, 2), padded=4)
     (total, _), _ = value_and_gradient(targets)
-    plain = CRITERION(make_outputs(), targets, rng=jax.random.key(3)).total
+    plain = jax.jit(CRITERION)(make_outputs(), targets, rng=jax.random.key(3)).total
     np.testing.assert_allclose(plain, total, rtol=1e-6)
 
 
@@ -153,10 +163,13 @@ def test_failed_matcher_makes_the_loss_nan(monkeypatch):
         "scipy",
         failing,
     )
-    total = CRITERION(
-        make_outputs(), make_targets((3, 2), padded=4), rng=jax.random.key(3)
-    ).total
-    assert np.isnan(total)
+    targets = make_targets((3, 2), padded=4)
+
+    # Traced anew, for the program of the other tests has the matcher that works.
+    def total(outputs, targets):
+        return CRITERION(outputs, targets, rng=jax.random.key(3)).total
+
+    assert np.isnan(jax.jit(total)(make_outputs(), targets))
 
 
 def test_unknown_matcher_lists_the_known():

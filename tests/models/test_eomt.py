@@ -31,18 +31,22 @@ def images():
 
 @pytest.fixture(scope="module")
 def params(images):
-    return small_model().init(jax.random.key(0), images)["params"]
+    return jax.jit(small_model().init)(jax.random.key(0), images)["params"]
+
+
+def apply(model, params, images):
+    return jax.jit(model.apply)({"params": params}, images)
 
 
 def test_outputs_have_a_quarter_of_a_non_square_image(params, images):
-    outputs = small_model().apply({"params": params}, images)
+    outputs = apply(small_model(), params, images)
     assert [m.shape for m in outputs.mask_logits] == [(2, 5, 8, 12)]
     assert [c.shape for c in outputs.class_logits] == [(2, 5, 4)]
 
 
 def test_bfloat16_computes_near_float32_and_returns_float32(params, images):
-    expected = small_model().apply({"params": params}, images)
-    found = small_model(dtype=jnp.bfloat16).apply({"params": params}, images)
+    expected = apply(small_model(), params, images)
+    found = apply(small_model(dtype=jnp.bfloat16), params, images)
     assert found.mask_logits[0].dtype == found.class_logits[0].dtype == jnp.float32
     scale = float(jnp.abs(expected.mask_logits[0]).max())
     error = np.abs(found.mask_logits[0] - expected.mask_logits[0]).max()
@@ -60,7 +64,7 @@ def test_remat_changes_no_gradient(params, images):
             )
             return sum(jnp.square(m).mean() for m in outputs.mask_logits)
 
-        return jax.grad(loss)(params)
+        return jax.jit(jax.grad(loss))(params)
 
     expected, found = gradient(small_model()), gradient(small_model(remat=True))
     jax.tree.map(

@@ -1,5 +1,6 @@
 """Compact targets read the same as the masks that they stand for."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,16 +34,17 @@ def test_reading_compact_targets_equals_sampling_their_masks(form, num_targets):
     rng = np.random.default_rng(1)
 
     shared = jnp.asarray(rng.uniform(size=(2, 13, 2)), jnp.float32)
-    found = target_masks.sample_all(targets, shared)
+    found = jax.jit(target_masks.sample_all)(targets, shared)
     for b in range(2):
-        expected = points.sample_shared(masks[b], shared[b])
+        expected = jax.jit(points.sample_shared)(masks[b], shared[b])
         np.testing.assert_allclose(found[b], expected, atol=1e-6)
 
     image = jnp.array([1, 0, 1])
     target = jnp.array([num_targets - 1, 0, 1])
     own = jnp.asarray(rng.uniform(size=(3, 13, 2)), jnp.float32)
-    found = target_masks.sample_each(targets, own, image=image, target=target)
-    expected = points.sample_each(masks[image, target], own)
+    sample_each = jax.jit(target_masks.sample_each)
+    found = sample_each(targets, own, image=image, target=target)
+    expected = jax.jit(points.sample_each)(masks[image, target], own)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 

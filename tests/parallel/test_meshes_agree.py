@@ -27,6 +27,15 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Unoptimized programs for one and for eight devices round a few points apart."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def create_model():
     return variants.create_eomt(
         "tiny",

@@ -1,6 +1,7 @@
 """The quickstart, cut to about 90 seconds, must beat a predictor that learns nothing."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,6 +26,12 @@ def test_short_quickstart_beats_the_most_frequent_class(tmp_path):
             "--config.total_steps=250",
         ],
         cwd=ROOT,
+        # Long enough for optimized programs to pay, unlike the other tests.
+        env=os.environ
+        | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+        },
         check=True,
         timeout=550,
     )
