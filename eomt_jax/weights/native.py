@@ -11,6 +11,7 @@ weights are one with the single step 0, or one file that is passed on easily:
 
 import dataclasses
 import json
+import logging
 from typing import Any
 
 import flax.linen as nn
@@ -70,7 +71,7 @@ class ModelConfig:
         try:
             value = json.loads(text)
             version, kind, fields = value["version"], value["kind"], value["model"]
-            info, checksum = value["dataset"], value.get(single_file.CHECKSUM_KEY, "")
+            info, checksum = value["dataset"], value.get(single_file.CHECKSUM_KEY)
             if info is not None:
                 info = DatasetInfo.from_json(json.dumps(info))
         except (
@@ -81,12 +82,18 @@ class ModelConfig:
             RecursionError,
         ) as error:
             raise ValueError(f"{source} cannot be read: {error!r}.") from error
-        if version != VERSION or not isinstance(fields, dict):
+        if version != VERSION:
             raise ValueError(
                 f"{source} has version {version!r}; this eomt_jax reads version "
                 f"{VERSION}."
             )
-        return cls(fields, kind, info, checksum)
+        describes = isinstance(fields, dict) and isinstance(kind, str)
+        if not describes:
+            raise ValueError(
+                f"{source} describes no network: model = {str(fields)[:200]}, kind = "
+                f"{kind!r}."
+            )
+        return cls(fields, kind, info, str(checksum or ""))
 
 
 def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:
@@ -160,12 +167,22 @@ def save(
     # Weights hardly shrink, and compressing them would hold them in memory once more,
     # as would gathering them in few files those that lie there in another order of axes.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
-    with ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(item, args=ocp.args.PyTreeSave(params))
+    orbax_logger = logging.getLogger("absl")
+    orbax_logger.addFilter(_is_worth_reading)
+    try:
+        with ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(item, args=ocp.args.PyTreeSave(params))
+    finally:
+        orbax_logger.removeFilter(_is_worth_reading)
     # Last, so that an interrupted save doesn't look like a model.
     config = ModelConfig.of(model, dataset_info)
     checksum = single_file.checksum(params)
     save_model_config(folder, dataclasses.replace(config, checksum=checksum))
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Not so orbax's warning that it had nothing to gather, as it was told."""
+    return "Skipping merge of OCDBT" not in record.getMessage()
 
 
 def read_params(path: epath.PathLike) -> dict[str, Any]:
@@ -187,8 +204,10 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
         )
     try:
         wanted = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype("float32"))
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            stored = checkpointer.metadata(item).item_metadata.tree
+        handler = ocp.PyTreeCheckpointHandler()
+        # Asked itself: the checkpointer warns where an item has none of its metadata.
+        stored = handler.metadata(item).tree
+        with ocp.Checkpointer(handler) as checkpointer:
             as_numpy = jax.tree.map(lambda _: wanted, stored)
             params = checkpointer.restore(
                 item, args=ocp.args.PyTreeRestore(restore_args=as_numpy)

@@ -336,9 +336,11 @@ def test_changed_json_is_refused_or_harmless(checkpoints, name, file, count):
 def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
     rng = np.random.default_rng(6)
     folder = checkpoints / "ours"
-    files = [f for f in folder.rglob("params/**/*") if f.is_file()]
+    files = sorted(f for f in folder.rglob("params/**/*") if f.is_file())
+    # The tree's own files and some of the parameters'.
+    chosen = [f for f in files if f.parent.name == "params"] + files[::9]
     refused = 0
-    for file in sorted(files):
+    for file in chosen:
         damage = Damage(folder, file.relative_to(folder), load=_read_params)
         for _ in range(3):
             damage.try_bytes(*damage_bytes(rng, damage.good))
@@ -355,8 +357,8 @@ def _read_params(folder):
 @pytest.mark.parametrize("name", ["ours", "huggingface", "shards"])
 def test_file_that_is_missing_empty_or_a_folder(checkpoints, tmp_path, name):
     good = open_eomt(checkpoints / name)
-    files = [f for f in (checkpoints / name).rglob("*.*") if f.is_file()]
-    assert len(files) > 2
+    files = sorted(f for f in (checkpoints / name).rglob("*.*") if f.is_file())
+    files = [f for f in files if len(f.relative_to(checkpoints).parts) == 2] + files[:1]
     refused = 0
     for i, original in enumerate(files):
         for kind in ("missing", "empty", "folder", "loop"):
