@@ -185,9 +185,8 @@ def _infer(
             stored_size=stored_size,
             image_size=image_size,
         )
-    qkv_bias = _qkv_bias(checkpoint, naming)
-    # DINOv3's 7B, alone in having no such bias, has heads of twice the usual width.
-    head_dim = 128 if qkv_bias == "none" else 64
+    # The 7B of DINOv3 and WebSSL alone have heads of twice the usual width.
+    head_dim = 128 if embed_dim == 4096 else 64
     heads = num_heads or config.get("num_attention_heads") or embed_dim // head_dim
     if not _is_count(heads) or embed_dim % heads or rotary and embed_dim // heads % 4:
         raise ValueError(
@@ -211,7 +210,7 @@ def _infer(
             or (1e-5 if rotary else 1e-6),
         ),
         class_position=class_position,
-        qkv_bias=qkv_bias,
+        qkv_bias=_qkv_bias(checkpoint, naming),
         positions=naming.positions,
         rope_theta=_number(
             checkpoint, "rope_theta", rope_theta or config_theta(checkpoint)

@@ -174,7 +174,7 @@ def _num_query_blocks(
             f"{path}: {found} of its blocks should see the queries, and it has "
             f"{a.depth}."
         )
-    if any(eomt.mask_probs):
+    if any(eomt.mask_probs) and not eomt.is_delta:
         probs = ", ".join(f"{p:g}" for p in eomt.mask_probs)
         notes.append(
             f"Its attn_mask_probs are {probs}: unless they are 0, transformers masks "
