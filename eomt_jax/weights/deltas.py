@@ -119,4 +119,9 @@ def add_backbone(
                 f"{path} holds differences to a backbone with {name} = "
                 f"{fields[name]!r}; {backbone_path} has {backbone_fields.get(name)!r}."
             )
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, backbone_params):
+        raise ValueError(
+            f"{backbone_path} holds other parameters than it says of itself; it is "
+            "damaged."
+        )
     return jax.tree.map(np.add, backbone_params, params)

@@ -4,10 +4,12 @@ import re
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from safetensors.numpy import save_file
 
 import eomt_jax
-from eomt_jax.weights import eomt_names, name_maps
+from eomt_jax import dataset_info
+from eomt_jax.weights import eomt_names, hub, name_maps, native
 from eomt_jax.weights.layouts import Architecture
 from eomt_jax.weights.load import open_eomt, read_backbone
 
@@ -226,6 +228,35 @@ def test_difference_to_another_backbone_is_refused(tmp_path, fields):
     message = f"{name} = {getattr(ARCHITECTURE, name)}; .*base.* has {value}"
     with pytest.raises(ValueError, match=message):
         open_eomt(file, backbone=save(tmp_path / "base.safetensors", base))
+
+
+def test_names_on_the_hub_stand_for_their_folders(tmp_path, monkeypatch):
+    folders = {
+        "tue-mps/coco_instance_eomt_small_32_dinov3@v1": delta(num_classes=80),
+        "facebook/dinov3": named_tensors(name_maps.DINOV3),
+    }
+    for name, tensors in folders.items():
+        (tmp_path / name).mkdir(parents=True)
+        save(tmp_path / name / "model.safetensors", tensors)
+    monkeypatch.setattr(hub, "resolve", lambda name: epath.Path(tmp_path / str(name)))
+    name, backbone = folders
+    loaded = open_eomt(name, backbone=backbone)
+    assert loaded.dataset_info == dataset_info.published_info("coco_instance")
+    assert loaded.model.vit.image_size == (32, 32)
+
+
+def test_difference_to_a_backbone_of_ours_adds_up_or_is_refused(tmp_path):
+    file = save(tmp_path / "a.safetensors", delta())
+    base = save(tmp_path / "base.safetensors", named_tensors(name_maps.DINOV3))
+    vit, vit_params = eomt_jax.load_backbone(base, patch_size=8)
+    native.save_file(tmp_path / "ours.safetensors", vit, vit_params)
+    _, wanted = eomt_jax.load(file, backbone=base)
+    _, got = eomt_jax.load(file, backbone=tmp_path / "ours.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    del vit_params["norm"]
+    native.save_file(tmp_path / "half.safetensors", vit, vit_params)
+    with pytest.raises(ValueError, match="half.safetensors holds other parameters"):
+        open_eomt(file, backbone=tmp_path / "half.safetensors")
 
 
 def test_backbone_beside_a_whole_model_is_refused(tmp_path):

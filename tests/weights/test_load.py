@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 import eomt_jax
+from eomt_jax import dataset_info
 from eomt_jax.models import variants
 from eomt_jax.weights import native
+from eomt_jax.weights.load import open_eomt
 
 
 def random_params(model, image_size):
@@ -38,6 +41,19 @@ def test_load_returns_what_was_saved(saved):
     got_model, got_params = eomt_jax.load(folder)
     assert got_model == model
     jax.tree.map(np.testing.assert_array_equal, got_params, params)
+
+
+def test_open_eomt_tells_classes_and_what_was_resampled(saved, tmp_path):
+    _, model, params = saved
+    info = dataset_info.published_info("cityscapes_semantic")
+    info = dataclasses.replace(info, classes=info.classes[:3])
+    native.save_file(tmp_path / "a.safetensors", model, params, dataset_info=info)
+    loaded = open_eomt(tmp_path / "a.safetensors", image_size=(64, 64))
+    assert loaded.dataset_info == info
+    (note,) = loaded.notes
+    assert "resampled from (2, 4) to (4, 4) patches" in note
+    with pytest.raises(ValueError, match="holds a whole model; the backbone x"):
+        open_eomt(tmp_path / "a.safetensors", backbone="x")
 
 
 def test_load_at_another_image_size_resamples_positions_alone(saved):
