@@ -38,6 +38,13 @@ import jax
 import pytest
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int | None:
+    """No workers for a single file: all its tests would go to one of them."""
+    files = {argument.split("::")[0] for argument in config.args}
+    return 0 if len(files) == 1 and files.pop().endswith(".py") else None
+
+
 @pytest.fixture
 def rng() -> jax.Array:
     return jax.random.key(0)
