@@ -1,5 +1,6 @@
 """Eight fake CPU devices, quick compiling and checked shapes."""
 
+import importlib.metadata
 import os
 
 # Before jax is imported. NPROC sizes XLA's CPU thread pool: with as few threads as a
@@ -8,10 +9,11 @@ os.environ.setdefault("NPROC", "32")
 # Compiling takes most of the time here and running next to none, so programs are left
 # as they come: a training step compiles four times as fast. What needs optimized ones
 # asks for them (tests/parallel/test_meshes_agree.py, tests/quickstart).
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false",
-)
+_flags = "--xla_force_host_platform_device_count=8"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # A flag that later ones don't know, and XLA ends the process over an unknown one.
+    _flags += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", _flags)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
