@@ -185,8 +185,8 @@ def _predict(
         for future in writing:
             future.result()
     print(
-        f"{num_done} photographs in {out}: {speed():.1f} a second, after "
-        f"{segmenter.network.compile_seconds:.1f} s of compiling."
+        f"{num_done} of {len(names)} photographs are in {out}: {speed():.2g} a second, "
+        f"after {segmenter.network.compile_seconds:.1f} s of compiling."
         + (f" {len(problems)} could not be read:" if problems else ""),
         file=sys.stderr,
     )

@@ -7,7 +7,7 @@ the mask logits' size, H W the photograph's pixels.
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -179,7 +179,7 @@ class Segmenter:
         tile: bool = False,
         num_threads: int = 4,
         on_damaged: Callable[[Any, ValueError], None] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Results one by one, of more photographs than fit in memory.
 
         Args:

@@ -73,7 +73,7 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         for ending in ("json", "masks.png", "png")
     )
     errors = capsys.readouterr().err
-    assert "3 photographs" in errors
+    assert "3 of 4 photographs" in errors
     assert "a second" in errors
     assert errors.splitlines()[-1].startswith("eomt-predict: ")
     assert "broken.jpg is damaged" in errors.splitlines()[-1]
@@ -99,7 +99,7 @@ def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
     assert files(tmp_path / "out") == ["a.json"]
     coco = json.loads((tmp_path / "out" / "a.json").read_text())
     assert coco["task"] == "instance"
-    assert "1 photographs" in capsys.readouterr().err
+    assert "1 of 1 photographs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
