@@ -73,7 +73,7 @@ def read_header(path: epath.PathLike) -> Header:
         value = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its header is no JSON: {error}") from error
-    metadata = value.pop(METADATA, {}) if isinstance(value, dict) else None
+    metadata: Any = value.pop(METADATA, {}) if isinstance(value, dict) else None
     if not _is_table_of_texts(metadata):
         raise ValueError("its header is no JSON object with texts as metadata")
     begin = 8 + num_bytes
@@ -133,14 +133,16 @@ def write(
 
 def _entry(name: str, row: Any, begin: int) -> Entry:
     """A tensor's row of the header, checked by itself."""
+    message = f"its header describes {name} as {str(row)[:200]}"
     try:
         dtype, shape, (start, stop) = row["dtype"], row["shape"], row["data_offsets"]
         numbers = (*shape, start, stop)
         good = all(type(number) is int and number >= 0 for number in numbers)
-    except (KeyError, TypeError, ValueError):
-        good = False
-    if not good or not isinstance(dtype, str):
-        raise ValueError(f"its header describes {name} as {str(row)[:200]}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(message) from error
+    good = good and isinstance(dtype, str)
+    if not good:
+        raise ValueError(message)
     if dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != stop - start:
         raise ValueError(
             f"{name}, {dtype} of shape {tuple(shape)}, does not fit its "

@@ -75,7 +75,7 @@ def checksum(params: dict[str, Any], text: str = "") -> str:
     for name, value in sorted(flat.items()):
         tensor = np.ascontiguousarray(value, np.float32)
         total = zlib.crc32(f"{name}{tensor.shape}".encode(), total)
-        total = zlib.crc32(tensor, total)
+        total = zlib.crc32(tensor.data, total)
     return f"{total:08x}"
 
 
