@@ -1,4 +1,4 @@
-"""Tensors by name from other libraries' files, read one at a time.
+"""Tensors by name in files: read one at a time, written whole or not at all.
 
 Nothing is unpickled freely: safetensors, or torch.load with weights_only. Whatever is
 wrong with a file ends in a ValueError that names the file and the tensor.
@@ -8,14 +8,17 @@ import contextlib
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import ml_dtypes  # noqa: F401 (safetensors finds bfloat16 by its name in NumPy)
 import numpy as np
+import safetensors
+import safetensors.numpy
 from etils import epath
 from jaxtyping import Float32
 
-from eomt_jax.weights import safetensors_file, torch_file
+from eomt_jax.weights import torch_file
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SUFFIXES = (".safetensors", *torch_file.SUFFIXES)
@@ -145,25 +148,23 @@ def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
         local_path = f"{folder}/{path.name}"
         path.copy(local_path)
     if path.suffix == ".safetensors":
-        return _open_safetensors(path, local_path)
+        return _open_safetensors(path, local_path, stack)
     return _open_torch(path, local_path)
 
 
-def _open_safetensors(path: epath.Path, local_path: str) -> Checkpoint:
+def _open_safetensors(
+    path: epath.Path, local_path: str, stack: contextlib.ExitStack
+) -> Checkpoint:
     try:
-        header = safetensors_file.read_header(local_path)
-    except ValueError as error:
+        handle = stack.enter_context(safetensors.safe_open(local_path, "numpy"))
+        names, metadata = list(handle.keys()), handle.metadata()
+        shapes = {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+    except Exception as error:
         raise ValueError(
             f"{path} is no readable safetensors file ({error}); it is damaged or was "
             "downloaded in part."
         ) from error
-    return Checkpoint(
-        path=str(path),
-        shapes={name: entry.shape for name, entry in header.entries.items()},
-        config={},
-        load=lambda name: safetensors_file.read_tensor(header, name),
-        metadata=header.metadata,
-    )
+    return Checkpoint(str(path), shapes, {}, handle.get_tensor, metadata or {})
 
 
 def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
@@ -184,3 +185,26 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     raise ValueError(f"{path} holds a {type(value).__name__}; wanted an object.")
+
+
+def write_safetensors(
+    path: epath.PathLike, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Writes a file whole or not at all; it may be in a bucket."""
+    path = epath.Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The package writes memory as it lies, whatever the order of the axes.
+    dense = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    unfinished = path.parent / f"{path.name}.unfinished"
+    try:
+        if "://" in str(path):
+            with tempfile.TemporaryDirectory() as folder:
+                local_path = f"{folder}/{path.name}"
+                safetensors.numpy.save_file(dense, local_path, metadata)
+                epath.Path(local_path).copy(unfinished)
+        else:
+            safetensors.numpy.save_file(dense, str(unfinished), metadata)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

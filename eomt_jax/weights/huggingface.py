@@ -20,9 +20,9 @@ from etils import epath
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import safetensors_file
 from eomt_jax.weights.classes import CONFIG_KEY, SPLIT_KEY
 from eomt_jax.weights.eomt_names import HUGGING_FACE_EOMT, HUGGING_FACE_EOMT_DINOV3
+from eomt_jax.weights.files import write_safetensors
 from eomt_jax.weights.layouts import BIASED, Architecture
 from eomt_jax.weights.name_maps import Naming
 from eomt_jax.weights.new_folder import new_folder
@@ -252,12 +252,12 @@ def _write_weights(
     shards = list(_shards(tensors, max_shard_bytes))
     metadata = {"format": "pt"}  # without it transformers refuses the file
     if len(shards) == 1:
-        safetensors_file.write(folder / "model.safetensors", tensors, metadata)
+        write_safetensors(folder / "model.safetensors", tensors, metadata)
         return
     weight_map = {}
     for i, shard in enumerate(shards, start=1):
         name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        safetensors_file.write(folder / name, shard, metadata)
+        write_safetensors(folder / name, shard, metadata)
         weight_map |= dict.fromkeys(shard, name)
     total = sum(value.nbytes for value in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}

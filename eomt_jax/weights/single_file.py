@@ -11,8 +11,7 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from eomt_jax.weights import safetensors_file
-from eomt_jax.weights.files import open_checkpoint
+from eomt_jax.weights.files import open_checkpoint, write_safetensors
 
 SUFFIX = ".safetensors"
 TEXT_KEY = "eomt_jax"
@@ -25,7 +24,8 @@ def read_text(path: epath.PathLike) -> str | None:
     if path.suffix != SUFFIX:
         return None
     try:
-        return safetensors_file.read_header(path).metadata.get(TEXT_KEY)
+        with open_checkpoint(path) as checkpoint:
+            return checkpoint.metadata.get(TEXT_KEY)
     except (ValueError, OSError):
         return None
 
@@ -62,7 +62,7 @@ def write(path: epath.PathLike, text: str, params: dict[str, Any]) -> None:
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds values that are not finite.")
     metadata = {TEXT_KEY: text, CHECKSUM_KEY: checksum(params, text)}
-    safetensors_file.write(path, tensors, metadata)
+    write_safetensors(path, tensors, metadata)
 
 
 def checksum(params: dict[str, Any], text: str = "") -> str:

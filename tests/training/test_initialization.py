@@ -10,7 +10,8 @@ from eomt_jax.training.initialization import initialize
 from eomt_jax.training.parameter_report import GroupReport
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import ClassInfo, DatasetInfo
-from eomt_jax.weights import huggingface, native, safetensors_file
+from eomt_jax.weights import huggingface, native
+from eomt_jax.weights.files import write_safetensors
 from eomt_jax.weights.resample import resample_position_embedding
 
 NAMES = ("cat", "dog", "sky")
@@ -216,7 +217,7 @@ def test_difference_to_a_backbone_wants_it_beside(
         ):
             name = re.sub(theirs, released, name)
         tensors[name] = np.ascontiguousarray(tensor.value)
-    safetensors_file.write(file, tensors, {})
+    write_safetensors(file, tensors, {})
 
     folder, base = rotary_backbone
     result = build("rotary", checkpoint=file, backbone=folder)

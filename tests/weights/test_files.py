@@ -1,12 +1,14 @@
 import json
+import pathlib
 import sys
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from safetensors.numpy import save_file
 
-from eomt_jax.weights.files import open_checkpoint
+from eomt_jax.weights.files import open_checkpoint, write_safetensors
 
 
 def save(path, **tensors):
@@ -94,14 +96,6 @@ def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path):
     np.testing.assert_array_equal(got, np.ones(1000))
 
 
-def test_file_cut_off_after_it_was_opened_is_named(tmp_path):
-    path = save(tmp_path / "a.safetensors", x=np.ones(1000, np.float32))
-    with open_checkpoint(path) as checkpoint:
-        path.write_bytes(path.read_bytes()[:500])
-        with pytest.raises(ValueError, match="a.safetensors: cannot read x"):
-            checkpoint.read("x")
-
-
 def test_large_finite_values_are_no_damage(tmp_path):
     # Their sum is infinite in float32.
     path = save(tmp_path / "a.safetensors", x=np.full(100, 3e38, np.float32))
@@ -152,3 +146,67 @@ def test_broken_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match="config.json"):
         read_all(tmp_path)
+
+
+ENTRY = {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}
+
+
+@pytest.mark.parametrize(
+    ("header", "num_header_bytes"),
+    [
+        (b"", None),
+        (b"\xff", None),
+        (b"[" * 50_000, None),
+        (b"[]", None),
+        ({"x": ENTRY}, 2**63),
+        ({"x": ENTRY}, 2**40),
+        ({"x": ENTRY}, 10_000),
+        ({"__metadata__": {"a": 5}, "x": ENTRY}, None),
+        ({"x": ENTRY | {"shape": [2]}}, None),
+        ({"x": ENTRY | {"shape": [2**40, 2**40]}}, None),
+        ({"x": ENTRY | {"shape": [-1, -3]}}, None),
+        ({"x": ENTRY | {"dtype": 5}}, None),
+        ({"x": ENTRY | {"data_offsets": [12, 0]}}, None),
+        ({"x": None}, None),
+        ({"x": ENTRY, "y": ENTRY}, None),
+        ({"x": ENTRY | {"data_offsets": [4, 16]}}, None),
+        (json.dumps({"x": ENTRY})[:-1].encode() + b', "x": {}}', None),
+    ],
+)
+def test_header_that_does_not_describe_the_file_is_refused(
+    tmp_path, header, num_header_bytes
+):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(text) if num_header_bytes is None else num_header_bytes
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + text + bytes(12))
+    with pytest.raises(ValueError, match="a.safetensors is no readable safetensors"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_written_tensors_come_back_with_their_texts(tmp_path, dtype):
+    tensors = {
+        "a/b": np.arange(6).reshape(2, 3).astype(dtype),
+        "scalar": np.ones((), dtype),
+        "transposed": np.arange(12).reshape(3, 4).astype(dtype).T,
+    }
+    path = tmp_path / "new" / "a.safetensors"
+    write_safetensors(path, tensors, {"about": "ä"})
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.metadata == {"about": "ä"}
+        assert checkpoint.shapes == {name: t.shape for name, t in tensors.items()}
+        for name, tensor in tensors.items():
+            assert checkpoint.load(name).dtype == dtype
+            np.testing.assert_array_equal(checkpoint.read(name), tensor)
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
+    def fail(tensors, path, metadata):
+        pathlib.Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(3)}, {})
+    assert not list(tmp_path.iterdir())
