@@ -70,7 +70,9 @@ def resample_vit(
     """
     patch_embedding = params["patch_embedding"]
     kernel = resample_patch_kernel(patch_embedding["kernel"], patch_size)
-    resampled = {"patch_embedding": {**patch_embedding, "kernel": kernel}}
+    resampled: dict[str, Any] = {
+        "patch_embedding": {**patch_embedding, "kernel": kernel}
+    }
     if "position_embedding" in params:
         resampled["position_embedding"] = resample_position_embedding(
             params["position_embedding"], grid_size
