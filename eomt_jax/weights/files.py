@@ -7,6 +7,7 @@ wrong with a file ends in a ValueError that names the file and the tensor.
 import contextlib
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -203,7 +204,10 @@ def write_safetensors(
                 safetensors.numpy.save_file(dense, local_path, metadata)
                 epath.Path(local_path).copy(unfinished)
         else:
+            unfinished.touch()
+            mode = unfinished.stat().mode
             safetensors.numpy.save_file(dense, str(unfinished), metadata)
+            os.chmod(unfinished, mode)  # the package's files are its user's alone
         unfinished.replace(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -193,6 +193,8 @@ def test_written_tensors_come_back_with_their_texts(tmp_path, dtype):
     }
     path = tmp_path / "new" / "a.safetensors"
     write_safetensors(path, tensors, {"about": "ä"})
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.metadata == {"about": "ä"}
         assert checkpoint.shapes == {name: t.shape for name, t in tensors.items()}
