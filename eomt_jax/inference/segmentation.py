@@ -69,10 +69,11 @@ class Segmentation:
             scores = np.asarray(prediction.scores[row])
             kept = np.flatnonzero(scores >= min_score)
             bits = np.asarray(prediction.mask_bits[row])[kept, :height]
-            masks = np.unpackbits(bits, axis=-1, bitorder="little")[..., :width]
+            masks = np.unpackbits(bits, axis=-1, count=width, bitorder="little")
             return cls(
                 labels=np.asarray(prediction.labels[row])[kept],
-                masks=masks.astype(bool),
+                # Not converted: many masks of a large photograph are a gigabyte.
+                masks=masks.view(bool),
                 scores=scores[kept],
             )
         label_map = np.asarray(prediction.label_map[row])[:height, :width]
