@@ -10,6 +10,8 @@ from etils import epath
 from eomt_jax.inference.photographs import PICTURE_ENDINGS
 
 _MAGIC = ("*", "?", "[")
+_JSON_BEGIN = b'{\n "image": {'
+"""Of what eomt-predict writes."""
 
 
 def find_photographs(
@@ -65,6 +67,64 @@ def output_names(photographs: dict[epath.Path, str]) -> dict[epath.Path, str]:
         taken.add(free.lower())
         names[path] = free
     return names
+
+
+def check_outputs(
+    names: dict[epath.Path, str], out: epath.Path, endings: Sequence[str]
+) -> None:
+    """Nothing that is read may be written over, nor annotations that lie beside it.
+
+    Args:
+      names: each photograph, and its name below `out`.
+      out: the folder that is written.
+      endings: of the files that a photograph gets.
+
+    Raises:
+      ValueError: naming the file.
+    """
+    inputs = {path.resolve() for path in names}
+    writers: dict[str, epath.Path] = {}
+    for path, name in names.items():
+        for ending in endings:
+            file = out / f"{name}{ending}"
+            first = writers.setdefault(str(file).lower(), path)
+            if first is not path:
+                raise ValueError(
+                    f"{first} and {path} would both be written to {file}; segment one "
+                    "after the other, with another --out"
+                )
+            if file.resolve() in inputs:
+                raise ValueError(
+                    f"{out} holds the photograph {file}, which the result of {path} "
+                    "would replace; give another folder with --out"
+                )
+        file = out / f"{name}.json"
+        is_beside = file.parent.resolve() == path.parent.resolve()
+        if is_beside and file.exists() and not _is_ours(file):
+            raise ValueError(
+                f"{file} is no result of eomt-predict, which would replace it; give "
+                "another folder with --out"
+            )
+
+
+def check_writable(folder: epath.Path) -> None:
+    """Makes a folder; says at once what would otherwise come after minutes.
+
+    Raises:
+      ValueError: nothing can be written into it.
+    """
+    probe = folder / ".eomt-predict.unfinished"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"can't write into {folder} ({error.strerror})") from error
+
+
+def _is_ours(file: epath.Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(_JSON_BEGIN)) == _JSON_BEGIN
 
 
 def _candidates(name: str) -> Iterator[str]:

@@ -17,7 +17,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from eomt_jax.cli.photograph_files import find_photographs, output_names
+from eomt_jax.cli.photograph_files import (
+    check_outputs,
+    check_writable,
+    find_photographs,
+    output_names,
+)
 from eomt_jax.cli.progress import Progress
 from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmenter import Segmenter
@@ -27,6 +32,9 @@ from eomt_jax.types import TASKS
 _LONG_SIDES = 1024, 2048
 """Overlays have the photograph's own size within these: small ones are worth enlarging,
 for outlines and names are drawn afterwards; large ones only take time."""
+_MAX_WAITING = 2**30
+"""Bytes of results that are not written yet; instances of a large photograph have many,
+and looking at the next one is slower than drawing it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         out = epath.Path(options.out).expanduser()
         names = output_names(find_photographs(options.images, leave_out=out))
-        _check_outputs(names, out)
+        check_outputs(names, out, _endings(options))
+        check_writable(out)
         segmenter = _open(options)
         problems = _predict(segmenter, names, out, options)
     except (ValueError, ImportError, OSError) as error:
@@ -46,6 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "; try a smaller --batch_size" if "RESOURCE_EXHAUSTED" in reason else ""
         print(f"eomt-predict: {reason}{hint}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(
+            f"eomt-predict: too little memory ({error}); try --num_threads=1, a smaller "
+            "--batch_size or a higher --threshold",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"\neomt-predict: stopped; what was done is in {options.out}",
+            file=sys.stderr,
+        )
+        return 130
     for problem in problems:
         print(f"eomt-predict: {problem}", file=sys.stderr)
     return 1 if problems else 0
@@ -95,13 +117,22 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--threshold",
         type=float,
         help="score from which on a segment counts; default: 0.8 for panoptic segments, "
-        "0.5 for instances",
+        "0.5 for instances; classes of pixels have no scores",
     )
     add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
-    add("--long_side", type=int, help="of the overlays, pixels; default: 1024 to 2048")
+    add(
+        "--long_side",
+        type=_positive,
+        help="of the overlays, pixels; default: 1024 to 2048",
+    )
     add("--dtype", help="of the computation; default: float32 on a CPU, else bfloat16")
-    add("--num_threads", type=int, default=4, help="that read and write; default: 4")
+    add(
+        "--num_threads",
+        type=_positive,
+        default=4,
+        help="that read and write; default: 4",
+    )
     add(
         "--compilation_cache",
         default=DEFAULT_FOLDER,
@@ -111,15 +142,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _check_outputs(names: dict[epath.Path, str], out: epath.Path) -> None:
-    """Nothing that is read may be written over."""
-    inputs = {path.resolve() for path in names}
-    for path, name in names.items():
-        if (out / f"{name}.png").resolve() in inputs:
-            raise ValueError(
-                f"{out} holds the photograph {path}, which its overlay would replace; "
-                "give another folder with --out"
-            )
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _endings(options: argparse.Namespace) -> list[str]:
+    """Of the files that a photograph gets."""
+    overlay = [] if options.no_overlay else [".png"]
+    return [*overlay, *([".masks.png"] if options.masks else []), ".json"]
 
 
 def _open(options: argparse.Namespace) -> Segmenter:
@@ -167,22 +200,25 @@ def _predict(
         list(names),
         tile=options.tile,
         threshold=options.threshold,
-        num_threads=max(1, options.num_threads),
+        num_threads=options.num_threads,
         on_damaged=on_damaged,
     )
     with (
         contextlib.closing(results),
-        ThreadPoolExecutor(max(1, options.num_threads)) as pool,
+        ThreadPoolExecutor(options.num_threads) as pool,
     ):
-        writing: collections.deque[Future[None]] = collections.deque()
+        writing: collections.deque[tuple[Future[None], int]] = collections.deque()
         for result in results:
             path = out / names[epath.Path(result.file_name)]
-            writing.append(pool.submit(_write, result, path, options))
-            if len(writing) > 2 * options.num_threads:
-                writing.popleft().result()
+            writing.append((pool.submit(_write, result, path, options), _bytes(result)))
+            while (
+                len(writing) > 2 * options.num_threads
+                or sum(size for _, size in writing) > _MAX_WAITING
+            ):
+                writing.popleft()[0].result()
             num_done += 1
             progress(num_done + len(problems), len(names), speed())
-        for future in writing:
+        for future, _ in writing:
             future.result()
     print(
         f"{num_done} of {len(names)} photographs are in {out}: {speed():.2g} a second, "
@@ -191,6 +227,12 @@ def _predict(
         file=sys.stderr,
     )
     return problems
+
+
+def _bytes(result: Result) -> int:
+    found = result.segmentation
+    masks = found.id_map if found.masks is None else found.masks
+    return result.image.nbytes + (0 if masks is None else masks.nbytes)
 
 
 def _write(result: Result, path: epath.Path, options: argparse.Namespace) -> None:
@@ -215,8 +257,12 @@ def _encode_png(picture: np.ndarray) -> bytes:
 def _write_whole(path: epath.Path, ending: str, content: Any) -> None:
     """A reader finds no half of it; what an earlier call wrote is replaced."""
     unfinished = path.parent / f".{path.name}{ending}.unfinished"
-    unfinished.write_bytes(content)
-    unfinished.replace(path.parent / f"{path.name}{ending}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path.parent / f"{path.name}{ending}")
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ class Segmenter:
 
         Raises:
           ValueError: a photograph can't be read (it is named), there is no such task,
-            instances are asked of classes without a thing, or panoptic tiles.
+            instances are asked of classes without a thing, or panoptic tiles, or the
+            threshold isn't between 0 and 1.
         """
         options: Any = {"task": task, "threshold": threshold, "tile": tile}
         if isinstance(images, list | tuple):
@@ -201,7 +202,10 @@ class Segmenter:
                 "stuff that a tile cuts is not the same one in the next; ask for the "
                 "semantic or the instance task"
             )
-        threshold = THRESHOLDS[chosen] if threshold is None else threshold
+        if threshold is None:
+            threshold = THRESHOLDS[chosen]
+        elif not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
         batch: list[_View] = []
         view = functools.partial(self._view, task=chosen, tile=tile)
         for image, read in read_ahead(

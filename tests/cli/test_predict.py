@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.cli.predict import main
+from eomt_jax.cli.progress import Progress
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.weights import native
@@ -110,6 +111,9 @@ def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
         (["--dataset=coco_panoptic"], "133 classes"),
         (["--dataset=cocoo"], "published datasets"),
         (["{photos}/*.bmp"], "holds no photograph"),
+        (["--threshold=80"], "between 0 and 1"),
+        (["--out={photos}/a.jpg"], "can't write into"),
+        (["--masks", "{photos}/a.masks.png"], "both be written to"),
     ],
 )
 def test_predict_tells_in_one_line_what_cannot_be(
@@ -132,3 +136,24 @@ def test_predict_missing_checkpoint_and_photograph(
     assert str(tmp_path / "nothing") in capsys.readouterr().err
     assert predict(checkpoint, photos / "c.png", out) == 1
     assert "c.png does not exist" in capsys.readouterr().err
+
+
+def test_predict_beside_the_photographs(checkpoint, photos):
+    arguments = [photos / "a.jpg", f"--out={photos}", "--no_overlay"]
+    for _ in range(2):  # its own JSON is replaced
+        assert predict(checkpoint, *arguments) == 0
+    annotation = photos / "a.json"
+    assert json.loads(annotation.read_text())["image"]["width"] == 40
+    annotation.write_text('{"shapes": []}')
+    assert predict(checkpoint, *arguments) == 1
+    assert annotation.read_text() == '{"shapes": []}'
+
+
+def test_predict_interrupted(checkpoint, photos, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "__call__", stop)
+    assert predict(checkpoint, photos / "a.png", f"--out={tmp_path / 'out'}") == 130
+    assert "stopped" in capsys.readouterr().err
+    assert files(tmp_path / "out") == ["a.json", "a.png"]
