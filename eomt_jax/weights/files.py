@@ -36,7 +36,7 @@ class Checkpoint:
     Attributes:
       path: what was opened, for messages.
       shapes: every tensor's shape.
-      config: the config.json of a Hugging Face folder; empty for a single file.
+      config: the config.json of a Hugging Face folder; empty if there is none.
       load: reads one tensor as it is stored.
       metadata: the texts in the header of a single safetensors file; else empty.
     """
@@ -74,7 +74,8 @@ class Checkpoint:
 def open_checkpoint(path: epath.PathLike) -> Iterator[Checkpoint]:
     """Opens a .safetensors or PyTorch file, or a Hugging Face folder, sharded or not.
 
-    Files in a bucket are copied to a temporary folder for as long as this is open.
+    A file that is named like a folder's weights has that folder's config.json. Files in
+    a bucket are copied to a temporary folder for as long as this is open.
     """
     path = epath.Path(path).expanduser()
     if not path.exists():
@@ -83,12 +84,18 @@ def open_checkpoint(path: epath.PathLike) -> Iterator[Checkpoint]:
         if path.is_dir():
             yield _open_folder(path, stack)
         else:
-            yield dataclasses.replace(_open_file(path, stack), path=str(path))
+            config = _read_config(path.parent) if path.name in WEIGHTS else {}
+            checkpoint = _open_file(path, stack)
+            yield dataclasses.replace(checkpoint, path=str(path), config=config)
+
+
+def _read_config(folder: epath.Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    return read_json(file) if file.exists() else {}
 
 
 def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
-    config_file = folder / "config.json"
-    config = read_json(config_file) if config_file.exists() else {}
+    config = _read_config(folder)
     for name in WEIGHTS:
         if (folder / name).exists():
             checkpoint = _open_file(folder / name, stack)

@@ -212,3 +212,13 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_safetensors(tmp_path / "a.safetensors", {"a": np.zeros(3)}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_named_alone_keep_the_config_beside_them(tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 5}')
+    path = save(tmp_path / "model.safetensors", a=np.zeros(2, np.float32))
+    other = save(tmp_path / "other.safetensors", a=np.zeros(2, np.float32))
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.config == {"hidden_size": 5}
+    with open_checkpoint(other) as checkpoint:
+        assert checkpoint.config == {}
