@@ -29,6 +29,8 @@ MODEL_FILE = "model.json"
 STEPS_FOLDER = "checkpoints"
 PARAMS_ITEM = "params"
 VERSION = 1
+# By which orbax knows that what it finds in a bucket is whole.
+COMMIT_FILE = "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,9 @@ def save(
             checkpointer.save(item, args=ocp.args.PyTreeSave(params))
     finally:
         orbax_logger.removeFilter(_is_worth_reading)
+    # Everywhere, since a folder may be copied into a bucket later.
+    for part in (item, item.parent):
+        (part / COMMIT_FILE).write_text("")
     # Last, so that an interrupted save doesn't look like a model.
     config = ModelConfig.of(model, dataset_info)
     checksum = single_file.checksum(params)

@@ -121,6 +121,17 @@ def test_step_that_orbax_calls_unfinished_is_passed_over(tmp_path, monkeypatch):
     assert native.read_params(tmp_path)["queries"][0] == 1
 
 
+def test_saved_folder_is_whole_by_the_rule_of_buckets(
+    tmp_path, model, params, monkeypatch
+):
+    native.save(tmp_path, model, params)
+    from orbax.checkpoint._src.path import gcs_utils
+
+    monkeypatch.setattr(gcs_utils, "is_gcs_path", lambda path: True)
+    got = native.read_params(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, got, params)
+
+
 def test_parameters_written_on_a_mesh_are_read_whole(tmp_path):
     mesh = jax.make_mesh(
         (jax.device_count(),), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,)
