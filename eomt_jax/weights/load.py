@@ -1,6 +1,7 @@
 """From a path to a model that is ready to apply."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 import flax.linen as nn
@@ -70,6 +71,7 @@ def open_eomt(
       FileNotFoundError: there is nothing at the path.
       ValueError: what is there is damaged, no EoMT, or an argument contradicts it.
     """
+    check_image_size(image_size)
     stored = read_stored_eomt(
         path,
         backbone=backbone,
@@ -154,9 +156,10 @@ def load_backbone(
       ValueError: the file is damaged, not of this architecture, or an override
         contradicts it.
     """
+    check_image_size(image_size)
     return _refit(
         path,
-        _read_checked_backbone(path, overrides),
+        _read_checked_backbone(path, {**overrides, "image_size": image_size}),
         image_size=image_size,
         patch_size=patch_size,
         overrides=overrides,
@@ -253,6 +256,17 @@ def _check_settled(
                 f"{path} has {name} = {fields[name]!r}, which its parameters settle; "
                 f"the override asks for {value!r}."
             )
+
+
+def check_image_size(image_size: Any) -> None:
+    """Raises ValueError unless this is (height, width) or None."""
+    sides = image_size if isinstance(image_size, tuple | list) else ()
+    good = len(sides) == 2 and all(isinstance(side, numbers.Integral) for side in sides)
+    if image_size is not None and not good:
+        raise ValueError(
+            f"image_size = {image_size!r}; wanted (height, width), two whole numbers "
+            "of pixels."
+        )
 
 
 def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) -> None:

@@ -57,11 +57,14 @@ class Stored:
 
 
 def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> Stored:
-    """A backbone, or an EoMT that is whole; `options` has some of OPTIONS."""
+    """A backbone, or an EoMT that is whole.
+
+    `options` has some of OPTIONS, and image_size: see `infer_architecture`.
+    """
     source = hub.resolve(path)
     if native.is_native(source):
         return _read_native(source)
-    options = _known(options)
+    options = {**_known(options), "image_size": options.get("image_size")}
     with open_checkpoint(source) as checkpoint:
         checkpoint = without_compiled_names(checkpoint)
         if not is_eomt(checkpoint):

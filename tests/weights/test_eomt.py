@@ -11,7 +11,7 @@ import eomt_jax
 from eomt_jax import dataset_info
 from eomt_jax.weights import eomt_names, hub, name_maps, native
 from eomt_jax.weights.layouts import Architecture
-from eomt_jax.weights.load import open_eomt, read_backbone
+from eomt_jax.weights.load import check_image_size, open_eomt, read_backbone
 
 MEAN, STD = "network.encoder.pixel_mean", "network.encoder.pixel_std"
 PROBS = "network.attn_mask_probs"
@@ -112,9 +112,19 @@ def test_positions_of_no_square_need_the_image_size(tmp_path, size, resampled):
         model, params = eomt_jax.load(file, image_size=size)
         assert model.vit.image_size == size
         assert params["vit"]["position_embedding"].shape == (2, 9, 128)
+        vit, _ = eomt_jax.load_backbone(file, image_size=size, patch_size=8)
+        assert vit.image_size == size
         return
     with pytest.raises(ValueError, match="18 positions; wanted a square number"):
         eomt_jax.load(file, image_size=size)
+
+
+@pytest.mark.parametrize("image_size", [64, (64, 64, 3), (64.0, 64.0), "64"])
+def test_image_size_that_is_no_height_and_width_is_refused(image_size):
+    with pytest.raises(ValueError, match=r"wanted \(height, width\)"):
+        check_image_size(image_size)
+    check_image_size((np.int64(64), 64))
+    check_image_size(None)
 
 
 def test_other_image_size_is_noted(tmp_path):
