@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_queries = 200
     # Of the network's activations; parameters, norms and losses are float32 always.
     config.model.dtype = "bfloat16"
-    # Recompute blocks in the backward pass: about a third slower, much less memory.
+    # Recompute blocks and upscaling in the backward pass: slower, much less memory.
     config.model.remat = False
 
     config.init = ml_collections.ConfigDict()

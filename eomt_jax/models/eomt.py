@@ -49,7 +49,9 @@ class EoMT(nn.Module):
             self.num_classes + 1, kernel_init=init, bias_init=init, dtype=dtype
         )
         self.mask_head = MaskHead(dtype)
-        self.upscale = Upscale(
+        # Every prediction upscales anew; kept, that outweighs all blocks together.
+        upscale = nn.remat(Upscale) if self.vit.remat else Upscale
+        self.upscale = upscale(
             max(1, int(math.log2(self.vit.patch_size)) - 2),
             # The release's upscaling norms keep 1e-6 whatever the backbone's are.
             layer_norm_eps=1e-6,

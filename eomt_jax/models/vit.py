@@ -73,7 +73,8 @@ class ViT(nn.Module):
       num_register_tokens: prefix tokens beside the class token.
       layer_scale_init: of a network trained from scratch.
       dtype: of activations; parameters, norms and softmax stay float32.
-      remat: recompute each block in the backward pass instead of keeping it.
+      remat: recompute each block in the backward pass instead of keeping it; in an
+        EoMT the upscaling of each prediction too.
     """
 
     embed_dim: int

@@ -76,7 +76,7 @@ def initialize(
       image_size: (height, width) in pixels.
       patch_size: in pixels; a checkpoint settles it.
       dtype: of activations.
-      remat: recompute blocks in the backward pass.
+      remat: see ViT.
       backbone: path of whatever `weights.load.read_backbone` reads, a whole EoMT
         among it, whose heads are left; empty for none. Beside a checkpoint: what that
         is a delta to.
