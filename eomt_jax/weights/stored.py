@@ -198,7 +198,13 @@ def _read_native(path: epath.Path) -> Stored:
     if config.kind == "ViT":
         return Stored("ViT", config.fields, {}, params, checked=False)
     fields = dict(config.fields)
-    vit_fields = fields.pop("vit", {})
+    vit_fields = fields.pop("vit", None)
+    described = isinstance(vit_fields, dict) and "vit" in params
+    if config.kind != "EoMT" or not described:
+        raise ValueError(
+            f"{path} holds neither an EoMT nor a ViT: kind = {config.kind!r} in its "
+            f"{native.MODEL_FILE}, parameters of {', '.join(sorted(params)[:8])}."
+        )
     return Stored(
         config.kind, vit_fields, fields, params, config.dataset_info, checked=False
     )

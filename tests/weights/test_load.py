@@ -158,3 +158,16 @@ def test_package_imports_jax_on_first_use_and_never_torch():
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "True", "False"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "Other"}, {"model": {"num_queries": 5}}, {"model": {"vit": []}}]
+)
+def test_model_file_of_neither_eomt_nor_vit_is_refused(saved, tmp_path, change):
+    folder, _, _ = saved
+    config = json.loads((folder / "model.json").read_text()) | change
+    (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    for load in (eomt_jax.load, eomt_jax.load_backbone):
+        with pytest.raises(ValueError, match="holds neither an EoMT nor a ViT"):
+            load(tmp_path)
