@@ -8,7 +8,7 @@ import os
 os.environ.setdefault("NPROC", "32")
 # Compiling takes most of the time here and running next to none, so programs are left
 # as they come: a training step compiles four times as fast. What needs optimized ones
-# asks for them (tests/parallel/test_meshes_agree.py, tests/quickstart).
+# asks for them (`optimized_programs`, tests/quickstart).
 _flags = "--xla_force_host_platform_device_count=8"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     # A flag that later ones don't know, and XLA ends the process over an unknown one.
@@ -45,6 +45,19 @@ def pytest_xdist_auto_num_workers(config) -> int | None:
     """No workers for a single file: all its tests would go to one of them."""
     files = {argument.split("::")[0] for argument in config.args}
     return 0 if len(files) == 1 and files.pop().endswith(".py") else None
+
+
+@pytest.fixture(scope="module")
+def optimized_programs():
+    """Programs as users run them, for comparisons to the last digits.
+
+    Without optimizing, logits that are computed twice may differ in the last bit, and the
+    loss then chooses a point less than it should.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -23,17 +23,9 @@ MESHES = {"data8": (8, 1, 1), "fsdp8": (1, 8, 1), "data2_fsdp2_tensor2": (2, 2, 
 
 pytestmark = [
     pytest.mark.timeout(600),
+    pytest.mark.usefixtures("optimized_programs"),
     pytest.mark.skipif(jax.device_count() < 8, reason="wants eight devices"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def optimized():
-    """Unoptimized programs for one and for eight devices round a few points apart."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def create_model():
