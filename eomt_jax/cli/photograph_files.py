@@ -35,6 +35,7 @@ def find_photographs(
     """
     found: dict[epath.Path, str] = {}
     left_out = _resolved(leave_out)
+    places: set[epath.Path] = set()
     for argument in arguments:
         root, paths = _expand(argument)
         pictures = paths
@@ -47,7 +48,9 @@ def find_photographs(
             )
         for path in pictures:
             name = path.relative_to(root).with_suffix("")
-            found.setdefault(path, str(name))
+            if path.absolute() not in places:
+                places.add(path.absolute())
+                found[path] = str(name)
     return found
 
 

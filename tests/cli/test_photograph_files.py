@@ -81,3 +81,11 @@ def test_find_photographs_none_is_an_error(folder, tmp_path, argument):
 def test_output_names_never_clash(photographs, names):
     paths = {epath.Path(p): pathlib.PurePath(p).stem for p in photographs}
     assert list(output_names(paths).values()) == names
+
+
+def test_find_photographs_named_twice_is_one(tmp_path, monkeypatch):
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    both = ["a.jpg", str(tmp_path / "a.jpg"), str(tmp_path)]
+    found = find_photographs(both, leave_out=epath.Path(tmp_path / "out"))
+    assert list(found.values()) == ["a"]
