@@ -187,7 +187,13 @@ def _infer(
         )
     # The 7B of DINOv3 and WebSSL alone have heads of twice the usual width.
     head_dim = 128 if embed_dim == 4096 else 64
-    heads = num_heads or config.get("num_attention_heads") or embed_dim // head_dim
+    configured = config.get("num_attention_heads")
+    if num_heads and configured not in (None, num_heads):
+        raise ValueError(
+            f"{checkpoint.path}: config.json says num_attention_heads = {configured!r}; "
+            f"num_heads={num_heads} contradicts it."
+        )
+    heads = num_heads or configured or embed_dim // head_dim
     if not _is_count(heads) or embed_dim % heads or rotary and embed_dim // heads % 4:
         raise ValueError(
             f"{checkpoint.path}: its width {embed_dim} cannot be split into "

@@ -58,6 +58,12 @@ def is_eomt(checkpoint: Checkpoint) -> bool:
     return detect_naming(checkpoint, EOMTS) is not None
 
 
+def holds_differences(checkpoint: Checkpoint, delta: bool | None) -> bool:
+    """Whether these are an EoMT's differences to its backbone; `delta` as below."""
+    naming = detect_naming(checkpoint, EOMTS)
+    return naming is not None and deltas.is_delta(checkpoint, naming, delta)
+
+
 def read_eomt(
     checkpoint: Checkpoint,
     *,

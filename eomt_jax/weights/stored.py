@@ -13,6 +13,7 @@ from eomt_jax.weights.backbones import is_backbone, read_vit
 from eomt_jax.weights.classes import find_dataset_info, published_name
 from eomt_jax.weights.eomt import (
     StoredEomt,
+    holds_differences,
     is_eomt,
     read_eomt,
     without_compiled_names,
@@ -96,6 +97,7 @@ def read_stored_eomt(
                 "eomt_jax.load_backbone."
             )
         return stored
+    known, base = _known(options), None
     with open_checkpoint(source) as checkpoint:
         checkpoint = without_compiled_names(checkpoint)
         if is_backbone(checkpoint) and not is_eomt(checkpoint):
@@ -103,25 +105,27 @@ def read_stored_eomt(
                 f"{path} holds a backbone, not an EoMT; open it with "
                 "eomt_jax.load_backbone."
             )
+        if str(backbone) and holds_differences(checkpoint, delta):
+            base = read_stored_backbone(backbone, options)
+            # It may tell what its differences don't.
+            known = {name: known[name] or base.vit_fields.get(name) for name in known}
         side = published_name(str(path))[1] or ASSUMED_SIDE
         eomt = read_eomt(
             checkpoint,
             delta=delta,
             backbone=backbone,
             image_size=image_size or (side, side),
-            **_known(options),
+            **known,
         )
     architecture = eomt.architecture
     vit_fields, params = architecture.vit_fields(), eomt.params
-    if eomt.is_delta:
-        base = read_stored_backbone(backbone, options)
+    if base:
         params["vit"] = deltas.add_backbone(
             (vit_fields, params["vit"]),
             (base.vit_fields, base.vit_params),
             path=str(path),
             backbone_path=str(backbone),
         )
-        vit_fields |= {name: base.vit_fields[name] for name in OPTIONS}
     num_query_blocks, notes = _num_query_blocks(
         str(path), eomt, options.get("num_query_blocks")
     )

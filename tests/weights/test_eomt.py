@@ -269,6 +269,27 @@ def test_difference_to_a_backbone_of_ours_adds_up_or_is_refused(tmp_path):
         open_eomt(file, backbone=tmp_path / "half.safetensors")
 
 
+def test_difference_has_the_heads_of_its_backbone(tmp_path):
+    file = save(tmp_path / "a.safetensors", delta())
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save(folder / "model.safetensors", named_tensors(name_maps.DINOV3))
+    config = {"num_attention_heads": 4, "rope_theta": 50.0, "layer_norm_eps": 1e-4}
+    (folder / "config.json").write_text(json.dumps(config))
+    model, _ = eomt_jax.load(file, backbone=folder)
+    fields = (model.vit.num_heads, model.vit.rope_theta, model.vit.layer_norm_eps)
+    assert fields == (4, 50.0, 1e-4)
+    assert fields[0] != 128 // 64  # what the width would tell
+
+
+def test_heads_that_contradict_the_config_are_refused(tmp_path):
+    save(tmp_path / "model.safetensors", release())
+    (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
+    with pytest.raises(ValueError, match="attention_heads = 2; num_heads=4 contra"):
+        open_eomt(tmp_path, num_heads=4)
+    assert open_eomt(tmp_path, num_heads=2).model.vit.num_heads == 2
+
+
 def test_backbone_beside_a_whole_model_is_refused(tmp_path):
     file = save(tmp_path / "a.safetensors", release())
     with pytest.raises(ValueError, match="holds a whole model; the backbone b can't"):
