@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from etils import epath
 
 from eomt_jax.inference.photographs import PICTURE_ENDINGS
+from eomt_jax.inference.result import DESCRIPTION
 
 _MAGIC = ("*", "?", "[")
-_JSON_BEGIN = b'{\n "image": {'
+_JSON_BEGIN = f'{{\n "info": {{\n  "description": "{DESCRIPTION}"'.encode()
 """Of what eomt-predict writes."""
 
 

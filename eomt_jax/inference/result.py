@@ -16,6 +16,9 @@ from eomt_jax.inference.draw import draw_segmentation
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.types import DatasetInfo, Task
 
+DESCRIPTION = "segments by eomt_jax"
+"""Tells JSON of ours from others'."""
+
 _codec: Any = mask_codec  # its stubs know no arrays
 
 
@@ -127,23 +130,28 @@ class Result:
         return np.stack(channels, axis=-1).astype(np.uint8)
 
     def to_coco(self) -> dict[str, Any]:
-        """As JSON values, in the terms of COCO's files.
+        """A data set of this one photograph as JSON values, as pycocotools reads one.
 
         Returns:
-          image {file_name, height, width}, task, dataset, and the segments: as
-          `annotations` where they are instances, else as `segments_info` with the ids
-          of the id map. Each has id, category_id (the dataset's own number),
-          category_name, isthing, iscrowd 0, bbox, area, segmentation (run lengths, for
-          pycocotools.mask.decode) and score, where there is one.
+          info {description, task, dataset}; images, this one, with id 1, file_name, height and
+          width; annotations, each segment, with id (the id map's), image_id,
+          category_id (the dataset's own number), iscrowd 0, bbox, area, segmentation
+          (run lengths) and score, where there is one; categories, those that occur,
+          with id, name and isthing.
         """
         height, width = self.size
-        rows = []
+        rows, categories = [], {}
         for segment, rle in zip(self.segments, self._run_lengths(), strict=True):
+            category_id = self.info.classes[segment.label].id
+            categories[category_id] = {
+                "id": category_id,
+                "name": segment.class_name,
+                "isthing": int(segment.is_thing),
+            }
             row = {
                 "id": segment.id,
-                "category_id": self.info.classes[segment.label].id,
-                "category_name": segment.class_name,
-                "isthing": int(segment.is_thing),
+                "image_id": 1,
+                "category_id": category_id,
                 "iscrowd": 0,
                 "bbox": list(segment.box),
                 "area": segment.area,
@@ -152,11 +160,16 @@ class Result:
             if segment.score is not None:
                 row["score"] = round(segment.score, 4)
             rows.append(row)
+        image = {"id": 1, "file_name": self.file_name, "height": height, "width": width}
         return {
-            "image": {"file_name": self.file_name, "height": height, "width": width},
-            "task": self.task,
-            "dataset": self.info.name,
-            "annotations" if self.task == "instance" else "segments_info": rows,
+            "info": {
+                "description": DESCRIPTION,
+                "task": self.task,
+                "dataset": self.info.name,
+            },
+            "images": [image],
+            "annotations": rows,
+            "categories": [categories[key] for key in sorted(categories)],
         }
 
     def _areas_and_boxes(self) -> list[tuple[int, tuple[int, int, int, int]]]:

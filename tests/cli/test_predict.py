@@ -80,14 +80,12 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
     assert "broken.jpg is damaged" in errors.splitlines()[-1]
 
     coco = json.loads((out / "a_png.json").read_text())
-    assert coco["image"] == {
-        "file_name": str(photos / "a.png"),
-        "height": 50,
-        "width": 20,
-    }
-    assert sum(row["area"] for row in coco["segments_info"]) == 50 * 20
+    assert coco["images"] == [
+        {"id": 1, "file_name": str(photos / "a.png"), "height": 50, "width": 20}
+    ]
+    assert sum(row["area"] for row in coco["annotations"]) == 50 * 20
     ids = np.asarray(Image.open(out / "a_png.masks.png"))
-    for row in coco["segments_info"]:
+    for row in coco["annotations"]:
         assert (ids == row["category_id"]).sum() == row["area"]
     with Image.open(out / "a_png.png") as overlay:
         assert overlay.size == (round(1024 * 20 / 50), 1024)
@@ -99,7 +97,7 @@ def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
     assert predict(checkpoint, image, f"--out={tmp_path / 'out'}", *arguments) == 0
     assert files(tmp_path / "out") == ["a.json"]
     coco = json.loads((tmp_path / "out" / "a.json").read_text())
-    assert coco["task"] == "instance"
+    assert coco["info"]["task"] == "instance"
     assert "1 of 1 photographs" in capsys.readouterr().err
 
 
@@ -143,7 +141,7 @@ def test_predict_beside_the_photographs(checkpoint, photos):
     for _ in range(2):  # its own JSON is replaced
         assert predict(checkpoint, *arguments) == 0
     annotation = photos / "a.json"
-    assert json.loads(annotation.read_text())["image"]["width"] == 40
+    assert json.loads(annotation.read_text())["images"][0]["width"] == 40
     annotation.write_text('{"shapes": []}')
     assert predict(checkpoint, *arguments) == 1
     assert annotation.read_text() == '{"shapes": []}'

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from pycocotools import mask as mask_codec
+from pycocotools.coco import COCO
 
 from eomt_jax.inference.result import Result, Segment
 from eomt_jax.inference.segmentation import Segmentation
@@ -72,30 +72,29 @@ def test_masks_are_the_segments(make):
         assert mask[:, left + width - 1].any()
 
 
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (panoptic, "segments_info"),
-        (instances, "annotations"),
-        (semantic, "segments_info"),
-    ],
-)
-def test_to_coco_is_json_and_decodes(make, key):
+@pytest.mark.parametrize("make", [panoptic, instances, semantic])
+def test_to_coco_is_a_data_set_that_pycocotools_reads(make, tmp_path):
     result = make()
-    coco = json.loads(json.dumps(result.to_coco()))
-    assert coco["image"] == {"file_name": result.file_name, "height": 3, "width": 4}
-    assert (coco["task"], coco["dataset"]) == (result.task, "fake")
-    for row, mask, segment in zip(
-        coco[key], result.masks, result.segments, strict=True
-    ):
-        np.testing.assert_array_equal(mask_codec.decode(row["segmentation"]), mask)
+    (tmp_path / "photo.json").write_text(json.dumps(result.to_coco()))
+    coco = COCO(tmp_path / "photo.json")
+    info = coco.dataset["info"]
+    assert (info["task"], info["dataset"]) == (result.task, "fake")
+    image = {"id": 1, "file_name": result.file_name, "height": 3, "width": 4}
+    assert coco.imgs == {1: image}
+    rows = coco.loadAnns(coco.getAnnIds(imgIds=1))
+    for row, mask, segment in zip(rows, result.masks, result.segments, strict=True):
+        np.testing.assert_array_equal(coco.annToMask(row), mask)
         assert row["id"] == segment.id
-        assert row["category_id"] == segment.label + 1
-        assert row["category_name"] == segment.class_name
-        assert row["isthing"] == segment.is_thing
+        category = coco.cats[row["category_id"]]
+        assert category == {
+            "id": segment.label + 1,
+            "name": segment.class_name,
+            "isthing": segment.is_thing,
+        }
         assert tuple(row["bbox"]) == segment.box
         assert row["area"] == segment.area
         assert ("score" in row) == (result.task != "semantic")
+    assert set(coco.cats) == {row["category_id"] for row in rows}
 
 
 def test_mask_picture():
@@ -112,7 +111,7 @@ def test_nothing_found():
     assert result.segments == ()
     assert result.masks.shape == (0, 3, 4)
     assert (result.label_map == -1).all()
-    assert result.to_coco()["segments_info"] == []
+    assert result.to_coco()["annotations"] == []
 
 
 def test_draw_has_the_size_asked_for():
