@@ -212,7 +212,7 @@ def write_safetensors(
                 epath.Path(local_path).copy(unfinished)
         else:
             unfinished.touch()
-            mode = unfinished.stat().mode
+            mode = os.stat(unfinished).st_mode
             safetensors.numpy.save_file(dense, str(unfinished), metadata)
             os.chmod(unfinished, mode)  # the package's files are its user's alone
         unfinished.replace(path)
