@@ -1,7 +1,11 @@
 """Arguments of the tools that open somebody's weights."""
 
 import argparse
+import dataclasses
 from typing import Any
+
+from eomt_jax.pipeline.info_sources import open_info
+from eomt_jax.weights.load import Loaded, open_eomt
 
 # Fields of the model that shapes don't tell and a checkpoint's config may not either.
 NUMBERS = {
@@ -39,6 +43,39 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> N
     )
     for name, (kind, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument(
+        "--dataset",
+        help="whose classes an EoMT predicts, where the checkpoint doesn't say: a "
+        "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
+        "list of classes",
+    )
+
+
+def open_checkpoint(options: argparse.Namespace, **fields: Any) -> Loaded:
+    """The EoMT that the arguments name, with the classes of --dataset if given.
+
+    Args:
+      options: parsed.
+      **fields: further ones for `open_eomt`.
+
+    Raises:
+      ValueError: as `open_eomt` and `open_info`, or the dataset has another number of
+        classes.
+    """
+    info = open_info(options.dataset) if options.dataset else None
+    loaded = open_eomt(
+        options.checkpoint, backbone=options.backbone, **overrides(options), **fields
+    )
+    if info is None:
+        return loaded
+    if info.num_classes != loaded.model.num_classes:
+        raise ValueError(
+            f"{options.checkpoint} predicts {loaded.model.num_classes} classes, "
+            f"--dataset {options.dataset} has {info.num_classes}."
+        )
+    # It tells what these notes ask for.
+    notes = tuple(note for note in loaded.notes if "dataset_info" not in note)
+    return dataclasses.replace(loaded, dataset_info=info, notes=notes)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from eomt_jax.cli.checkpoint_arguments import add_checkpoint_arguments, overrides
-from eomt_jax.pipeline.info_sources import open_info
+from eomt_jax.cli.checkpoint_arguments import (
+    add_checkpoint_arguments,
+    open_checkpoint,
+    overrides,
+)
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import huggingface, native
-from eomt_jax.weights.load import load_backbone, open_eomt
+from eomt_jax.weights.load import load_backbone
 from eomt_jax.weights.new_folder import check_new, new_folder
 from eomt_jax.weights.stored import BackboneError
 
@@ -40,12 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         help="of a backbone, whose patch embedding is resampled to it; default: 16",
     )
-    parser.add_argument(
-        "--dataset",
-        help="whose classes the model predicts, where the checkpoint doesn't say: a "
-        "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
-        "list of classes",
-    )
     options = parser.parse_args(arguments)
     if options.to is None:
         one_file = options.out.endswith(".safetensors")
@@ -73,10 +70,8 @@ class _Source(NamedTuple):
 
 def _open(options: argparse.Namespace) -> _Source:
     check_new(options.out)
-    given = overrides(options)
-    info = open_info(options.dataset) if options.dataset else None
     try:
-        loaded = open_eomt(options.checkpoint, backbone=options.backbone, **given)
+        loaded = open_checkpoint(options)
     except BackboneError:
         for flag in ("backbone", "dataset"):
             if getattr(options, flag):
@@ -89,25 +84,19 @@ def _open(options: argparse.Namespace) -> _Source:
                 f"{options.checkpoint} is a backbone alone; an EoMT can go to Hugging "
                 "Face, a backbone is there already."
             ) from None
-        patch_size = options.patch_size or 16
-        vit, params = load_backbone(options.checkpoint, patch_size=patch_size, **given)
+        vit, params = load_backbone(
+            options.checkpoint,
+            patch_size=options.patch_size or 16,
+            **overrides(options),
+        )
         return _Source(vit, params, None, ())
-    model, notes = loaded.model, loaded.notes
+    model = loaded.model
     if options.patch_size not in (None, model.vit.patch_size):
         raise ValueError(
             f"{options.checkpoint} is an EoMT with patches of {model.vit.patch_size} "
             "pixels; only a backbone's are resampled to another --patch_size."
         )
-    if info is None:
-        return _Source(model, loaded.params, loaded.dataset_info, notes)
-    if info.num_classes != model.num_classes:
-        raise ValueError(
-            f"{options.checkpoint} predicts {model.num_classes} classes, --dataset "
-            f"{options.dataset} has {info.num_classes}."
-        )
-    # It tells what these notes ask for.
-    notes = [note for note in notes if "dataset_info" not in note]
-    return _Source(model, loaded.params, info, notes)
+    return _Source(model, loaded.params, loaded.dataset_info, loaded.notes)
 
 
 def _write(options: argparse.Namespace, source: _Source) -> None:

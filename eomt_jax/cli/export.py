@@ -4,9 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from eomt_jax.cli.checkpoint_arguments import add_checkpoint_arguments, overrides
+from eomt_jax.cli.checkpoint_arguments import (
+    add_checkpoint_arguments,
+    open_checkpoint,
+)
 from eomt_jax.inference import export
-from eomt_jax.weights.load import open_eomt
 from eomt_jax.weights.new_folder import check_new
 
 DTYPES = ("float32", "bfloat16")
@@ -43,19 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         check_new(options.out)
-        loaded = open_eomt(
-            options.checkpoint,
-            backbone=options.backbone,
-            dtype=options.dtype,
-            **overrides(options),
-        )
+        loaded = open_checkpoint(options, dtype=options.dtype)
         export.save_export(
             options.out,
             loaded.model,
             loaded.params,
             dataset_info=loaded.dataset_info,
             batch_size=options.batch,
-            platforms=options.platforms.split(","),
+            platforms=[name.strip() for name in options.platforms.split(",")],
         )
     except (ValueError, ImportError, OSError) as error:
         print(f"eomt-export: {error}", file=sys.stderr)
