@@ -15,6 +15,7 @@ from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import Results, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
+from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.mesh import check_batch_size, create_mesh
 from eomt_jax.parallel.partition import param_shardings
 from eomt_jax.parallel.processes import is_main
@@ -40,8 +41,8 @@ def evaluate_checkpoint(
 ) -> Results:
     """Loads a model, measures how good it is, as config says, and writes that down.
 
-    Of the config are read: image_size, dataset, mesh, model.dtype, and eval. The network
-    itself is the checkpoint's.
+    Of the config are read: image_size, dataset, mesh, model.dtype, eval, and
+    compilation_cache. The network itself is the checkpoint's.
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
@@ -52,7 +53,8 @@ def evaluate_checkpoint(
       task: what is measured; config.eval.task by default, and where that is "" what the
         dataset's annotations are made for.
       out: JSON file for the results; in the folder `path` by default, named
-        evaluation_SPLIT_STEP (step 0 of weights that no training of ours wrote) with _TASK where it isn't the dataset's own. Beside it, under its name and
+        evaluation_SPLIT_STEP (step 0 of weights that no training of ours wrote) with
+        _TASK where it isn't the dataset's own. Beside it, under its name and
         _confusion.png, goes the confusion matrix of a semantic evaluation.
       num_pictures: draws the first so many images into a folder beside `out`, under
         its name and _pictures.
@@ -69,6 +71,7 @@ def evaluate_checkpoint(
         dataset's annotations can't tell how good it is at the task, predictions lie
         there already, or `path` is no folder and `out` isn't given.
     """
+    enable_compilation_cache(config.compilation_cache)
     mesh = create_mesh(**config.mesh)
     check_batch_size(config.eval.batch_size, mesh, field="config.eval.batch_size")
     data, split = config.dataset, split or config.dataset.eval_split

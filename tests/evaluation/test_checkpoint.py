@@ -36,6 +36,7 @@ class DrawnShapes:
 def config(monkeypatch):
     monkeypatch.setattr(checkpoint, "open_split", lambda *_: DrawnShapes())
     config = quickstart.get_config()
+    config.compilation_cache = ""
     config.image_size = 32
     config.eval.batch_size = 8
     return config
