@@ -8,20 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from eomt_jax.models import variants
-from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights import native, single_file
 from eomt_jax.weights.load import load, load_backbone
-
-INFO = DatasetInfo(
-    name="two",
-    classes=(
-        ClassInfo(7, "cat", True, (255, 0, 0)),
-        ClassInfo(9, "sky", False, (0, 0, 255)),
-    ),
-    max_image_size=(48, 64),
-    max_segments=3,
-    num_examples={"train": 5, "validation": 1},
-)
+from tests.weights.test_native import INFO
 
 
 @pytest.fixture
