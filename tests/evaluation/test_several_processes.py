@@ -3,11 +3,6 @@
 import dataclasses
 import io
 import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,8 +12,8 @@ from pycocotools import mask as mask_codec
 from data.builder import RecordBuilder
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
+from tests.processes import run_processes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (16, 24)
 NUM_IMAGES = 5  # a full batch of four, and a last one whose only row is process 0's
 
@@ -72,33 +67,13 @@ class BarsInstance(Bars):
 
 def score(data_dir, out, *, num_processes):
     """What the processes together write: scores and submissions."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "tests.evaluation.scoring_process", data_dir, out]
-    running = []
-    for process in range(num_processes):
-        variables = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // num_processes}",
-            "NPROC": "32",
-            "JAX_PLATFORMS": "cpu",
-        }
-        if num_processes > 1:
-            variables |= {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(num_processes),
-                "JAX_PROCESS_ID": str(process),
-            }
-        running.append(
-            subprocess.Popen(
-                list(map(str, command)), cwd=ROOT, env=os.environ | variables
-            )
-        )
-    try:
-        assert [process.wait(timeout=200) for process in running] == [0] * num_processes
-    finally:
-        for process in running:
-            process.kill()
+    run_processes(
+        "tests.evaluation.scoring_process",
+        (data_dir, out),
+        count=num_processes,
+        devices=4 // num_processes,
+        folder=out.parent,
+    )
     files = {
         str(file.relative_to(out.parent)).replace(out.name, ""): file.read_bytes()
         for folder in out.parent.glob(f"{out.name}_*")
