@@ -18,6 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.image_size = 640
     # Over all devices.
     config.batch_size = 16
+    # Passes over equal parts of the batch before each optimizer step: the same step in
+    # less memory.
+    config.accumulation = 1
     # The run's length: `total_steps`, or where that is 0 `epochs` passes over the split.
     # Learning rates, warm-ups and mask annealing follow from it.
     config.total_steps = 0
@@ -73,6 +76,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
     config.optimizer.eps = 1e-8
+    # Of Adam's two moments: "float32", or "bfloat16" in half the memory.
+    config.optimizer.moments_dtype = "float32"
     # Warm-ups of what is outside the ViT and of the ViT, in steps of a run of
     # `published_steps`; a shorter run shortens them by the same factor.
     config.optimizer.warmup_head = 500
@@ -113,7 +118,12 @@ def get_config() -> ml_collections.ConfigDict:
     # Steps between the things below; 0 never does them. The last step does them all.
     config.checkpoint = ml_collections.ConfigDict()
     config.checkpoint.every_steps = 1000
+    # And so many minutes after the last one.
+    config.checkpoint.every_minutes = 0
+    # The newest so many stay, and those of the best evaluations, each of which then
+    # saves one.
     config.checkpoint.keep = 3
+    config.checkpoint.keep_best = 0
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every_steps = 5000

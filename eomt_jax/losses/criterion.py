@@ -42,6 +42,22 @@ class LossTerms:
     classification: Float[Array, " M"]
 
 
+@flax.struct.dataclass
+class Normalizers:
+    """What the sums over a batch are divided by.
+
+    Functions of the targets alone, whatever the matching: so that parts of a batch,
+    each computed by itself, add up to the loss of the whole.
+
+    Attributes:
+      num_pairs: of a query and a target, 1 where there is none.
+      class_weight: of all queries in the class loss.
+    """
+
+    num_pairs: Float[Array, ""]
+    class_weight: Float[Array, ""]
+
+
 @dataclasses.dataclass(frozen=True)
 class Criterion:
     """Set prediction loss over all predictions of the network.
@@ -76,8 +92,10 @@ class Criterion:
         *,
         rng: Key[Array, ""],
         mesh: Mesh | None = None,
+        rows: Int[Array, " B"] | None = None,
+        normalizers: Normalizers | None = None,
     ) -> LossTerms:
-        """Computes the loss of a (global) batch.
+        """Computes the loss of a (global) batch, or what a part of one adds to it.
 
         Args:
           outputs: M predictions.
@@ -87,23 +105,28 @@ class Criterion:
             not on how the batch is sharded.
           mesh: where the batch is sharded over the axes data and fsdp. None runs on
             one device.
+          rows: which rows of the global batch these are; by default all of them.
+          normalizers: of the global batch; by default of what is given.
         """
-        batch = targets.labels.shape[0]
-        rngs = jax.vmap(lambda row: jax.random.fold_in(rng, row))(jnp.arange(batch))
+        num_queries = outputs.class_logits[0].shape[1]
+        if rows is None:
+            rows = jnp.arange(targets.labels.shape[0])
+        if normalizers is None:
+            normalizers = self.normalizers(targets, num_queries=num_queries)
+        rngs = jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
         local = self._match_and_sum
         if mesh is not None:
-            rows = P(BATCH_AXES)
+            split = P(BATCH_AXES)
             local = jax.shard_map(
                 local,
                 mesh=mesh,
-                in_specs=(rows, rows, rows),
+                in_specs=(split, split, split),
                 out_specs=P(None, BATCH_AXES),
                 check_vma=False,
             )
         weighted, mask, dice, query_of_target = local(outputs, targets, rngs)
 
-        num_pairs = (query_of_target >= 0).sum((1, 2))
-        num_pairs = jnp.maximum(num_pairs, 1).astype(jnp.float32)
+        num_pairs = normalizers.num_pairs
         labels = jnp.asarray(targets.labels)
         classification = jnp.stack(
             [
@@ -111,9 +134,9 @@ class Criterion:
                 for logits, matched in zip(outputs.class_logits, query_of_target)
             ]
         )
+        classification = classification / normalizers.class_weight
         total = (weighted.sum(1) / num_pairs + self.class_weight * classification).sum()
         # A matcher that failed says so with a query that doesn't exist.
-        num_queries = outputs.class_logits[0].shape[1]
         failed = (query_of_target >= num_queries).any()
         total = jnp.where(failed, jnp.nan, total)
         return LossTerms(
@@ -123,13 +146,23 @@ class Criterion:
             classification=classification,
         )
 
+    def normalizers(self, targets: Targets, *, num_queries: int) -> Normalizers:
+        """Of a whole (global) batch: each target takes a query while there are some."""
+        valid = jnp.asarray(targets.valid) & ~jnp.asarray(targets.is_crowd)
+        num_pairs = jnp.minimum(valid.sum(-1), num_queries).sum().astype(jnp.float32)
+        num_unmatched = len(valid) * num_queries - num_pairs
+        return Normalizers(
+            num_pairs=jnp.maximum(num_pairs, 1),
+            class_weight=num_pairs + self.no_object_weight * num_unmatched,
+        )
+
     def class_loss(
         self,
         class_logits: Float[Array, "B Q K1"],
         query_of_target: Int[Array, "B T"],
         labels: Int[Array, "B T"],
     ) -> Float[Array, ""]:
-        """Cross-entropy of all queries, divided by the sum of their weights."""
+        """Cross-entropy of all queries, weighted and summed."""
         batch, num_queries, num_outputs = class_logits.shape
         no_object = num_outputs - 1
         # −1 would count from the end: unmatched targets are sent past it and dropped.
@@ -139,7 +172,7 @@ class Criterion:
         log_probs = jax.nn.log_softmax(class_logits)
         losses = -jnp.take_along_axis(log_probs, classes[..., None], axis=-1)[..., 0]
         weights = jnp.where(classes == no_object, self.no_object_weight, 1.0)
-        return (losses * weights).sum() / weights.sum()
+        return (losses * weights).sum()
 
     def matching_costs(
         self,

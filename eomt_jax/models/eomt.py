@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eomt_jax.models.layers import MaskHead, Upscale, uniform_fan_in
 from eomt_jax.models.vit import ViT
@@ -62,6 +62,7 @@ class EoMT(nn.Module):
         self,
         images: UInt8[Array | np.ndarray, "B H W 3"],
         mask_probs: Float[Array, " L2"] | None = None,
+        rows: Int[Array, " B"] | None = None,
     ) -> Outputs:
         """Predicts masks and classes.
 
@@ -71,6 +72,8 @@ class EoMT(nn.Module):
             query) pair is masked in it. None runs without masked attention and
             predicts once, as in inference; otherwise the rng stream "mask" is needed
             and there is a prediction before each of these blocks too.
+          rows: the images' places in the global batch, from which and the rng follows
+            which queries are masked; by default these are all of it.
 
         Returns:
           Outputs with 1 or L2 + 1 predictions.
@@ -80,6 +83,8 @@ class EoMT(nn.Module):
                 "Masked attention draws which queries are masked: call apply with "
                 'rngs={"mask": key}.'
             )
+        if rows is None:
+            rows = jnp.arange(len(images))
         num_plain_blocks = self.vit.depth - self.num_query_blocks
         x, rotation = self.vit.embed(images), self.vit.rotation()
         for block in self.vit.blocks[:num_plain_blocks]:
@@ -93,7 +98,7 @@ class EoMT(nn.Module):
             patch_mask = None
             if mask_probs is not None:
                 predictions.append(self.predict(x))
-                patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i])
+                patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i], rows)
             x = block(x, patch_mask, rotation)
         predictions.append(self.predict(x))
         mask_logits, class_logits = zip(*predictions)
@@ -117,15 +122,21 @@ class EoMT(nn.Module):
         return mask_logits, self.class_head(queries).astype(jnp.float32)
 
     def patch_mask(
-        self, mask_logits: Float[Array, "B Q H4 W4"], mask_prob: Float[Array, ""]
+        self,
+        mask_logits: Float[Array, "B Q H4 W4"],
+        mask_prob: Float[Array, ""],
+        rows: Int[Array, " B"],
     ) -> Bool[Array, "B Q hw"]:
         """True where a query may attend to a patch in the coming block."""
         batch, num_queries = mask_logits.shape[:2]
         inside = bilinear_resize(mask_logits, self.vit.grid_size) > 0
         # Strictly smaller: probability 0 never masks and 1 always does.
-        masked = self.draw((batch, num_queries)) < mask_prob
+        masked = self.draw(rows, num_queries) < mask_prob
         return inside.reshape(batch, num_queries, -1) | ~masked[..., None]
 
-    def draw(self, shape: tuple[int, int]) -> Float[Array, "B Q"]:
-        """U(0, 1) for each (image, query)."""
-        return jax.random.uniform(self.make_rng("mask"), shape)
+    def draw(self, rows: Int[Array, " B"], num_queries: int) -> Float[Array, "B Q"]:
+        """U(0, 1) for each (image, query); an image's depend on its row alone."""
+        key = self.make_rng("mask")
+        return jax.vmap(
+            lambda row: jax.random.uniform(jax.random.fold_in(key, row), num_queries)
+        )(rows)

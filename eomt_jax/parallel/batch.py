@@ -6,9 +6,14 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from eomt_jax.parallel.mesh import batch_sharding, check_batch_size
+from eomt_jax.parallel.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    check_batch_size,
+    num_batch_shards,
+)
 
 Tree = TypeVar("Tree")
 
@@ -28,6 +33,29 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch
     )
+
+
+def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
+    """Leaves [B, …] → [num_parts, B / num_parts, …], for a scan under jit.
+
+    A part takes the same number of neighbouring rows from each device, so that none
+    moves.
+
+    Args:
+      batch: lies on the mesh as `place_batch` places it.
+      num_parts: divides the rows of each device.
+      mesh: from `parallel.mesh.create_mesh`.
+    """
+    shards = num_batch_shards(mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+
+    def split(leaf: jax.Array) -> jax.Array:
+        rows, *shape = leaf.shape
+        leaf = leaf.reshape(shards, num_parts, rows // shards // num_parts, *shape)
+        leaf = leaf.swapaxes(0, 1).reshape(num_parts, rows // num_parts, *shape)
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+
+    return jax.tree.map(split, batch)
 
 
 def local_rows(tree: Any) -> Any:

@@ -73,6 +73,17 @@ def check_batch_size(batch_size: int, mesh: Mesh, *, field: str = "batch_size") 
         )
 
 
+def check_accumulation(accumulation: int, batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError unless each device's rows divide into `accumulation` parts."""
+    rows = batch_size // num_batch_shards(mesh)
+    if accumulation < 1 or rows % accumulation:
+        raise ValueError(
+            f"accumulation = {accumulation} does not divide the {rows} images that a "
+            f"device has of batch_size = {batch_size}; make it a divisor of {rows}, or "
+            "change batch_size, mesh.data or mesh.fsdp"
+        )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits the first dimension over the batch axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorboardX
 from etils import epath
 
+from eomt_jax.training.event_file import EventFile
 from eomt_jax.types import Array
 
 Scalars = dict[str, float]
@@ -194,49 +194,50 @@ class MetricsWriter:
         """
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._records: dict[int, Scalars] = {}
-        self._events = tensorboardX.SummaryWriter(write_to_disk=False)
-        self._enabled = enabled
-        if not enabled:
-            return
-        _keep_records(self._path, up_to=step)
-        # TensorBoard drops what older event files say from `purge_step` on.
-        self._events = tensorboardX.SummaryWriter(
-            str(epath.Path(workdir) / "tensorboard"),
-            purge_step=step + 1,
-            # Files are named by the second, and one must not replace another.
-            filename_suffix=f".after_{step:08d}",
-        )
+        self._events = None
+        if enabled:
+            _keep_records(self._path, up_to=step)
+            folder = epath.Path(workdir) / "tensorboard"
+            self._events = EventFile(folder, after_step=step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds values to the record of `step`."""
         self._records.setdefault(step, {}).update(values)
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._events.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
-        self._events.add_image(name, picture, step, dataformats="HWC")
+        if self._events is not None:
+            self._events.image(step, name, picture)
 
     def flush(self) -> None:
         """Writes the records; call it once a step, before a checkpoint is saved."""
-        if not self._records or not self._enabled:
-            self._records.clear()
+        records, self._records = self._records, {}
+        if self._events is None:
             return
-        with self._path.open("a") as file:
-            for step, values in self._records.items():
-                # JSON knows no NaN.
-                known = {k: v if math.isfinite(v) else None for k, v in values.items()}
-                file.write(json.dumps({"step": step, **known}) + "\n")
-        self._records.clear()
+        lines = []
+        for step, values in records.items():
+            # JSON knows no NaN, and TensorBoard draws none.
+            known = {k: v if math.isfinite(v) else None for k, v in values.items()}
+            lines.append(json.dumps({"step": step, **known}) + "\n")
+            for name, value in known.items():
+                if value is not None:
+                    self._events.scalar(step, name, value)
+        if lines:
+            with self._path.open("a") as file:
+                file.write("".join(lines))
         self._events.flush()
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.flush()
-        self._events.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._events is None:
+            return
+        # What fails here after an error is a consequence of it, and would hide it.
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self.flush()
+        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+            self._events.close()
 
 
 def _keep_records(path: epath.Path, *, up_to: int) -> None:

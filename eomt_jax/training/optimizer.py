@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eomt_jax.training import schedules
+from eomt_jax.training import moments, schedules
 
 PyTree = Any
 
@@ -145,6 +145,7 @@ def create_optimizer(
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
+    moments_dtype: str = "float32",
     warmup_head: int = 500,
     warmup_vit: int = 1000,
     published_steps: int = 0,
@@ -169,6 +170,7 @@ def create_optimizer(
       beta1: decay of the first moment.
       beta2: decay of the second moment.
       eps: added to the root of the second moment.
+      moments_dtype: see `moments.scale_by_adam`.
       warmup_head: see `schedules.learning_rate_schedules`, like the rest.
       warmup_vit: steps.
       published_steps: steps.
@@ -192,7 +194,9 @@ def create_optimizer(
     }
     jax.eval_shape(lambda: learning_rates(params, 0, **rate_options))
     trainable(params, frozen_blocks)  # raises before anything is computed
-    adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=eps)
+    adam = moments.scale_by_adam(
+        beta1=beta1, beta2=beta2, eps=eps, moments_dtype=moments_dtype
+    )
     clip = optax.clip_by_global_norm(clip_norm)
 
     def init(params: PyTree) -> optax.OptState:

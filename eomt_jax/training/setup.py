@@ -10,10 +10,10 @@ import optax
 from jax.sharding import Mesh
 
 from eomt_jax.losses.criterion import Criterion
-from eomt_jax.parallel.mesh import check_batch_size, create_mesh
+from eomt_jax.parallel.mesh import check_accumulation, check_batch_size, create_mesh
 from eomt_jax.pipeline import loader
-from eomt_jax.pipeline.records import RecordSource, open_split
-from eomt_jax.pipeline.samples import TrainOptions
+from eomt_jax.pipeline.records import open_split
+from eomt_jax.pipeline.samples import Source, TrainOptions
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.checkpoint import DataPosition
 from eomt_jax.training.initialization import Initialization, initialize
@@ -47,7 +47,7 @@ class Setup:
 
     config: Config
     mesh: Mesh
-    source: RecordSource
+    source: Source
     initialization: Initialization
     total_steps: int
     tx: optax.GradientTransformation
@@ -111,6 +111,7 @@ def setup(
     *,
     devices: Sequence[Any] | None = None,
     resumed: native.ModelConfig | None = None,
+    source: Source | None = None,
 ) -> Setup:
     """Builds what `config` describes.
 
@@ -118,15 +119,19 @@ def setup(
       config: as configs/common.py lists it.
       devices: all that JAX sees unless given.
       resumed: the network of a run that is resumed, see `initialization.initialize`.
+      source: the split that is trained on; the prepared one that config names unless
+        given.
 
     Raises:
       ValueError: the dataset is not prepared, or fields contradict one another.
     """
     mesh = create_mesh(**config.mesh, devices=devices)
     check_batch_size(config.batch_size, mesh)
+    check_accumulation(config.accumulation, config.batch_size, mesh)
     check_batch_size(config.eval.batch_size, mesh, field="eval.batch_size")
     data = config.dataset
-    source = open_split(data.data_dir, data.name, data.train_split)
+    if source is None:
+        source = open_split(data.data_dir, data.name, data.train_split)
     initialization = initialize(
         **config.model,
         **config.init,
@@ -162,6 +167,7 @@ def setup(
         ),
         mesh=mesh,
         frozen_blocks=frozen_blocks,
+        accumulation=config.accumulation,
     )
     return Setup(
         config=config,

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.parallel.batch import split_batch
 from eomt_jax.parallel.mesh import batch_sharding, replicated
-from eomt_jax.parallel.partition import gather_fsdp
+from eomt_jax.parallel.partition import gather_fsdp, param_shardings
 from eomt_jax.training.optimizer import merge, trainable
 from eomt_jax.training.schedules import Schedule
 from eomt_jax.training.state import PyTree, TrainState, state_shardings
@@ -24,10 +26,12 @@ LossAndMetrics = Callable[..., tuple[jax.Array, Metrics]]
 def make_loss(
     model: EoMT, criterion: Any, *, mask_probs_fn: Schedule, mesh: Mesh | None
 ) -> LossAndMetrics:
-    """A function (params, batch, *, rng, step) → (loss, its parts).
+    """A function (params, part, *, rng, step, rows, normalizers) → (loss, its parts).
 
-    The rng is the run's raw key; which queries are masked, which points are drawn and
-    how far rotary positions are stretched are functions of it and the step alone.
+    The part is a whole batch or some of its rows; `rows` says which, `normalizers` is
+    the whole batch's: losses and gradients of all parts add up to the whole one's. The
+    rng is the run's raw key; which queries are masked, which points are drawn and how
+    far rotary positions are stretched follow from it, the step and the row alone.
 
     Args:
       model: an EoMT.
@@ -38,20 +42,33 @@ def make_loss(
     """
 
     def loss(
-        params: PyTree, batch: Batch, *, rng: jax.Array, step: jax.Array
+        params: PyTree,
+        batch: Batch,
+        *,
+        rng: jax.Array,
+        step: jax.Array,
+        rows: jax.Array,
+        normalizers: Any,
     ) -> tuple[jax.Array, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
         mask_key, loss_key, position_key = jax.random.split(key, 3)
-        probs = mask_probs_fn(step)
         if mesh is not None:
             params = gather_fsdp(params, mesh)
         outputs = model.apply(
             {"params": params},
             batch.image,
-            mask_probs=probs,
+            mask_probs=mask_probs_fn(step),
+            rows=rows,
             rngs={"mask": mask_key, "positions": position_key},
         )
-        terms = criterion(outputs, batch.targets, rng=loss_key, mesh=mesh)
+        terms = criterion(
+            outputs,
+            batch.targets,
+            rng=loss_key,
+            mesh=mesh,
+            rows=rows,
+            normalizers=normalizers,
+        )
         parts = {
             "mask": criterion.mask_weight * terms.mask,
             "dice": criterion.dice_weight * terms.dice,
@@ -61,7 +78,6 @@ def make_loss(
         metrics |= {f"loss/{name}": part.sum() for name, part in parts.items()}
         for name, part in parts.items():
             metrics |= {f"loss/{name}_{i}": value for i, value in enumerate(part)}
-        metrics |= {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
         return terms.total, metrics
 
     return loss
@@ -76,6 +92,7 @@ def make_train_step(
     learning_rate_fns: tuple[Schedule, Schedule],
     mesh: Mesh,
     frozen_blocks: int = 0,
+    accumulation: int = 1,
 ) -> TrainStep:
     """The jitted step (state, batch) → (state, metrics); the state passed in is spent.
 
@@ -96,20 +113,41 @@ def make_train_step(
       frozen_blocks: as `tx` has it, see `optimizer.trainable`. What is frozen is no
         variable of the gradient: backward passes end where only frozen parameters lie
         before, and `grad_norm` is of the others.
+      accumulation: in how many passes over equal parts of the batch the gradient is
+        summed up: the same step as in one pass, in less memory.
     """
     loss = make_loss(model, criterion, mask_probs_fn=mask_probs_fn, mesh=mesh)
     head_rate, vit_rate = learning_rate_fns
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained = trainable(state.params, frozen_blocks)
+        normalizers = criterion.normalizers(
+            batch.targets, num_queries=model.num_queries
+        )
 
-        def trained_loss(trained: PyTree) -> tuple[jax.Array, Metrics]:
-            params = merge(state.params, trained)
-            return loss(params, batch, rng=state.rng, step=state.step)
+        def grads_of(batch: Batch, rows: jax.Array) -> tuple[PyTree, Metrics]:
+            def trained_loss(trained: PyTree) -> tuple[jax.Array, Metrics]:
+                return loss(
+                    merge(state.params, trained),
+                    batch,
+                    rng=state.rng,
+                    step=state.step,
+                    rows=rows,
+                    normalizers=normalizers,
+                )
 
-        grads, metrics = jax.grad(trained_loss, has_aux=True)(trained)
+            return jax.grad(trained_loss, has_aux=True)(trained)
+
+        rows = jnp.arange(len(batch.valid))
+        if accumulation == 1:
+            grads, metrics = grads_of(batch, rows)
+        else:
+            parts = split_batch((batch, rows), accumulation, mesh)
+            grads, metrics = _sum_over(parts, grads_of, param_shardings(trained, mesh))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
+        probs = mask_probs_fn(state.step)
+        metrics |= {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
         metrics["learning_rate/head"] = head_rate(state.step)
         metrics["learning_rate/vit"] = vit_rate(state.step)
         state = dataclasses.replace(
@@ -127,3 +165,25 @@ def make_train_step(
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _sum_over(
+    parts: PyTree, grads_of: Callable[..., Any], shardings: PyTree
+) -> tuple[PyTree, Metrics]:
+    """Gradients and metrics, summed over the leading axis of `parts`.
+
+    Gradients lie where their parameters do between the parts, whatever the partitioner
+    would make of a loop's carry.
+    """
+
+    def add_part(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        grads, metrics = jax.tree.map(jnp.add, sums, grads_of(*part))
+        return (jax.lax.with_sharding_constraint(grads, shardings), metrics), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grads_of, *first)
+    )
+    grads, metrics = zeros
+    zeros = (jax.lax.with_sharding_constraint(grads, shardings), metrics)
+    return jax.lax.scan(add_part, zeros, parts)[0]

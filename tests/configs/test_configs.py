@@ -137,6 +137,7 @@ def test_published_numbers():
         "beta1": 0.9,
         "beta2": 0.999,
         "eps": 1e-8,
+        "moments_dtype": "float32",
         "warmup_head": 500,
         "warmup_vit": 1000,
         "power": 0.9,

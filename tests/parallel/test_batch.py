@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from eomt_jax.parallel.batch import local_rows, place_batch, prefetch
+from eomt_jax.parallel.batch import local_rows, place_batch, prefetch, split_batch
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 
 
@@ -27,6 +27,17 @@ def test_local_rows_are_what_was_placed(mesh):
     rows = local_rows(place_batch(host_batch(), mesh))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
     jax.tree.map(np.testing.assert_array_equal, rows, host_batch())
+
+
+def test_split_batch_gives_each_device_parts_of_its_own_rows():
+    mesh = create_mesh(2, 2, 2)
+    batch = place_batch({"index": np.arange(16), "none": None}, mesh)
+    parts = jax.jit(lambda batch: split_batch(batch, 2, mesh))(batch)["index"]
+    # Four shards of four rows, the first two of each and then the others.
+    assert parts.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
+    held = {shard.device: np.asarray(shard.data) for shard in parts.addressable_shards}
+    for shard in batch["index"].addressable_shards:
+        assert sorted(held[shard.device].ravel()) == sorted(np.asarray(shard.data))
 
 
 def test_place_batch_that_does_not_divide_raises(mesh):

@@ -5,6 +5,7 @@ from jax.sharding import AxisType
 
 from eomt_jax.parallel.mesh import (
     batch_sharding,
+    check_accumulation,
     check_batch_size,
     create_mesh,
     num_batch_shards,
@@ -62,3 +63,11 @@ def test_batch_sharding_gives_each_batch_shard_its_rows():
     for position, device in np.ndenumerate(mesh.devices):
         first = 2 * (2 * position[0] + position[1])
         assert rows[device.id] == [first, first + 1]
+
+
+@pytest.mark.parametrize("accumulation", [0, 3, 8])
+def test_check_accumulation_counts_the_rows_of_a_device(accumulation):
+    mesh = create_mesh(2, 2, 2)
+    check_accumulation(4, 16, mesh)
+    with pytest.raises(ValueError, match=rf"= {accumulation} .* the 4 images"):
+        check_accumulation(accumulation, 16, mesh)

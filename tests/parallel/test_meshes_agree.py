@@ -1,4 +1,4 @@
-"""Training on eight devices, however they are laid out, equals training on one."""
+"""Training on eight devices, or in several passes, equals training on one at once."""
 
 import functools
 
@@ -19,7 +19,14 @@ from eomt_jax.types import Batch, Targets
 BATCH, SIZE, TARGETS = 8, 32, 3
 STEPS = 10
 TOLERANCE = 1e-5
-MESHES = {"data8": (8, 1, 1), "fsdp8": (1, 8, 1), "data2_fsdp2_tensor2": (2, 2, 2)}
+# Shape of the mesh, and parts that the batch is worked off in.
+RUNS = {
+    "data8": ((8, 1, 1), 1),
+    "fsdp8": ((1, 8, 1), 1),
+    "data2_fsdp2_tensor2": ((2, 2, 2), 1),
+    "one_device_four_parts": ((1, 1, 1), 4),
+    "data2_fsdp2_tensor2_two_parts": ((2, 2, 2), 2),
+}
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -74,7 +81,7 @@ def row_of(valid):
     return int(valid @ 2 ** np.arange(TARGETS))
 
 
-def train(shape):
+def train(shape, *, accumulation=1):
     """Ten steps: losses, clipped gradients of the first, parameters before and after.
 
     Also the rows that each call of the matcher on the host saw.
@@ -106,6 +113,7 @@ def train(shape):
             ),
             learning_rate_fns=schedules.learning_rate_schedules(**options),
             mesh=mesh,
+            accumulation=accumulation,
         )
         state = create_state(model, tx, jax.random.key(0), mesh)
         before = jax.device_get(state.params)
@@ -133,9 +141,10 @@ def one_device():
     return train((1, 1, 1))
 
 
-@pytest.fixture(scope="module", params=MESHES)
-def eight_devices(request):
-    return MESHES[request.param], train(MESHES[request.param])
+@pytest.fixture(scope="module", params=RUNS)
+def split_up(request):
+    shape, accumulation = RUNS[request.param]
+    return shape, accumulation, train(shape, accumulation=accumulation)
 
 
 def leaves(*trees):
@@ -146,23 +155,23 @@ def leaves(*trees):
     return zip(paths, *(jax.tree.leaves(tree) for tree in trees))
 
 
-def test_first_gradients_agree(one_device, eight_devices):
-    _, run = eight_devices
+def test_first_gradients_agree(one_device, split_up):
+    *_, run = split_up
     for path, one, eight in leaves(one_device["gradients"], run["gradients"]):
         largest = np.abs(one).max()
         assert largest > 1e-8, path
         assert np.abs(one - eight).max() <= 1e-5 * largest, path
 
 
-def test_ten_losses_and_gradient_norms_agree(one_device, eight_devices):
-    _, run = eight_devices
+def test_ten_losses_and_gradient_norms_agree(one_device, split_up):
+    *_, run = split_up
     np.testing.assert_allclose(run["losses"], one_device["losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(run["norms"], one_device["norms"], rtol=1e-4)
     assert one_device["losses"][-1] < 0.9 * one_device["losses"][0]
 
 
-def test_parameters_agree_after_ten_steps(one_device, eight_devices):
-    _, run = eight_devices
+def test_parameters_agree_after_ten_steps(one_device, split_up):
+    *_, run = split_up
     trees = one_device["before"], one_device["after"], run["after"]
     for path, before, one, eight in leaves(*trees):
         tolerance = TOLERANCE * max(np.abs(one).max(), 0.1)
@@ -170,9 +179,9 @@ def test_parameters_agree_after_ten_steps(one_device, eight_devices):
         assert np.abs(one - before).max() >= 100 * tolerance, path
 
 
-def test_each_matching_callback_sees_its_own_shard_only(one_device, eight_devices):
+def test_each_matching_callback_sees_its_own_shard_only(one_device, split_up):
     assert one_device["seen"] == {tuple(range(BATCH))}
-    (data, fsdp, _), run = eight_devices
-    rows = BATCH // (data * fsdp)
+    (data, fsdp, _), accumulation, run = split_up
+    rows = BATCH // (data * fsdp * accumulation)
     shards = {tuple(range(i, i + rows)) for i in range(0, BATCH, rows)}
     assert run["seen"] == shards

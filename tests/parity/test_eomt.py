@@ -83,7 +83,9 @@ def share_randomness(monkeypatch):
         mask_losses, "uniform_points", lambda rng, n: jnp.asarray(POINTS[:n])
     )
     monkeypatch.setattr(
-        EoMT, "draw", lambda self, shape: jnp.asarray(DRAW).reshape(shape)
+        EoMT,
+        "draw",
+        lambda self, rows, num_queries: jnp.asarray(DRAW).reshape(-1, num_queries),
     )
 
 
