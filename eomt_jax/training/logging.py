@@ -223,9 +223,10 @@ class MetricsWriter:
                 if value is not None:
                     self._events.scalar(step, name, value)
         if lines:
-            with self._path.open("a") as file:
+            with _told_of(self._path), self._path.open("a") as file:
                 file.write("".join(lines))
-        self._events.flush()
+        with _told_of(self._events.folder):
+            self._events.flush()
 
     def __enter__(self):
         return self
@@ -238,6 +239,17 @@ class MetricsWriter:
             self.flush()
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():
             self._events.close()
+
+
+@contextlib.contextmanager
+def _told_of(path: epath.Path) -> Iterator[None]:
+    """Names the path in an error of writing to it, which by itself names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _keep_records(path: epath.Path, *, up_to: int) -> None:

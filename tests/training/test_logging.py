@@ -1,12 +1,14 @@
 """What a run says, and that each step is recorded once."""
 
 import json
+import os
 import struct
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
 from eomt_jax.training import logging
@@ -182,3 +184,30 @@ def test_writer_of_another_process_writes_nothing(tmp_path):
         writer.scalars(1, {"loss": 1.0})
         writer.image(1, "predictions", np.zeros((8, 12, 3), np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+def test_flushed_records_are_on_the_disk(tmp_path):
+    """A process may be killed right after it saved a checkpoint."""
+    names = [f"loss/{i}" for i in range(100)]
+    with MetricsWriter(tmp_path, step=0) as writer:
+        writer.scalars(1, dict.fromkeys(names, 1.0))
+        writer.flush()
+        assert len(read_records(tmp_path)) == 1
+        assert read_scalars(tmp_path) == [(name, 1) for name in names]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_full_disk_ends_the_run_at_the_next_flush(tmp_path, name, monkeypatch):
+    if name == "tensorboard":
+        monkeypatch.setattr(record_writer, "open_file", open_full)
+    writer = MetricsWriter(tmp_path, step=0)
+    if name == "metrics.jsonl":
+        (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left.*" + name), writer:
+        writer.scalars(1, {"loss": 1.0})
+        writer.flush()
+
+
+def open_full(_: str):
+    return open("/dev/full", "wb")

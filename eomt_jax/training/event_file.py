@@ -1,0 +1,59 @@
+"""A TensorBoard event file that is written when asked to, by nothing in the background.
+
+tensorboardX's SummaryWriter queues events for a thread: flushing it leaves out what the
+thread hasn't taken yet, and once the disk is full the thread ends and the queue blocks.
+"""
+
+import os
+import socket
+import time
+
+import numpy as np
+from etils import epath
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter, directory_check
+
+
+class EventFile:
+    """Scalars and pictures of the steps after the one that a run begins or resumes at."""
+
+    def __init__(self, folder: epath.PathLike, *, after_step: int):
+        """Begins another file in the folder, which is made if it is missing.
+
+        Args:
+          folder: holds one file for each time the run was started.
+          after_step: of what older files say of later steps TensorBoard shows nothing.
+        """
+        self.folder = epath.Path(folder)
+        directory_check(str(self.folder))
+        # The time is in seconds, and one file must not replace another.
+        now, host = int(time.time()), socket.gethostname()
+        name = f"events.out.tfevents.{now}.{host}.after_{after_step:08d}"
+        self._writer = RecordWriter(os.path.join(str(self.folder), name))
+        self._write(Event(file_version="brain.Event:2"), 0)
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(session_log=start), after_step + 1)
+
+    def scalar(self, step: int, name: str, value: float) -> None:
+        """Adds a number, which must be finite."""
+        self._write(Event(summary=summary.scalar(name, value)), step)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Adds a picture, uint8 [H, W, 3]."""
+        self._write(
+            Event(summary=summary.image(name, picture, dataformats="HWC")), step
+        )
+
+    def flush(self) -> None:
+        """Returns when all that was added is on the disk."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
+
+    def _write(self, event: Event, step: int) -> None:
+        event.wall_time = time.time()
+        event.step = step
+        self._writer.write(event.SerializeToString())
