@@ -1,8 +1,10 @@
 """Self-attention in which some query rows may be closed to some patches.
 
-Legend: B batch, N tokens, Q queries, D embedding, heads, Dh = D / heads, hw patches.
+Legend: B batch, N tokens, Q queries, R rows that attend, D embedding, heads,
+Dh = D / heads, hw patches.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +18,10 @@ from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
 
+# Logits of one image and head, rows × tokens, that exist at a time: all of them at 640
+# pixels (1605 × 1805); at 1280 all would take 4 GB an image and block of ViT-g.
+MAX_LOGITS = 2**22
+
 
 def attend(
     query: Float[Array, "B R heads Dh"],
@@ -23,7 +29,55 @@ def attend(
     value: Float[Array, "B N heads Dh"],
     mask: Bool[Array, "B R N"] | None = None,
 ) -> Float[Array, "B R heads Dh"]:
-    """Scaled dot-product attention, softmax in float32; False in `mask` closes."""
+    """Scaled dot-product attention, softmax in float32; False in `mask` closes.
+
+    Above MAX_LOGITS the rows go in equal chunks, one after the other, and the backward
+    pass computes each chunk's logits again. A row's numbers are the same either way.
+    """
+    num_rows, num_tokens = query.shape[1], key.shape[1]
+    num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
+    if num_chunks == 1:
+        return _attend_rows(query, key, value, mask)
+    chunk_rows = -(-num_rows // num_chunks)
+    # Whole tiles of an accelerator.
+    chunk_rows = -(-chunk_rows // 8) * 8
+    attend_chunks = jax.checkpoint(_attend_chunks, static_argnums=(4,))
+    return attend_chunks(query, key, value, mask, chunk_rows)
+
+
+def _attend_chunks(
+    query: Float[Array, "B R heads Dh"],
+    key: Float[Array, "B N heads Dh"],
+    value: Float[Array, "B N heads Dh"],
+    mask: Bool[Array, "B R N"] | None,
+    chunk_rows: int,
+) -> Float[Array, "B R heads Dh"]:
+    batch, num_rows, *head_shape = query.shape
+    # Their gradients are summed over the chunks, which bfloat16 is too coarse for.
+    wide_key, wide_value = key.astype(jnp.float32), value.astype(jnp.float32)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def attend_chunk(rows):
+        query, mask = rows
+        key_value = wide_key.astype(query.dtype), wide_value.astype(value.dtype)
+        return _attend_rows(query, *key_value, mask)
+
+    def split(x: Array) -> Array:
+        padding = [(0, 0)] * x.ndim
+        padding[1] = (0, -num_rows % chunk_rows)
+        x = jnp.pad(x, padding)
+        return jnp.moveaxis(x.reshape(batch, -1, chunk_rows, *x.shape[2:]), 1, 0)
+
+    out = jax.lax.map(attend_chunk, jax.tree.map(split, (query, mask)))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, -1, *head_shape)[:, :num_rows]
+
+
+def _attend_rows(
+    query: Float[Array, "B R heads Dh"],
+    key: Float[Array, "B N heads Dh"],
+    value: Float[Array, "B N heads Dh"],
+    mask: Bool[Array, "B R N"] | None = None,
+) -> Float[Array, "B R heads Dh"]:
     scale = query.shape[-1] ** -0.5
     logits = jnp.einsum(
         "brnd,bknd->bnrk", query * scale, key, preferred_element_type=jnp.float32

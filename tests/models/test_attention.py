@@ -1,0 +1,70 @@
+"""Attention of many rows goes in chunks and gives what it would in one piece."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models import attention
+
+NUM_TOKENS = 41
+
+
+def random_inputs(num_rows):
+    """query, key, value and a mask that leaves each row a token."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    query = jax.random.normal(keys[0], (2, num_rows, 3, 8))
+    key, value = jax.random.normal(keys[1], (2, 2, NUM_TOKENS, 3, 8))
+    mask = jax.random.bernoulli(keys[2], 0.5, (2, num_rows, NUM_TOKENS))
+    return query, key, value, mask.at[:, :, 0].set(True)
+
+
+def output_and_gradients(query, key, value, mask):
+    """[output, gradient of query, of key, of value] in float32."""
+
+    def loss(query, key, value):
+        out = attention.attend(query, key, value, mask)
+        weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32))
+        return (out.reshape(-1) * weights).sum(), out
+
+    # A function of its own at each call: jit would not see another MAX_LOGITS.
+    grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    gradients, out = grad(query, key, value)
+    return [np.asarray(x, np.float32) for x in (out, *gradients)]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("max_logits", [8 * NUM_TOKENS, 20 * NUM_TOKENS, 1])
+def test_chunks_change_neither_result_nor_gradients(monkeypatch, masked, max_logits):
+    query, key, value, mask = random_inputs(37)
+    mask = mask if masked else None
+    expected = output_and_gradients(query, key, value, mask)
+    monkeypatch.setattr(attention, "MAX_LOGITS", max_logits)
+    found = output_and_gradients(query, key, value, mask)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * np.abs(b).max())
+
+
+def test_gradients_of_bfloat16_are_summed_over_chunks_in_float32(monkeypatch):
+    """25 sums in bfloat16 would be wrong by 1.6 times what one piece is."""
+    *inputs, mask = random_inputs(200)
+    exact = output_and_gradients(*inputs, mask)
+    rounded = [x.astype(jnp.bfloat16) for x in inputs]
+    whole = output_and_gradients(*rounded, mask)
+    monkeypatch.setattr(attention, "MAX_LOGITS", 8 * NUM_TOKENS)
+    chunks = output_and_gradients(*rounded, mask)
+    for a, b, c in zip(exact[2:], whole[2:], chunks[2:], strict=True):
+        assert np.abs(c - a).mean() < 1.3 * np.abs(b - a).mean()
+
+
+@pytest.mark.parametrize("rows, chunk", [(1605, None), (4101, 824), (6405, 584)])
+def test_rows_of_a_640_pixel_image_go_in_one_piece_and_larger_ones_in_chunks(
+    rows, chunk
+):
+    """Rows of 640, 1024 and 1280 pixels beside 200 queries."""
+    num_tokens = 200 + rows
+    query = jax.ShapeDtypeStruct((1, rows, 1, 64), jnp.bfloat16)
+    key = jax.ShapeDtypeStruct((1, num_tokens, 1, 64), jnp.bfloat16)
+    text = str(jax.make_jaxpr(attention.attend)(query, key, key))
+    assert f"f32[1,1,{chunk or rows},{num_tokens}]" in text
+    assert ("scan" in text) == bool(chunk)
