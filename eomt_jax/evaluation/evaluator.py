@@ -74,11 +74,11 @@ def evaluate(
     Raises:
       ValueError: there is no image, or no source where there must be one.
     """
-    metric_type = _metric_type(predictor.task, info)
+    metric_type = metric_type_of(predictor.task, info)
     matched_on_host = issubclass(metric_type, MaskAP)
     if matched_on_host and source is None:
         raise ValueError("instances are compared with a source's records: pass source")
-    count = _count_function(metric_type, predictor.mesh)
+    count = count_function(metric_type, predictor.mesh)
     total: Any = None
     pending = collections.deque()
     start = time.monotonic()
@@ -153,7 +153,8 @@ def evaluation_task(task: str, info: DatasetInfo) -> Task:
     return chosen
 
 
-def _metric_type(task: Task, info: DatasetInfo) -> Any:
+def metric_type_of(task: Task, info: DatasetInfo) -> Any:
+    """The metric of a task, for one class table."""
     if task == "semantic":
         return MeanIoU.with_classes(info.num_classes)
     if task == "instance":
@@ -162,10 +163,11 @@ def _metric_type(task: Task, info: DatasetInfo) -> Any:
 
 
 @functools.lru_cache
-def _count_function(metric_type: Any, mesh: Mesh) -> Callable:
-    """Counts of one batch and its number of images, the same on every device.
+def count_function(metric_type: Any, mesh: Mesh) -> Callable[[Any, Batch], Any]:
+    """A jitted function (prediction, batch) → (metric, number of images).
 
-    Of what is matched on the host, the number of images alone.
+    Counts of one batch, the same on every device; the metric is None where predictions
+    are matched on the host.
     """
 
     def count(prediction: Any, batch: Batch) -> Any:

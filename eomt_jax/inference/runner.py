@@ -92,7 +92,19 @@ class Runner:
                 f"{self.task!r}: only semantic segmentation takes windows, "
                 "[B, windows, S, S, 3]; give eval_batches the runner's task"
             )
-        return self._run(params, batch.image, batch.content_size, batch.original_size)
+        return self._run(*self._arguments(params, batch))
+
+    def trace(self, params: Any, batch: Batch) -> jax.stages.Traced:
+        """The function before it is compiled, for arguments that are shapes alone.
+
+        Args:
+          params: jax.ShapeDtypeStructs with shardings.
+          batch: likewise, as `__call__` takes it.
+        """
+        return self._run.trace(*self._arguments(params, batch))
+
+    def _arguments(self, params: Any, batch: Batch) -> tuple[Any, ...]:
+        return params, batch.image, batch.content_size, batch.original_size
 
     def _predict(
         self, params: Any, images: Array, content_size: Array, original_size: Array

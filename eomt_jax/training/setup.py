@@ -83,20 +83,25 @@ class Setup:
             fingerprint=self.info.fingerprint,
         )
 
-    def train_batches(self, *, start_example: int) -> loader.BatchIterator:
-        """This process's rows of the training batches, from a position on."""
+    @property
+    def train_options(self) -> TrainOptions:
+        """How records become training samples."""
         config = self.config
-        options = TrainOptions(
+        return TrainOptions(
             image_size=config.image_size,
             scale_range=tuple(config.augmentation.scale_range),
             color_jitter=config.augmentation.color_jitter,
             max_targets=config.dataset.max_targets or max(1, self.info.max_segments),
             on_damaged=config.dataset.on_damaged,
         )
+
+    def train_batches(self, *, start_example: int) -> loader.BatchIterator:
+        """This process's rows of the training batches, from a position on."""
+        config = self.config
         return loader.train_batches(
             self.source,
             global_batch_size=config.batch_size,
-            options=options,
+            options=self.train_options,
             seed=config.seed,
             start_example=start_example,
             process_index=jax.process_index(),
