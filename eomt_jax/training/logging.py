@@ -221,7 +221,7 @@ class MetricsWriter:
             lines.append(json.dumps({"step": step, **known}) + "\n")
             for name, value in known.items():
                 if value is not None:
-                    self._events.scalar(step, name, value)
+                    self._events.scalar(step, name, float(value))
         if lines:
             with _told_of(self._path), self._path.open("a") as file:
                 file.write("".join(lines))
