@@ -2,11 +2,8 @@
 
 import json
 import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +13,9 @@ from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.training import dry_run, hooks, loop
-from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.setup import Setup, setup
 from eomt_jax.weights import native
 from eomt_jax.weights.load import load
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _compile_step = loop.compile_step
 _create_state = Setup.create_state
@@ -67,9 +61,8 @@ def uninterrupted():
 
 
 @pytest.fixture
-def reference(uninterrupted, tiny_config, tmp_path_factory, cache):
+def reference(uninterrupted, tiny_config, tmp_path_factory):
     if not uninterrupted:
-        tiny_config.compilation_cache = str(cache)
         workdir = tmp_path_factory.mktemp("uninterrupted")
         uninterrupted["state"] = jax.tree.map(np.array, run(tiny_config, workdir))
         uninterrupted["losses"] = read_losses(workdir)
@@ -125,23 +118,6 @@ def test_run_that_crashed_before_any_checkpoint_begins_anew(
         run(tiny_config, tmp_path)
     assert_equal(run(tiny_config, tmp_path), reference["state"])
     assert read_losses(tmp_path) == reference["losses"]
-
-
-def test_run_killed_while_saving_ends_bit_for_bit_as_uninterrupted(
-    shapes_dir, tmp_path, cache, reference
-):
-    def start(*step):
-        command = [sys.executable, "-m", "tests.training.killed_run"]
-        command += [shapes_dir, tmp_path, cache, *step]
-        return subprocess.run(command, cwd=ROOT, check=False, timeout=250).returncode
-
-    assert start("4") == -signal.SIGKILL
-    assert not (tmp_path / "checkpoints/6").exists()
-    assert start() == 0
-    assert read_losses(tmp_path) == reference["losses"]
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        like = jax.tree.map(jnp.asarray, reference["state"])
-        assert_equal(checkpoints.restore(6, like), reference["state"])
 
 
 def test_sigterm_saves_exits_with_run_again_and_continues(

@@ -1,0 +1,132 @@
+"""What a run left behind, read without the code that wrote it, to be compared."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from tensorboard.backend.event_processing import event_accumulator
+
+# Of the clock: no two runs agree.
+_TIMES = ("seconds", "images_per_second", "eval/seconds", "eval/images_per_second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """All that two equal runs have in common.
+
+    Attributes:
+      step: of the newest checkpoint.
+      state: everything in it by name: arrays, and the data position's fields.
+      records: metrics.jsonl, a list of the lines.
+      events: name → (step, value) of scalars, (step, bytes of the PNG) of pictures,
+        in the order in which TensorBoard shows them.
+      files: name → content of evaluations and pictures.
+    """
+
+    step: int
+    state: dict[str, Any]
+    records: list[dict[str, Any]]
+    events: dict[str, list[tuple[int, Any]]]
+    files: dict[str, Any]
+
+
+def read_outcome(workdir: pathlib.Path) -> Outcome:
+    """Reads the run in `workdir`, of one process or several, on any mesh."""
+    steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()]
+    newest = max(steps, key=lambda path: int(path.name))
+    return Outcome(
+        step=int(newest.name),
+        state=_read_state(newest),
+        records=[
+            _timeless(json.loads(line))
+            for line in (workdir / "metrics.jsonl").read_text().splitlines()
+        ],
+        events=_read_events(workdir / "tensorboard"),
+        files={
+            **{
+                path.name: _timeless(json.loads(path.read_text()))
+                for path in (workdir / "evaluations").glob("*.json")
+            },
+            **{p.name: p.read_bytes() for p in (workdir / "pictures").glob("*.png")},
+        },
+    )
+
+
+def differences(actual: Outcome, expected: Outcome) -> list[str]:
+    """A line for each thing that differs, to the last bit; none for equal runs."""
+    found = []
+    if actual.step != expected.step:
+        found.append(f"last checkpoint: {actual.step}, not {expected.step}")
+    for name in sorted(actual.state.keys() | expected.state.keys()):
+        pair = actual.state.get(name), expected.state.get(name)
+        if not _same_bits(*pair):
+            found.append(f"state {name}")
+    for outcome in (actual, expected):
+        told = [record["step"] for record in outcome.records]
+        if told != sorted(set(told)):
+            found.append(f"metrics.jsonl has the steps {told}")
+        for name, values in outcome.events.items():
+            told = [step for step, _ in values]
+            if told != sorted(set(told)):
+                found.append(f"TensorBoard shows of {name} the steps {told}")
+    for field in ("records", "events", "files"):
+        if getattr(actual, field) != getattr(expected, field):
+            found.append(f"{field}: {_first_difference(actual, expected, field)}")
+    return found
+
+
+def _read_state(folder: pathlib.Path) -> dict[str, Any]:
+    state = {}
+    for item in ("params", "training"):
+        # As NumPy arrays, whatever devices they came from.
+        handler = ocp.PyTreeCheckpointHandler()
+        tree = handler.metadata(folder / item).tree
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), tree)
+        restored = handler.restore(
+            folder / item, args=ocp.args.PyTreeRestore(restore_args=arguments)
+        )
+        for path, leaf in jax.tree.leaves_with_path(restored):
+            state[item + jax.tree_util.keystr(path)] = np.asarray(leaf)
+    position = json.loads((folder / "position/metadata").read_text())
+    return {**state, **{f"position.{name}": v for name, v in position.items()}}
+
+
+def _read_events(folder: pathlib.Path) -> dict[str, list[tuple[int, Any]]]:
+    # It warns of each restart that it tidies up after.
+    event_accumulator.logger.setLevel("ERROR")
+    everything = {"scalars": 0, "images": 0}
+    accumulator = event_accumulator.EventAccumulator(str(folder), everything)
+    accumulator.Reload()
+    tags = accumulator.Tags()
+    events = {}
+    for name in tags["scalars"]:
+        if not name.endswith(_TIMES):
+            events[name] = [(e.step, e.value) for e in accumulator.Scalars(name)]
+    for name in tags["images"]:
+        pictures = accumulator.Images(name)
+        events[name] = [(e.step, e.encoded_image_string) for e in pictures]
+    return events
+
+
+def _timeless(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in _TIMES}
+
+
+def _same_bits(a: Any, b: Any) -> bool:
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return a == b
+    return (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, b.tobytes())
+
+
+def _first_difference(actual: Outcome, expected: Outcome, field: str) -> str:
+    a, b = getattr(actual, field), getattr(expected, field)
+    if field == "records":
+        a, b = ({record["step"]: record for record in rows} for rows in (a, b))
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key):
+            return f"{key}: {str(a.get(key))[:300]}, not {str(b.get(key))[:300]}"
+    return "the order"

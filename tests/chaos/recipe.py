@@ -1,0 +1,22 @@
+"""A run of seconds that does everything a long one does, for what is killed here.
+
+python train.py --config=tests/chaos/recipe.py --workdir=… --config.dataset.data_dir=…
+"""
+
+import ml_collections
+
+from tests.training.conftest import make_config, register_micro_variant
+
+
+def get_config() -> ml_collections.ConfigDict:
+    register_micro_variant()
+    config = make_config("")
+    config.batch_size = 4
+    config.total_steps = 120
+    config.optimizer.published_steps = 120
+    config.checkpoint.every_steps = 5
+    config.eval.every_steps = 20
+    config.eval.batch_size = 4
+    config.logging.picture_every_steps = 20
+    config.logging.num_pictures = 1
+    return config

@@ -1,0 +1,186 @@
+"""Kills a training at random moments and asks whether it ends as if nothing had been.
+
+python -m tests.chaos.run [--kills=12] [--seed=0] [--processes=1] [--config=RECIPE]
+
+Trains once undisturbed and once under a scheduler that ends the run by SIGKILL or
+SIGTERM again and again and starts it again each time. Parameters, optimizer and data
+position must be equal to the last bit, and metrics.jsonl and TensorBoard must tell
+each step once. Anything after `--` goes to train.py.
+"""
+
+import argparse
+import pathlib
+import random
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+from data import prepare, shapes
+from tests.chaos.outcome import differences, read_outcome
+from tests.processes import Ended, Processes
+
+RUN_AGAIN = 75
+_TIMEOUT = 600.0
+# Promised: once a process is hit, the whole run has ended after this.
+_SECONDS_TO_END = 60.0
+
+Start = Callable[[pathlib.Path], Processes]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--config", default="tests/chaos/recipe.py")
+    parser.add_argument(
+        "--folder", type=pathlib.Path, help="kept; else a temporary one"
+    )
+    parser.add_argument("rest", nargs="*", help="for train.py, after --")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare_few_shapes(folder / "data")
+        arguments = [
+            f"--config={options.config}",
+            f"--config.dataset.data_dir={folder / 'data'}",
+            f"--config.compilation_cache={folder / 'compiled'}",
+            *options.rest,
+        ]
+
+        def start(workdir: pathlib.Path) -> Processes:
+            return Processes(
+                "train",
+                [*arguments, f"--workdir={workdir}"],
+                count=options.processes,
+                devices=2 if options.processes > 1 else 1,
+                folder=folder,
+            )
+
+        with start(folder / "undisturbed") as run:
+            startup = seconds_until_steps(run, 1)
+            expect_success(run.wait(timeout=_TIMEOUT))
+        kill_and_restart(
+            start,
+            folder / "killed",
+            kills=options.kills,
+            rng=random.Random(options.seed),
+            startup=startup,
+        )
+        found = differences(
+            read_outcome(folder / "killed"), read_outcome(folder / "undisturbed")
+        )
+    print("\n".join(found) or "Equal to the last bit; each step is told once.")
+    return int(bool(found))
+
+
+def prepare_few_shapes(data_dir: pathlib.Path) -> None:
+    """Drawn images for a run of seconds; nothing where they are prepared already."""
+    shapes.NUM_EXAMPLES = {"train": 10, "validation": 3}
+    prepare.ensure("shapes", str(data_dir))
+
+
+def kill_and_restart(
+    start: Start,
+    workdir: pathlib.Path,
+    *,
+    kills: int,
+    rng: random.Random,
+    startup: float,
+) -> None:
+    """Runs to the end, and prints a line for each kill.
+
+    Args:
+      start: starts the run in a work directory.
+      workdir: the run's.
+      kills: signals to send; fewer where the run is done before.
+      rng: chooses signal, process and moment.
+      startup: seconds until a start's first step, about.
+    """
+    print(
+        "kill  signal   process  after    while                        ended",
+        flush=True,
+    )
+    for number in range(1, kills + 1):
+        begin = time.monotonic()
+        with start(workdir) as run:
+            # Half of them hit the start: reading, compiling, restoring.
+            if rng.random() < 0.5:
+                wait(run, rng.uniform(0.0, startup))
+            else:
+                seconds_until_steps(run, rng.randint(1, 10))
+                wait(run, rng.uniform(0.0, 0.2))
+            victim = rng.randrange(len(run.running))
+            number_sent = rng.choice((signal.SIGKILL, signal.SIGTERM))
+            if all(process.poll() is not None for process in run.running):
+                expect_success(run.wait(timeout=0.0))
+                print(f"done before kill {number}")
+                return
+            doing = what_goes_on(run, workdir)
+            seconds = time.monotonic() - begin
+            run.running[victim].send_signal(number_sent)
+            ended = run.wait(timeout=_SECONDS_TO_END)
+        codes = [one.returncode for one in ended]
+        print(
+            f"{number:>4}  {number_sent.name:<8} {victim:>7}  {seconds:5.1f} s  "
+            f"{doing:<28} {' '.join(map(str, codes))}",
+            flush=True,
+        )
+        expect_run_again(ended, victim=victim, number=number_sent)
+    with start(workdir) as run:
+        expect_success(run.wait(timeout=_TIMEOUT))
+
+
+def seconds_until_steps(run: Processes, steps: int) -> float:
+    """Waits until a start has told so many steps or has ended."""
+    begin = time.monotonic()
+    while run.output(0).count("\nstep ") < steps and run.running[0].poll() is None:
+        time.sleep(0.005)
+    return time.monotonic() - begin
+
+
+def wait(run: Processes, seconds: float) -> None:
+    """Sleeps, but not past the end of process 0."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and run.running[0].poll() is None:
+        time.sleep(0.005)
+
+
+def what_goes_on(run: Processes, workdir: pathlib.Path) -> str:
+    """A few words, from what the run says and what lies in its folder."""
+    lines = run.output(0).splitlines()
+    line = lines[-1] if lines else "starting"
+    doing = " ".join(re.split(r"[|,…:]", line)[0].split()[:4])[:24]
+    unfinished = [
+        path.name.split(".")[0]
+        for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")
+    ]
+    return doing + "".join(f", saving {step}" for step in unfinished)
+
+
+def expect_run_again(ended: Sequence[Ended], *, victim: int, number: int) -> None:
+    """Exits unless each process ended in a way that a scheduler starts again."""
+    for index, one in enumerate(ended):
+        if number == signal.SIGKILL and index != victim:
+            fine = one.returncode not in (0, RUN_AGAIN) and "process" in one.output
+        elif number == signal.SIGKILL:
+            fine = one.returncode == -signal.SIGKILL
+        else:
+            # The default action, before training has begun; or the run's last step.
+            fine = one.returncode in (RUN_AGAIN, -signal.SIGTERM, 0)
+        if not fine:
+            sys.exit(f"process {index} ended with {one.returncode}:\n{one.output}")
+
+
+def expect_success(ended: Sequence[Ended]) -> None:
+    for index, one in enumerate(ended):
+        if one.returncode != 0:
+            sys.exit(f"process {index} ended with {one.returncode}:\n{one.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
