@@ -49,9 +49,7 @@ class EoMT(nn.Module):
             self.num_classes + 1, kernel_init=init, bias_init=init, dtype=dtype
         )
         self.mask_head = MaskHead(dtype)
-        # Every prediction upscales anew; kept, that outweighs all blocks together.
-        upscale = nn.remat(Upscale) if self.vit.remat else Upscale
-        self.upscale = upscale(
+        self.upscale = Upscale(
             max(1, int(math.log2(self.vit.patch_size)) - 2),
             # The release's upscaling norms keep 1e-6 whatever the backbone's are.
             layer_norm_eps=1e-6,
@@ -93,14 +91,16 @@ class EoMT(nn.Module):
         queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
         x = jnp.concatenate([queries, x], axis=1)
 
+        # Kept, the pixel features of all predictions outweigh all blocks together.
+        predict = nn.remat(EoMT.predict) if self.vit.remat else EoMT.predict
         predictions = []
         for i, block in enumerate(self.vit.blocks[num_plain_blocks:]):
             patch_mask = None
             if mask_probs is not None:
-                predictions.append(self.predict(x))
+                predictions.append(predict(self, x))
                 patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i], rows)
             x = block(x, patch_mask, rotation)
-        predictions.append(self.predict(x))
+        predictions.append(predict(self, x))
         mask_logits, class_logits = zip(*predictions)
         return Outputs(mask_logits=mask_logits, class_logits=class_logits)
 

@@ -74,6 +74,21 @@ def test_remat_changes_no_gradient(params, images):
     )
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_remat_keeps_no_pixel_features_for_the_backward_pass(params, images, remat):
+    model = small_model(remat=remat)
+
+    def residuals(params):
+        mask_probs, rngs = jnp.full(2, 0.5), {"mask": jax.random.key(1)}
+        _, vjp = jax.vjp(
+            lambda p: model.apply({"params": p}, images, mask_probs, rngs=rngs), params
+        )
+        return vjp
+
+    shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(residuals, params))]
+    assert ((2, 8, 12, 16) in shapes) is not remat
+
+
 def test_masking_without_an_rng_says_what_to_pass(params, images):
     with pytest.raises(ValueError, match=r'rngs=\{"mask": key\}'):
         small_model().apply({"params": params}, images, mask_probs=jnp.ones(2))
