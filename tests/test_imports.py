@@ -24,7 +24,7 @@ ALLOWED = {
     "inference": {"models", "ops", "parallel", "pipeline", "weights", "dataset_info"},
     "weights": {"dataset_info", "models", "ops"},
     "pipeline": {"dataset_info", "ops"},
-    "models": {"ops"},
+    "models": {"ops", "parallel"},
     "losses": {"ops"},
     "dataset_info": set(),
     "parallel": set(),

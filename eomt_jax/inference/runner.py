@@ -15,7 +15,7 @@ from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
-from eomt_jax.parallel.partition import gather_fsdp
+from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.types import Array, Batch, DatasetInfo, Task
@@ -109,11 +109,10 @@ class Runner:
     def _predict(
         self, params: Any, images: Array, content_size: Array, original_size: Array
     ) -> Prediction:
-        params = gather_fsdp(params, self.mesh)
         if self.task == "semantic":
             logits = self._apply_windows(params, images, content_size)
         else:
-            logits = last_logits(self._model, params, images)
+            logits = last_logits(self._model, params, images, mesh=self.mesh)
         return self._image_by_image(
             functools.partial(self._segment, image_size=images.shape[-2]),
             *logits,
@@ -132,7 +131,7 @@ class Runner:
         sharding = batch_sharding(self.mesh)
 
         def window_logits(j: Array) -> tuple[Array, Array]:
-            return last_logits(self._model, params, images[:, j])
+            return last_logits(self._model, params, images[:, j], mesh=self.mesh)
 
         def add_window(j: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
             logits = jax.tree.map(
@@ -165,10 +164,14 @@ class Runner:
 
 
 def last_logits(
-    model: nn.Module, params: Any, images: UInt8[Array, "B S S 3"]
+    model: nn.Module,
+    params: Any,
+    images: UInt8[Array, "B S S 3"],
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, "B Q h4 w4"], Float[Array, "B Q K1"]]:
     """The network's last prediction, without masked attention."""
-    outputs: Any = model.apply({"params": params}, images)
+    outputs: Any = apply_sharded(model, params, images, mesh=mesh)
     return outputs.mask_logits[-1], outputs.class_logits[-1]
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from eomt_jax.models.attention import QKV_BIASES, Attention
 from eomt_jax.models.layers import LayerNorm, Mlp, SwiGlu, vit_init
 from eomt_jax.models.rotary import Rotation, patch_rotation
+from eomt_jax.parallel.partition import sharded_block, split_rows
 
 Dtype = Any
 
@@ -46,6 +47,7 @@ class Block(nn.Module):
         scale1 = self.param("layer_scale1", scale_init, (x.shape[-1],))
         scale2 = self.param("layer_scale2", scale_init, (x.shape[-1],))
         mlp = {"gelu": Mlp, "swiglu": SwiGlu}[self.mlp_type]
+        x = split_rows(x)
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm1")(x)
         y = Attention(
             self.num_heads, qkv_bias=self.qkv_bias, dtype=self.dtype, name="attention"
@@ -136,7 +138,7 @@ class ViT(nn.Module):
                 token_init,
                 (self.num_register_tokens, self.embed_dim),
             )
-        block = nn.remat(Block) if self.remat else Block
+        block = sharded_block(Block, dtype=self.dtype, remat=self.remat)
         self.blocks = [
             block(
                 num_heads=self.num_heads,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.batch import split_batch
 from eomt_jax.parallel.mesh import batch_sharding, replicated
-from eomt_jax.parallel.partition import gather_fsdp, param_shardings
+from eomt_jax.parallel.partition import apply_sharded, param_shardings
 from eomt_jax.training.optimizer import merge, trainable
 from eomt_jax.training.schedules import Schedule
 from eomt_jax.training.state import PyTree, TrainState, state_shardings
@@ -52,14 +52,14 @@ def make_loss(
     ) -> tuple[jax.Array, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
         mask_key, loss_key, position_key = jax.random.split(key, 3)
-        if mesh is not None:
-            params = gather_fsdp(params, mesh)
-        outputs = model.apply(
-            {"params": params},
+        outputs = apply_sharded(
+            model,
+            params,
             batch.image,
             mask_probs=mask_probs_fn(step),
             rows=rows,
             rngs={"mask": mask_key, "positions": position_key},
+            mesh=mesh,
         )
         terms = criterion(
             outputs,

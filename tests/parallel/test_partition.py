@@ -1,7 +1,11 @@
+import collections
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from eomt_jax.models import variants
@@ -93,26 +97,73 @@ def test_parameter_of_another_rank_than_its_rule_raises(mesh):
         partition.partition_spec("queries", (4,), mesh)
 
 
-def test_gathered_weights_give_the_gradients_of_one_device():
-    """XLA alone gets them wrong on this mesh: see `gather_fsdp`."""
-    rng = np.random.default_rng(0)
-    names = [f"layer_{i}" for i in range(3)]
-    weights = {n: {"kernel": rng.normal(0, 0.2, (32, 32))} for n in names}
-    params = jax.tree.map(np.float32, {"mask_head": weights})
-    x = rng.normal(size=(8, 4, 32)).astype(np.float32)
+class Layers(nn.Module):
+    """Matrices named as those that `apply_sharded` gathers."""
 
-    def gradients(mesh):
-        def loss(params, x):
-            params = partition.gather_fsdp(params, mesh)
-            for name in names:
-                x = jax.nn.relu(x @ params["mask_head"][name]["kernel"])
-            return jnp.square(x).sum()
+    @nn.compact
+    def __call__(self, x):
+        for i in range(3):
+            dense = nn.Dense(32, use_bias=False, name=f"mask_head/layer_{i}")
+            x = nn.relu(dense(x))
+        return x
 
-        placed = jax.device_put(params, partition.param_shardings(params, mesh))
-        rows = jax.device_put(x, jax.NamedSharding(mesh, P(("data", "fsdp"))))
-        return jax.jit(jax.grad(loss))(placed, rows)
 
-    one = gradients(create_mesh(devices=jax.devices()[:1]))
-    eight = gradients(create_mesh(2, 2, 2))
+def create_vit(**overrides):
+    sizes = {"embed_dim": 64, "depth": 4, "num_heads": 2, "mlp_dim": 256}
+    return variants.create_vit(
+        "tiny", image_size=(32, 32), layer_scale_init=1.0, **(sizes | overrides)
+    )
+
+
+def gradients(model, x, mesh):
+    """A function (params, x), and arguments for it."""
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+
+    def loss(params, x):
+        out = partition.apply_sharded(model, params, x, mesh=mesh)
+        return jnp.sin(3 * out).mean()
+
+    params = jax.device_put(params, partition.param_shardings(params, mesh))
+    rows = jax.NamedSharding(mesh, P(("data", "fsdp")))
+    return jax.jit(jax.grad(loss)), params, jax.device_put(x, rows)
+
+
+@pytest.mark.parametrize("case", ["layers", "blocks", "blocks_remat"])
+def test_gathered_weights_give_the_gradients_of_one_device(case, rng):
+    """XLA alone gets them wrong on this mesh: see `apply_sharded`."""
+    if case == "layers":
+        model, x = Layers(), jax.random.normal(rng, (8, 4, 32))
+    else:
+        model = create_vit(depth=2, remat=case == "blocks_remat")
+        x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
+    mesh = create_mesh(devices=jax.devices()[:1])
+    one, eight = (
+        grad(params, x)
+        for grad, params, x in (
+            gradients(model, x, mesh),
+            gradients(model, x, create_mesh(2, 2, 2)),
+        )
+    )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
         np.testing.assert_allclose(b, a, atol=1e-5 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_each_block_gathers_its_weights_forward_and_again_backward(remat, rng):
+    model = create_vit(depth=2, remat=remat)
+    x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
+    grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
+    program = grad.lower(params, x).compile().as_text()
+    sizes = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", program)
+    counts = collections.Counter(sizes)
+    matrices = ["64,3,2,32", "2,32,64", "64,256", "256,64"]
+    assert {size: counts[size] for size in matrices} == dict.fromkeys(matrices, 4)
+
+
+def test_matrices_travel_in_the_dtype_that_computes(rng):
+    model = create_vit(depth=1, dtype="bfloat16")
+    x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
+    grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
+    program = str(jax.make_jaxpr(grad)(params, x))
+    assert re.search(r"bf16\[64,256\] = sharding_constraint", program)
+    assert not re.search(r"f32\[64,256\] = sharding_constraint", program)
