@@ -5,12 +5,10 @@ python eval.py --config=configs/quickstart.py --workdir=runs/quickstart
 Prints a table and writes it as JSON. The network runs without masked attention.
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from data import prepare
-from eomt_jax.cli import config_flag
+from eomt_jax.cli import config_flag, process_flags
 from eomt_jax.cli.progress import Progress
 
 _CONFIG = config_flag.define_config_flag()
@@ -36,6 +34,7 @@ _PICTURES = flags.DEFINE_integer(
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", "", "New folder for all predictions, as benchmarks take them."
 )
+process_flags.define_process_flags()
 flags.mark_flag_as_required("config")
 flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
 
@@ -43,10 +42,8 @@ flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
-    try:
+    with process_flags.joined(saves_on_sigterm=False):
         score()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
 
 
 def score() -> None:
@@ -54,9 +51,6 @@ def score() -> None:
     from eomt_jax.evaluation import checkpoint, tables
     from eomt_jax.parallel import processes
 
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    processes.initialize()
     config = _CONFIG.value
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
     results = checkpoint.evaluate_checkpoint(

@@ -3,39 +3,31 @@
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
 
-import sys
-
-from absl import app, flags, logging
+from absl import app, flags
 
 from data import prepare
-from eomt_jax.cli import config_flag
+from eomt_jax.cli import config_flag, process_flags
 
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would be trained and what it needs, and stop."
 )
+process_flags.define_process_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
-    # After the flags, so that --help and misspelt fields answer at once.
-    from eomt_jax.parallel import processes
-    from eomt_jax.training import dry_run, loop
+    with process_flags.joined(saves_on_sigterm=not _DRY_RUN.value):
+        # After the flags, so that --help and misspelt fields answer at once.
+        from eomt_jax.training import dry_run, loop
 
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    processes.initialize()
-    config = _CONFIG.value
-    run = dry_run.dry_run if _DRY_RUN.value else loop.train
-    try:
+        config = _CONFIG.value
+        run = dry_run.dry_run if _DRY_RUN.value else loop.train
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
         run(config, _WORKDIR.value)
-    except (ValueError, FileNotFoundError) as error:
-        logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,48 +1,205 @@
 """Runs of more than one process."""
 
+import contextlib
 import math
 import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
+
+from eomt_jax.parallel.launchers import Launch, find_launch
+
+# Until all must have come. JAX's own limit lies behind it, for where that is exceeded
+# the process is aborted in the middle of C++ with no word on what to do.
+JOIN_SECONDS = 50
+# Without a sign of life JAX takes a process for dead and ends all others, as abruptly.
+HEARTBEAT_SECONDS = 50
+# Processes that wait for one another wait on those at work, however long it takes.
+_BARRIER_MILLISECONDS = 24 * 3600 * 1000
+# A network folder may show a new file this late.
+_FOLDER_SECONDS = 20.0
 
 
 def initialize(
-    coordinator: str = "", *, num_processes: int = 0, process_id: int = -1
+    coordinator: str = "",
+    *,
+    num_processes: int = 0,
+    process_id: int = -1,
+    saves_on_sigterm: bool = True,
 ) -> None:
     """Joins this process to the others; does nothing for a run of one process.
 
-    Call it before anything else of JAX. What is not given is read from
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Call it before anything else of JAX. What is not given is found out, see
+    `launchers.find_launch`.
 
     Args:
-      coordinator: host:port of process 0; "auto" asks the environment (TPU pods,
-        SLURM, Open MPI); empty means one process.
-      num_processes: processes of the run.
-      process_id: 0 to num_processes − 1.
+      coordinator: host:port of process 0.
+      num_processes: processes of the run; 0: not given.
+      process_id: 0 to num_processes − 1; −1: not given.
+      saves_on_sigterm: for training, which asks each step whether any process was told
+        to stop. False leaves SIGTERM as it was: it ends the process.
+
+    Raises:
+      ValueError: see `find_launch`; or process 0 cannot listen at its address.
     """
-    environment = os.environ
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS", "")
-    if not coordinator or jax.distributed.is_initialized():
+    if jax.distributed.is_initialized():
         return
-    if coordinator == "auto":
-        jax.distributed.initialize()
+    launch = find_launch(
+        os.environ,
+        coordinator=coordinator,
+        num_processes=num_processes,
+        process_id=process_id,
+    )
+    if launch is None:
         return
-    num_processes = num_processes or int(environment.get("JAX_NUM_PROCESSES", 0))
-    if process_id < 0:
-        process_id = int(environment.get("JAX_PROCESS_ID", -1))
-    if not 0 <= process_id < num_processes:
-        raise ValueError(
-            f"coordinator = {coordinator!r} wants num_processes ≥ 1 and process_id "
-            f"from 0 to num_processes − 1, got {num_processes} and {process_id}"
+    jax.config.update("jax_enable_preemption_service", saves_on_sigterm)
+    patience = threading.Timer(JOIN_SECONDS, _give_up, [launch])
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            launch.coordinator or None,
+            launch.num_processes,
+            launch.process_id,
+            launch.local_device_ids,
+            cluster_detection_method="deactivate" if launch.coordinator else None,
+            initialization_timeout=2 * JOIN_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{_place(launch)} cannot start the run at {launch.described}: {reason}. "
+            "Is the port taken, by a run that still ends? Take another one, or wait"
+        ) from error
+    finally:
+        patience.cancel()
+
+
+def _give_up(launch: Launch) -> None:
+    """Ends a process that the others, or some of them, have not joined in time."""
+    trouble = "it answers, but not all processes came; look at the logs of the others"
+    if launch.process_id == 0:
+        trouble = (
+            f"not all {launch.num_processes} processes came; look at the logs of the "
+            "others"
+        )
+    elif launch.coordinator:
+        host, _, port = launch.coordinator.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        except socket.gaierror:
+            trouble = f"nobody knows the name {host}"
+        except OSError as error:
+            trouble = (
+                f"no answer ({error}). Check that process 0 runs there, that the "
+                "address is reached from here, and that no firewall closes the port"
+            )
+    print(
+        f"error: {_place(launch)} waited {JOIN_SECONDS} s at {launch.described}: "
+        f"{trouble}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _place(launch: Launch) -> str:
+    if launch.process_id is None:
+        return f"the process on {socket.gethostname()}"
+    return f"process {launch.process_id} of {launch.num_processes}"
 
 
 def is_main() -> bool:
     """True in the one process that writes logs and pictures."""
     return jax.process_index() == 0
+
+
+def client() -> Any:
+    """The coordination service's client, of a run of several processes.
+
+    It stores small texts under keys that all processes see, and knows barriers that
+    need no device.
+    """
+    # Orbax hands out publicly what JAX keeps to itself; it takes long to import.
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has called it; nothing to wait for in a single one.
+
+    Args:
+      name: of the place in the program, once a run.
+    """
+    if jax.process_count() > 1:
+        client().wait_at_barrier(f"eomt/{name}", _BARRIER_MILLISECONDS)
+
+
+@contextlib.contextmanager
+def in_turn(name: str) -> Iterator[None]:
+    """Runs its body first in process 0, then once a machine, then in all the others.
+
+    So what one process leaves on a disk, all others that see this disk find, and
+    processes on machines of their own don't wait in a queue.
+
+    Args:
+      name: of the place in the program, once a run.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    index, machine = jax.process_index(), socket.gethostname()
+    client().key_value_set(f"eomt/{name}/{index}", machine)
+    wait_for_all(f"{name}/begin")
+    machines = client().key_value_dir_get(f"eomt/{name}/")
+    same = [int(key.rpartition("/")[2]) for key, value in machines if value == machine]
+    turn = 0 if index == 0 else 1 if index == min(same) else 2
+    for earlier in range(turn):
+        wait_for_all(f"{name}/{earlier}")
+    yield
+    for later in range(turn, 3):
+        wait_for_all(f"{name}/{later}")
+
+
+def check_shared_folder(folder: epath.PathLike) -> None:
+    """Raises ValueError unless all processes see the same `folder`.
+
+    Args:
+      folder: exists, or is made by the first process.
+    """
+    if jax.process_count() == 1:
+        return
+    folder = epath.Path(folder)
+    mark = folder / ".seen_by_all"
+    if is_main():
+        signature = f"{socket.gethostname()} {os.getpid()} {time.time()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.write_text(signature)
+        client().key_value_set("eomt/folder/signature", signature)
+    wait_for_all("folder/marked")
+    signature = client().key_value_try_get("eomt/folder/signature")
+    deadline = time.monotonic() + _FOLDER_SECONDS
+    while not (mark.exists() and mark.read_text() == signature):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{folder} on {socket.gethostname()} is not the folder of that name "
+                f"that process 0 has on {signature.split()[0]}. Give one that all "
+                "processes share: a network folder or a bucket (gs://…)"
+            )
+        time.sleep(0.5)
+    wait_for_all("folder/seen")
+    if is_main():
+        mark.unlink()
 
 
 def gather_rows(array: np.ndarray) -> np.ndarray:

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -6,34 +8,65 @@ from eomt_jax.parallel import processes
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def joined(monkeypatch):
     """What jax.distributed.initialize was called with, without calling it."""
-    for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"):
-        monkeypatch.delenv(f"JAX_{name}", raising=False)
     calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+
+    def initialize(address, count, index, devices, **options):
+        calls.append((address, count, index, devices, options))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
     return calls
 
 
-def test_one_process_joins_nobody_and_is_main(calls):
+@pytest.fixture(autouse=True)
+def unlaunched(monkeypatch):
+    """An environment that tells of no other process."""
+    for name in os.environ:
+        if name.startswith(("JAX_COORD", "JAX_NUM", "JAX_PROC", "SLURM", "OMPI")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def preemption_service():
+    yield
+    jax.config.update("jax_enable_preemption_service", True)
+
+
+def test_one_process_joins_nobody_and_is_main(joined):
     processes.initialize()
-    assert calls == []
+    assert joined == []
     assert processes.is_main()
 
 
-def test_addresses_come_from_arguments_or_environment(calls, monkeypatch):
+def test_initialize_joins_with_times_that_end_within_a_minute(joined):
     processes.initialize("host:1234", num_processes=2, process_id=1)
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "other:99")
-    monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
-    monkeypatch.setenv("JAX_PROCESS_ID", "0")
-    processes.initialize()
-    processes.initialize("auto")
-    assert calls == [("host:1234", 2, 1), ("other:99", 4, 0), ()]
+    ((address, count, index, devices, options),) = joined
+    assert (address, count, index, devices) == ("host:1234", 2, 1, None)
+    assert options["cluster_detection_method"] == "deactivate"
+    assert processes.JOIN_SECONDS < 60 < options["initialization_timeout"]
+    assert options["heartbeat_timeout_seconds"] < 60
 
 
-def test_incomplete_addresses_raise(calls):
-    with pytest.raises(ValueError, match="process_id from 0 to num_processes"):
-        processes.initialize("host:1234", num_processes=2)
+def test_sigterm_stays_as_it_was_for_those_that_save_nothing(
+    joined, preemption_service
+):
+    def noted():
+        return jax.config.jax_enable_preemption_service
+
+    processes.initialize("h:1", num_processes=2, process_id=1, saves_on_sigterm=False)
+    assert not noted()
+    processes.initialize("h:1", num_processes=2, process_id=1)
+    assert noted()
+
+
+def test_taken_port_is_told(monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("UNKNOWN: Failed to start RPC server\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ValueError, match="process 0 of 2 cannot start .* at host:1234"):
+        processes.initialize("host:1234", num_processes=2, process_id=0)
 
 
 def fake_allgather(monkeypatch, others):

@@ -1,0 +1,54 @@
+"""Flags that join several processes into one run, and how such a run ends."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from absl import flags, logging
+
+
+def define_process_flags() -> None:
+    """Defines --coordinator, --num_processes and --process_id.
+
+    TPU pods, SLURM and Open MPI need none of them.
+    """
+    flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, in a run of several processes."
+    )
+    flags.DEFINE_integer("num_processes", 0, "Processes of the run.")
+    flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
+
+
+@contextlib.contextmanager
+def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
+    """Around what a program does: joins the other processes, and ends with them.
+
+    An error that the user can do something about becomes one line and exit code 1; in
+    a run of several processes it ends all of them, see `parallel.ending`.
+
+    Args:
+      saves_on_sigterm: see `parallel.processes.initialize`.
+    """
+    # After the flags, so that --help and misspelt fields answer at once.
+    from eomt_jax.parallel import ending, processes
+
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    with _told_in_a_line():
+        processes.initialize(
+            flags.FLAGS.coordinator,
+            num_processes=flags.FLAGS.num_processes,
+            process_id=flags.FLAGS.process_id,
+            saves_on_sigterm=saves_on_sigterm,
+        )
+        with ending.ending_together(), _told_in_a_line():
+            yield
+
+
+@contextlib.contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
+        sys.exit(f"error: {error}")
