@@ -1,0 +1,102 @@
+"""A split of blank photographs, as large and as many as a published dataset's.
+
+For compiling what a dataset's images would run through, where it isn't prepared.
+"""
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_codec
+
+from eomt_jax.dataset_info import published_info
+from eomt_jax.pipeline.records import Record
+from eomt_jax.types import DatasetInfo
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sizes:
+    """Fields of a DatasetInfo; those marked with ≤ are bounds."""
+
+    train: int
+    validation: int
+    max_image_size: tuple[int, int]
+    max_segments: int
+    max_aspect_ratio: float = 1.0
+
+
+# Numbers of images and fixed sizes: cocodataset.org (2017; of the instances those
+# photographs that have one), the ADE20K benchmark of 2016 and cityscapes-dataset.com.
+# Segments, ADE20K's sizes and ratios are bounds on the safe side, that a prepared
+# dataset replaces by its own.
+_SIZES = {
+    "coco_panoptic": _Sizes(118_287, 5_000, (640, 640), 128, 8.0),
+    "coco_instance": _Sizes(117_266, 5_000, (640, 640), 96, 8.0),
+    "ade20k_panoptic": _Sizes(20_210, 2_000, (2048, 2048), 255, 4.0),
+    "ade20k_semantic": _Sizes(20_210, 2_000, (2048, 2048), 150, 4.0),
+    "cityscapes_semantic": _Sizes(2_975, 500, (1024, 2048), 19, 2.0),
+}
+
+
+class BlankSplit:
+    """A `pipeline.samples.Source` whose photographs are black, with one segment each.
+
+    Attributes:
+      info: classes as published, sizes as far as they are known.
+      split: "train" or "validation".
+    """
+
+    def __init__(self, name: str, split: str):
+        """
+        Raises:
+          ValueError: no such published dataset or split.
+        """
+        if name not in _SIZES:
+            raise ValueError(
+                f"dataset {name!r} is neither prepared nor published: prepare it "
+                f"(data/prepare.py, docs/own_data.md); known are {', '.join(_SIZES)}"
+            )
+        sizes = _SIZES[name]
+        num_examples = {"train": sizes.train, "validation": sizes.validation}
+        if split not in num_examples:
+            raise ValueError(
+                f"{name} is not prepared, and blank ones have the splits train and "
+                f"validation, not {split!r}"
+            )
+        self.split = split
+        self.info: DatasetInfo = dataclasses.replace(
+            published_info(name),
+            max_image_size=sizes.max_image_size,
+            max_segments=sizes.max_segments,
+            num_examples=num_examples,
+            max_aspect_ratio=sizes.max_aspect_ratio,
+        )
+
+    def __len__(self) -> int:
+        return self.info.num_examples[self.split]
+
+    def image_id(self, index: int) -> str:
+        return str(index)
+
+    def __getitem__(self, index: int) -> Record:
+        height, width = self.info.max_image_size
+        encoded = io.BytesIO()
+        Image.new("RGB", (width, height)).save(encoded, format="JPEG")
+        segment = np.ones((height, width), np.uint8)
+        masks = {"segment_map": segment.astype(np.uint16)}
+        if self.info.task == "instance":
+            rle = mask_codec.encode(np.asfortranarray(segment))
+            masks = {
+                "rles": (rle["counts"],),
+                "areas": np.array([segment.sum()], float),
+            }
+        return Record(
+            image_bytes=encoded.getvalue(),
+            labels=np.zeros(1, np.int32),
+            is_crowd=np.zeros(1, bool),
+            image_id=self.image_id(index),
+            height=height,
+            width=width,
+            **masks,
+        )

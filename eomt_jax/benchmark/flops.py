@@ -1,0 +1,92 @@
+"""Floating-point operations of matrix products, counted in a traced program."""
+
+import math
+from typing import Any
+
+import jax
+
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.training.state import param_shapes
+
+
+def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
+    """Of all matrix products and convolutions, over all devices; two a multiply-add.
+
+    What rematerialisation computes again counts again. Of a conditional its dearest
+    branch counts, of a loop of unknown length one pass.
+
+    Args:
+      jaxpr: from jax.make_jaxpr or `jax.stages.Traced.jaxpr`.
+      loops_once: a scan counts as one pass too, as in the compiler's own count.
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = [
+            matmul_flops(part, loops_once=loops_once)
+            for value in equation.params.values()
+            for part in (value if isinstance(value, (tuple, list)) else (value,))
+            if hasattr(getattr(part, "jaxpr", part), "eqns")
+        ]
+        match equation.primitive.name:
+            case "dot_general":
+                total += _dot_flops(equation)
+            case "conv_general_dilated":
+                total += _convolution_flops(equation)
+            case "cond":
+                total += max(inner)
+            case "scan":
+                total += sum(inner) * (1 if loops_once else equation.params["length"])
+            case "shard_map":
+                total += sum(inner) * _num_shards(equation)
+            case _:
+                total += sum(inner)
+    return total
+
+
+def forward_flops(model: EoMT, *, training: bool) -> float:
+    """Of the network's forward pass for one image, with all its predictions or one.
+
+    Args:
+      model: an EoMT.
+      training: with masked attention and a prediction before each of its blocks.
+    """
+    params = param_shapes(model)
+    images = jax.ShapeDtypeStruct((1, *model.vit.image_size, 3), "uint8")
+
+    def forward(params: Any, images: jax.Array, key: jax.Array) -> Any:
+        if not training:
+            return model.apply({"params": params}, images)
+        probs = jax.numpy.ones(model.num_query_blocks)
+        return model.apply(
+            {"params": params}, images, mask_probs=probs, rngs={"mask": key}
+        )
+
+    return matmul_flops(jax.make_jaxpr(forward)(params, images, jax.random.key(0)))
+
+
+def _dot_flops(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = equation.invars[0].aval.shape
+    depth = math.prod(shape[axis] for axis in contracted)
+    return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+
+
+def _convolution_flops(equation: Any) -> float:
+    numbers = equation.params["dimension_numbers"]
+    kernel = equation.invars[1].aval.shape
+    outputs = kernel[numbers.rhs_spec[0]]
+    depth = math.prod(kernel) // outputs
+    return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+
+
+def _num_shards(equation: Any) -> int:
+    """Into how many parts a shard_map splits what it is given."""
+    mesh = equation.params["mesh"]
+    axes = {
+        axis
+        for spec in equation.params["in_specs"]
+        for entry in spec
+        for axis in (entry if isinstance(entry, tuple) else (entry,))
+        if axis is not None
+    }
+    return math.prod(mesh.shape[axis] for axis in axes)

@@ -1,0 +1,256 @@
+"""Compiles a config's training and evaluation for a TPU slice that isn't here."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+
+from eomt_jax.benchmark import hlo
+from eomt_jax.benchmark.blank_split import BlankSplit
+from eomt_jax.benchmark.flops import forward_flops, matmul_flops
+from eomt_jax.benchmark.tpu_topology import Slice
+from eomt_jax.evaluation.checkpoint import config_batches
+from eomt_jax.evaluation.evaluator import (
+    count_function,
+    evaluation_task,
+    metric_type_of,
+)
+from eomt_jax.inference.runner import Runner
+from eomt_jax.parallel.mesh import batch_sharding
+from eomt_jax.pipeline.loader import train_batches
+from eomt_jax.pipeline.records import open_split, prepared_versions
+from eomt_jax.pipeline.samples import Source
+from eomt_jax.training.setup import Config, Setup, setup
+from eomt_jax.types import Batch
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What one compiled program takes, on each device unless it says otherwise.
+
+    Attributes:
+      name: "train", or "eval": the network and its post-processing.
+      held: bytes of what stays on the device: parameters, optimizer state, batch.
+        While evaluation runs in training, the optimizer's state is there too.
+      temporaries: bytes of all that lives while it runs: activations, gradients,
+        gathered parameters, results; None where it doesn't fit.
+      total: bytes; of a program that doesn't fit what it would take.
+      available: bytes that there are.
+      images: of all devices, a run.
+      flops: of matrix products, over all devices, as the program is written.
+      model_flops: the same without anything computed twice: the forward pass, and
+        twice as much for the backward pass of training.
+      traced_flops: as `flops`, each loop's body once: what the compiler's can be
+        compared with.
+      compiler_flops: the compiler's own count, over all devices.
+      bytes_accessed: of HBM, loops scaled as FLOPs are.
+      collectives: by kind.
+      seconds: that tracing and compiling took.
+    """
+
+    name: str
+    held: dict[str, int]
+    temporaries: int | None
+    total: float
+    available: float
+    images: int
+    flops: float
+    model_flops: float
+    traced_flops: float
+    compiler_flops: float = 0.0
+    bytes_accessed: float = 0.0
+    collectives: tuple[hlo.Collective, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        return self.temporaries is not None and self.total <= self.available
+
+    @property
+    def memory_share(self) -> float:
+        """Of what there is; above 1 where it doesn't fit."""
+        return self.total / self.available
+
+
+def compile_config(
+    config: Config, slice_: Slice, *, programs: tuple[str, ...] = ("train", "eval")
+) -> tuple[Setup, list[Program]]:
+    """Compiles for every device of the slice, and runs nothing.
+
+    The dataset's own sizes count where it is prepared; of a published one that isn't,
+    those in `blank_split`.
+
+    Args:
+      config: as configs/common.py lists it.
+      slice_: from `tpu_topology.open_slice`.
+      programs: "train" and "eval" or one of them.
+
+    Raises:
+      ValueError: as `setup`, the dataset is unknown, or the compiler refuses for
+        another reason than memory.
+    """
+    source = _open_source(config, config.dataset.train_split)
+    run = setup(config, devices=slice_.devices, source=source)
+    compile_one = {"train": _compile_train, "eval": _compile_eval}
+    return run, [compile_one[name](run, slice_) for name in programs]
+
+
+def _open_source(config: Config, split: str) -> Source:
+    data = config.dataset
+    if prepared_versions(data.data_dir, data.name):
+        return open_split(data.data_dir, data.name, split)
+    return BlankSplit(data.name, split)
+
+
+def _compile_train(run: Setup, slice_: Slice) -> Program:
+    config = run.config
+    batches = train_batches(
+        run.source, global_batch_size=1, options=run.train_options, seed=0
+    )
+    with batches:
+        batch = _as_shapes(next(batches), config.batch_size, run)
+    state = run.abstract_state()
+    start = time.monotonic()
+    traced = run.train_step.trace(state, batch)  # pyright: ignore
+    held = {
+        "parameters": _local_bytes(state.params),
+        "optimizer": _local_bytes(state.opt_state),
+        "batch": _local_bytes(batch),
+    }
+    forward = forward_flops(run.initialization.model, training=True)
+    return _compile(
+        "train",
+        traced,
+        held,
+        slice_,
+        start=start,
+        images=config.batch_size,
+        model_flops=3 * forward * config.batch_size,
+    )
+
+
+def _compile_eval(run: Setup, slice_: Slice) -> Program:
+    config, model = run.config, run.initialization.model
+    source = _open_source(config, config.dataset.eval_split)
+    info, task = source.info, evaluation_task(config.eval.task, source.info)
+    small = config.copy_and_resolve_references()
+    small.eval.batch_size = 1
+    with config_batches(small, source, task=task, num_images=1) as batches:
+        batch = _as_shapes(next(batches), config.eval.batch_size, run)
+    state = run.abstract_state()
+    start = time.monotonic()
+    traced = Runner(model, info, task=task, mesh=run.mesh).trace(state.params, batch)
+    held = {
+        "parameters": _local_bytes(state.params),
+        "optimizer": _local_bytes(state.opt_state),
+        "batch": _local_bytes(batch),
+    }
+    windows = math.prod(batch.image.shape[1:-3])
+    forward = forward_flops(model, training=False) * windows
+    program = _compile(
+        "eval",
+        traced,
+        held,
+        slice_,
+        start=start,
+        images=config.eval.batch_size,
+        model_flops=forward * config.eval.batch_size,
+        absent=held["optimizer"],
+    )
+    # Counting is small and comes after; it has to compile, and its sums are added.
+    sharding = batch_sharding(run.mesh)
+    prediction = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        traced.out_info,
+    )
+    count = count_function(metric_type_of(task, info), run.mesh)
+    compiled = count.lower(prediction, batch).compile()  # pyright: ignore
+    more = hlo.collectives(compiled.as_text())
+    return dataclasses.replace(
+        program,
+        collectives=hlo.add_up([*program.collectives, *more]),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _compile(
+    name: str,
+    traced: jax.stages.Traced,
+    held: dict[str, int],
+    slice_: Slice,
+    *,
+    start: float,
+    images: int,
+    model_flops: float,
+    absent: int = 0,
+) -> Program:
+    """Compiles one program; `absent` bytes of what is held it knows nothing of."""
+    program = Program(
+        name=name,
+        held=held,
+        temporaries=None,
+        total=0.0,
+        available=slice_.device.memory,
+        images=images,
+        flops=matmul_flops(traced.jaxpr),
+        model_flops=model_flops,
+        traced_flops=matmul_flops(traced.jaxpr, loops_once=True),
+    )
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        short = hlo.memory_excess(str(error))
+        if short is None:
+            raise ValueError(
+                f"{slice_.name} refuses the {name} program: {str(error)[:2000]}"
+            ) from error
+        needed, available = short
+        return dataclasses.replace(
+            program,
+            total=needed + absent,
+            available=available,
+            seconds=time.monotonic() - start,
+        )
+    memory: Any = compiled.memory_analysis()
+    own = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    cost: Any = compiled.cost_analysis()
+    # The compiler counts a loop's body once.
+    loops = program.flops / max(program.traced_flops, 1.0)
+    return dataclasses.replace(
+        program,
+        temporaries=own + absent - sum(held.values()),
+        total=float(own + absent),
+        compiler_flops=cost["flops"] * len(slice_.devices),
+        bytes_accessed=cost["bytes accessed"] * loops,
+        collectives=tuple(hlo.collectives(compiled.as_text())),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _as_shapes(batch: Batch, num_images: int, run: Setup) -> Batch:
+    """Shapes of a batch of so many images like the one in `batch`, on the mesh."""
+    sharding = batch_sharding(run.mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            (num_images, *leaf.shape[1:]), leaf.dtype, sharding=sharding
+        ),
+        batch,
+    )
+
+
+def _local_bytes(tree: PyTree) -> int:
+    """Of a tree's shards on one device, without the padding of its layout."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,185 @@
+"""What a compile for a TPU slice found out, as text and as JSON."""
+
+import dataclasses
+from typing import Any
+
+from eomt_jax.benchmark.tpu_compile import Program
+from eomt_jax.benchmark.tpu_topology import Slice
+from eomt_jax.parallel.mesh import num_batch_shards
+from eomt_jax.training.setup import Setup
+
+EFFICIENCY = 0.4
+"""Of the peak in matrix products: what well-tuned ViTs reach, not what was measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Seconds that one run cannot do without, by what it takes them.
+
+    Attributes:
+      compute: matrix products at the chip's peak.
+      memory: HBM at its bandwidth, as the compiler counts what is read and written;
+        pessimistic, since what stays in the chip's small memory counts too.
+      links: collectives at the bandwidth of the links between chips, were nothing else
+        done meanwhile.
+    """
+
+    compute: float
+    memory: float
+    links: float
+
+    @classmethod
+    def of(cls, program: Program, slice_: Slice) -> "Roofline":
+        device = slice_.device
+        wire = sum(part.wire_bytes for part in program.collectives)
+        return cls(
+            compute=program.flops / len(slice_.devices) / device.flops,
+            memory=program.bytes_accessed / device.memory_bandwidth,
+            links=wire / device.link_bandwidth,
+        )
+
+    def seconds(self, efficiency: float = EFFICIENCY) -> float:
+        """A run's estimate: products at that part of the peak, or the links if slower.
+
+        HBM is left out: its count is too pessimistic to estimate with.
+        """
+        return max(self.compute / efficiency, self.links)
+
+
+def as_json(run: Setup, slice_: Slice, programs: list[Program]) -> dict[str, Any]:
+    """Plain values, with the fields of the config that matter for memory."""
+    config = run.config
+    return {
+        "slice": slice_.name,
+        "chips": slice_.num_chips,
+        "variant": config.model.variant,
+        "dataset": config.dataset.name,
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "eval_batch_size": config.eval.batch_size,
+        "accumulation": config.accumulation,
+        "remat": config.model.remat,
+        "moments_dtype": config.optimizer.moments_dtype,
+        "mesh": dict(run.mesh.shape),
+        "efficiency": EFFICIENCY,
+        "programs": [_program_json(program, slice_) for program in programs],
+    }
+
+
+def _program_json(program: Program, slice_: Slice) -> dict[str, Any]:
+    roofline = Roofline.of(program, slice_)
+    return {
+        **dataclasses.asdict(program),
+        "fits": program.fits,
+        "memory_share": program.memory_share,
+        "roofline_seconds": dataclasses.asdict(roofline),
+        "images_per_second": program.images / roofline.seconds(),
+    }
+
+
+def format_report(run: Setup, slice_: Slice, programs: list[Program]) -> str:
+    """What a human reads."""
+    mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    head = (
+        f"{slice_.name}: {slice_.num_chips} chips; mesh {mesh}; "
+        f"{run.config.model.variant} at {run.config.image_size} px"
+    )
+    parts = [_format_program(run, slice_, program) for program in programs]
+    return "\n".join([head, *parts])
+
+
+def _format_program(run: Setup, slice_: Slice, program: Program) -> str:
+    config = run.config
+    rows = program.images // num_batch_shards(run.mesh)
+    what = f"{program.name}: {program.images} images, {rows} on a device"
+    if program.name == "train":
+        what += f" in {config.accumulation} " + (
+            "pass" if config.accumulation == 1 else "passes"
+        )
+        what += f"; remat {'on' if config.model.remat else 'off'}"
+    lines = [what]
+    for name, size in program.held.items():
+        lines.append(_row(name, _gigabytes(size)))
+    share = f"{program.memory_share:.0%} of {_gigabytes(program.available)}"
+    if program.temporaries is None:
+        excess = _gigabytes(program.total - program.available)
+        lines.append(_row("needed", f"{_gigabytes(program.total)}, {share}"))
+        lines.append(_row("DOES NOT FIT", f"{excess} too much on each device"))
+    else:
+        lines.append(_row("temporaries", _gigabytes(program.temporaries)))
+        lines.append(_row("total", f"{_gigabytes(program.total)}, {share}"))
+        if not program.fits:
+            excess = _gigabytes(program.total - program.available)
+            lines.append(_row("DOES NOT FIT", f"{excess} too much on each device"))
+    if not program.fits:
+        lines += [_row("to turn", advice) for advice in advise(run, program)]
+    lines.append(_row("FLOPs", _flops(program)))
+    if program.temporaries is not None:
+        lines += _format_speed(program, slice_)
+    lines.append(_row("compiled in", f"{program.seconds:.0f} s"))
+    return "\n".join(lines)
+
+
+def _format_speed(program: Program, slice_: Slice) -> list[str]:
+    collectives = [
+        _row(part.kind, f"{part.count} of {_gigabytes(part.bytes)} in all")
+        for part in program.collectives
+    ] or [_row("collectives", "none")]
+    roofline = Roofline.of(program, slice_)
+    times = ", ".join(
+        f"{name} {1000 * seconds:.1f} ms"
+        for name, seconds in dataclasses.asdict(roofline).items()
+    )
+    seconds = roofline.seconds()
+    estimate = (
+        f"{1000 * seconds:.0f} ms, {program.images / seconds:.0f} images a second at "
+        f"{EFFICIENCY:.0%} of the peak"
+    )
+    return [*collectives, _row("roofline", times), _row("estimate", estimate)]
+
+
+def _flops(program: Program) -> str:
+    text = (
+        f"{program.flops:.3g} in matrix products, {program.model_flops:.3g} without "
+        "what is computed twice"
+    )
+    if not program.compiler_flops:
+        return text
+    ratio = program.compiler_flops / program.traced_flops
+    once = "" if program.flops == program.traced_flops else ", loops counted once"
+    return f"{text}; the compiler counts {ratio:.2f} times as many{once}"
+
+
+def advise(run: Setup, program: Program) -> list[str]:
+    """Flags that make a program smaller, the cheapest in time first."""
+    config, mesh = run.config, run.mesh
+    advice = []
+    if program.name == "eval":
+        if config.eval.batch_size > num_batch_shards(mesh):
+            fewer = num_batch_shards(mesh)
+            advice.append(f"--config.eval.batch_size={fewer}: an image a device")
+    else:
+        if not config.model.remat:
+            advice.append("--config.model.remat=true: a third more time")
+        rows = config.batch_size // num_batch_shards(mesh)
+        if config.accumulation < rows:
+            advice.append(f"--config.accumulation={rows}: one image a pass; no slower")
+        if config.optimizer.moments_dtype == "float32":
+            advice.append("--config.optimizer.moments_dtype=bfloat16")
+    if mesh.shape["data"] > 1:
+        devices = mesh.shape["data"] * mesh.shape["fsdp"]
+        advice.append(f"--config.mesh.fsdp={devices}: parameters spread over them all")
+    advice.append(
+        f"--config.mesh.tensor={2 * mesh.shape['tensor']}: heads and feed-forward "
+        "spread too; slower"
+    )
+    advice.append("a larger slice")
+    return advice
+
+
+def _row(name: str, value: str) -> str:
+    return f"  {name:<20}{value}"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
