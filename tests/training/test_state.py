@@ -57,6 +57,32 @@ def test_create_state_is_what_abstract_state_says(model, tx, eight):
     jax.tree.map(compare, eight, wanted)
 
 
+def test_no_device_holds_the_whole_state_of_vit_giant():
+    """Of its first blocks, at their real sizes: compiled for eight devices, not run."""
+    model = variants.create_eomt(
+        "giant",
+        num_classes=133,
+        num_queries=200,
+        image_size=(1280, 1280),
+        depth=2,
+        num_query_blocks=1,
+    )
+    tx = create_optimizer(states.param_shapes(model), total_steps=10_000)
+    mesh = create_mesh(1, 8, 1)
+
+    def create(key):
+        return states.create_state(model, tx, key, mesh)
+
+    shardings = states.state_shardings(model, tx, mesh)
+    program = jax.jit(create, out_shardings=shardings).lower(jax.random.key(0))
+    memory = program.compile().memory_analysis()
+    held = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    shapes = states.abstract_state(model, tx, mesh)
+    leaves = [leaf for leaf in jax.tree.leaves(shapes) if leaf.dtype == jnp.float32]
+    whole = sum(leaf.size * 4 for leaf in leaves)
+    assert held < 0.2 * whole
+
+
 def test_create_state_starts_at_zero(one):
     assert one.step == 0 and one.opt_state.count == 0
     moments = jax.tree.leaves((one.opt_state.mu, one.opt_state.nu))
