@@ -49,6 +49,6 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
 def _told_in_a_line() -> Iterator[None]:
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
         sys.exit(f"error: {error}")

@@ -75,6 +75,12 @@ def _plain(value: Any) -> Any:
     return None if math.isnan(value) else float(value)
 
 
+def headline(results: Results) -> tuple[str, float | None]:
+    """Name and value of the number that the task goes by: PQ, mIoU or AP, over all."""
+    name, key = _MEAN_COLUMNS[results["task"]][0]
+    return name, results["all"][key]
+
+
 def format_table(results: Results, *, per_class: bool = True) -> str:
     """The results as text: classes that occur, the best first, then the means."""
     task = results["task"]

@@ -7,12 +7,18 @@ thread hasn't taken yet, and once the disk is full the thread ends and the queue
 import os
 import socket
 import time
+from typing import Any
 
 import numpy as np
 from etils import epath
 from tensorboardX import summary
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter, directory_check
+
+
+# Made at run time: no type checker knows them.
+_Event: Any = event_pb2.Event  # pyright: ignore
+_SessionLog: Any = event_pb2.SessionLog  # pyright: ignore
 
 
 class EventFile:
@@ -31,18 +37,18 @@ class EventFile:
         now, host = int(time.time()), socket.gethostname()
         name = f"events.out.tfevents.{now}.{host}.after_{after_step:08d}"
         self._writer = RecordWriter(os.path.join(str(self.folder), name))
-        self._write(Event(file_version="brain.Event:2"), 0)
-        start = SessionLog(status=SessionLog.START)
-        self._write(Event(session_log=start), after_step + 1)
+        self._write(_Event(file_version="brain.Event:2"), 0)
+        start = _SessionLog(status=_SessionLog.START)
+        self._write(_Event(session_log=start), after_step + 1)
 
     def scalar(self, step: int, name: str, value: float) -> None:
         """Adds a number, which must be finite."""
-        self._write(Event(summary=summary.scalar(name, value)), step)
+        self._write(_Event(summary=summary.scalar(name, value)), step)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Adds a picture, uint8 [H, W, 3]."""
         self._write(
-            Event(summary=summary.image(name, picture, dataformats="HWC")), step
+            _Event(summary=summary.image(name, picture, dataformats="HWC")), step
         )
 
     def flush(self) -> None:
@@ -53,7 +59,7 @@ class EventFile:
         """Flushes and closes the file."""
         self._writer.close()
 
-    def _write(self, event: Event, step: int) -> None:
+    def _write(self, event: Any, step: int) -> None:
         event.wall_time = time.time()
         event.step = step
         self._writer.write(event.SerializeToString())

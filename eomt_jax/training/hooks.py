@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,19 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from orbax.checkpoint.multihost import reached_preemption
 
 from eomt_jax.evaluation.checkpoint import config_batches
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
-from eomt_jax.evaluation.tables import GROUPS, Results
+from eomt_jax.evaluation.tables import GROUPS, Results, headline
 from eomt_jax.inference.comparison import draw_comparison, evaluation_pictures
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import local_rows, place_batch
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator
-from eomt_jax.pipeline.records import RecordSource, open_split
+from eomt_jax.pipeline.records import open_split
+from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.logging import MetricsWindow, Scalars
 from eomt_jax.training.setup import Setup
+from eomt_jax.training.stored_step import Score
 from eomt_jax.types import Batch
 
 RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try once more.
@@ -108,6 +112,12 @@ def result_scalars(results: Results) -> Scalars:
     }
 
 
+def result_score(results: Results) -> Score | None:
+    """What checkpoints are compared by; None where there was nothing to measure."""
+    name, value = headline(results)
+    return None if value is None else Score(name, value)
+
+
 class NonFiniteGuard:
     """Stops a run whose loss or gradient is no number, and says which images did it.
 
@@ -116,7 +126,7 @@ class NonFiniteGuard:
     """
 
     def __init__(
-        self, source: RecordSource, checkpoints: Checkpoints, *, num_steps: int = 1000
+        self, source: Source, checkpoints: Checkpoints, *, num_steps: int = 1000
     ):
         """Watches a run.
 
@@ -195,32 +205,62 @@ def explain_out_of_memory() -> Iterator[None]:
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a flag, so that the run can save itself first.
+    """Turns SIGTERM and Ctrl-C into a question, so that the run can save itself first.
 
-    A second signal ends the process at once, as it would have without this.
+    A second signal ends the process at once, as it would have without this; of several
+    processes that is so once they have agreed.
     """
 
     def __init__(self):
-        self.requested = False
+        self._requested = False
         self._previous: dict[int, Any] = {}
 
+    def agreed(self, step: int) -> bool:
+        """Whether to save after `step` and stop; the same in all processes.
+
+        One process that was asked is enough: JAX tells the others, and all stop at the
+        first step that none of them has passed. Call it once a step, in every process.
+
+        Args:
+          step: steps done; one more at each call.
+        """
+        if jax.process_count() > 1:
+            self._requested = reached_preemption(step)
+            if self._requested and _in_main_thread():
+                # JAX would go on noting a signal that nobody asks for any more.
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return self._requested
+
     def __enter__(self):
-        # Only the main thread may set handlers. Several processes would have to agree
-        # on a step to save together.
-        is_main_thread = threading.current_thread() is threading.main_thread()
-        if is_main_thread and jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._request)
+        if not _in_main_thread():  # only that one may set handlers
+            return self
+        if jax.process_count() > 1:
+            # JAX itself listens to SIGTERM, see processes.initialize.
+            self._handle(signal.SIGINT, self._pass_on)
+        else:
+            self._handle(signal.SIGINT, self._request)
+            self._handle(signal.SIGTERM, self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
 
+    def _handle(self, number: signal.Signals, handler: Any) -> None:
+        self._previous[number] = signal.signal(number, handler)
+
     def _request(self, *_: object) -> None:
-        self.requested = True
+        self._requested = True
+        self._restore()
+
+    def _pass_on(self, *_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
         self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

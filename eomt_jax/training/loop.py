@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import json
-import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +14,7 @@ from eomt_jax.inference.comparison import write_picture
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import is_main
-from eomt_jax.training import hooks
+from eomt_jax.training import hooks, run_folder
 from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.logging import (
     MetricsWindow,
@@ -27,7 +25,8 @@ from eomt_jax.training.logging import (
     memory_use,
     say,
 )
-from eomt_jax.training.parameter_report import format_report
+from eomt_jax.training.resume import resume
+from eomt_jax.training.save_schedule import SaveSchedule
 from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.training.state import TrainState
 from eomt_jax.types import Batch
@@ -52,31 +51,41 @@ def train(
       The state after the last step.
 
     Raises:
-      ValueError: the config contradicts itself, the data, or the run in `workdir`.
+      ValueError: the config contradicts itself, the data, or the run in `workdir`; or
+        none of its checkpoints can be read.
+      StorageError: what the run has to write can't be written.
       hooks.NonFiniteError: the loss or its gradient is no number.
       hooks.OutOfMemoryError: the run does not fit.
       hooks.Interrupted: a signal stopped the run; it is saved.
     """
     enable_compilation_cache(config.compilation_cache)
     workdir = epath.Path(workdir).expanduser()
+    run_folder.check(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hooks.explain_out_of_memory())
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir / native.STEPS_FOLDER, keep=config.checkpoint.keep)
+        stack.enter_context(run_folder.explain_full_disk(workdir))
+        checkpoints = Checkpoints(
+            workdir / native.STEPS_FOLDER,
+            keep=config.checkpoint.keep,
+            keep_best=config.checkpoint.keep_best,
         )
-        step = checkpoints.latest_step()
-        resumed = None if step is None else native.read_model_config(workdir)
-        run = setup(config, devices=devices, resumed=resumed)
-        if step is None:
+        stack.enter_context(checkpoints)
+        if checkpoints.latest_step() is None:
+            run = setup(config, devices=devices)
             state, step = run.create_state(), 0
         else:
-            state = _restore(run, checkpoints, step)
+            model = native.read_model_config(workdir)
+            run = setup(config, devices=devices, resumed=model)
+            state, step = resume(checkpoints, run)
         if step >= run.total_steps:
             say(f"Nothing to do: {checkpoints.path(step)} is the run's last step.")
-            return state
-        if is_main():
-            _describe_run(workdir, run, resumed=step > 0)
-        return _run_steps(run, workdir, checkpoints, state, step, stack)
+        else:
+            if is_main():
+                run_folder.describe(workdir, run, resumed=step > 0)
+            state = _run_steps(run, workdir, checkpoints, state, step, stack)
+        if checkpoints.best() is not None:
+            say(checkpoints.describe_best())
+        return state
 
 
 def _run_steps(
@@ -96,6 +105,12 @@ def _run_steps(
     stack.callback(batches.close)
     evaluation = hooks.Evaluation(run)
     guard = hooks.NonFiniteGuard(run.source, checkpoints)
+    schedule = SaveSchedule(
+        every_steps=config.checkpoint.every_steps,
+        every_minutes=config.checkpoint.every_minutes,
+        ask_every=config.logging.every_steps,
+        total_steps=total_steps,
+    )
     window, stopwatch, num_replaced = MetricsWindow(), Stopwatch(), 0
     first = next(batches)
     train_step = compile_step(run.train_step, state, first)
@@ -109,10 +124,13 @@ def _run_steps(
         state, metrics = train_step(state, batch)
         step += 1
         window.add(metrics, batch.replaced)
-        save = due(config.checkpoint.every_steps) or stop.requested
+        checkpoints.check()
+        stopping = stop.agreed(step)
         num_pictures = config.logging.num_pictures
         picture = num_pictures > 0 and due(config.logging.picture_every_steps)
         evaluate = due(config.eval.every_steps)
+        keep_best = evaluate and config.checkpoint.keep_best > 0
+        save = schedule.due(step) or stopping or keep_best
         if due(config.logging.every_steps):
             num_steps = len(window)
             metrics, num_finite, replaced = window.read()
@@ -134,9 +152,11 @@ def _run_steps(
         if save or picture or evaluate:
             # Nothing is shown or kept of parameters that are lost.
             guard.check(step, state.params, window)
+        score = None
         with stopwatch.pause():
             if evaluate:
                 results = evaluation.evaluate(state.params)
+                score = hooks.result_score(results)
                 writer.scalars(step, hooks.result_scalars(results))
                 say(f"Evaluation after step {step}, without masked attention:")
                 say(format_table(results, per_class=step == total_steps))
@@ -151,10 +171,12 @@ def _run_steps(
             # and leaves nothing out.
             writer.flush()
             if save:
-                checkpoints.save(step, state, run.position(step))
+                checkpoints.save(step, state, run.position(step), score=score)
+                schedule.saved()
         if step == total_steps:
+            checkpoints.wait()
             break
-        if stop.requested:
+        if stopping:
             checkpoints.wait()
             say(f"Stopped by a signal; saved as {checkpoints.path(step)}.")
             raise hooks.Interrupted(hooks.RUN_AGAIN)
@@ -176,40 +198,3 @@ def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
     compiled = train_step.lower(state, batch).compile()
     say(f"Compiled in {format_duration(time.monotonic() - begin)}.")
     return compiled
-
-
-def _restore(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
-    path = checkpoints.path(step)
-    saved = checkpoints.read_position(step)
-    saved.check_same_stream(run.position(step), folder=checkpoints.folder)
-    say(f"Going on from {path}.")
-    return checkpoints.restore(step, run.abstract_state())
-
-
-def _describe_run(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
-    """Writes model.json and config.json; tells what differs from the run resumed."""
-    start = run.initialization
-    if start.loaded is not None:
-        report = format_report(start.report, start.notes)
-        say(f"Parameters\n{textwrap.indent(report, '  ')}")
-    path = workdir / "config.json"
-    config = json.loads(run.config.to_json())
-    if resumed and path.exists():
-        before = _flatten(json.loads(path.read_text()))
-        for name, value in _flatten(config).items():
-            if before.get(name) != value:
-                say(
-                    f"Changed since this run began: {name} from {before.get(name)!r}"
-                    f" to {value!r}."
-                )
-    path.write_text(json.dumps(config, indent=2) + "\n")
-    model = native.ModelConfig.of(run.initialization.model, run.info)
-    native.save_model_config(workdir, model)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "config.") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat

@@ -15,7 +15,6 @@ from eomt_jax.pipeline import loader
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source, TrainOptions
 from eomt_jax.training import optimizer, schedules
-from eomt_jax.training.checkpoint import DataPosition
 from eomt_jax.training.initialization import Initialization, initialize
 from eomt_jax.training.state import (
     TrainState,
@@ -24,6 +23,7 @@ from eomt_jax.training.state import (
     param_shapes,
 )
 from eomt_jax.training.step import TrainStep, make_train_step
+from eomt_jax.training.stored_step import DataPosition
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 

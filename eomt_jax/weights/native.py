@@ -241,23 +241,28 @@ def _root(folder: epath.PathLike) -> epath.Path:
 
 def step_folder(folder: epath.PathLike) -> epath.Path:
     """The newest complete step of a checkpoint folder; a step's folder is itself."""
-    import orbax.checkpoint as ocp
-
     folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
         return folder
-    steps_folder = folder / STEPS_FOLDER
-    steps = list(steps_folder.iterdir()) if steps_folder.exists() else []
-    # An unfinished step has another name while it is written, or, in a bucket, no
-    # mark of success.
-    complete = [
-        step
-        for step in steps
+    steps = complete_steps(folder / STEPS_FOLDER)
+    if not steps:
+        raise ValueError(f"{folder / STEPS_FOLDER} holds no complete checkpoint.")
+    return folder / STEPS_FOLDER / str(steps[-1])
+
+
+def complete_steps(folder: epath.Path) -> list[int]:
+    """The steps in a folder of steps that are written to their end, in order.
+
+    An unfinished one has another name while it is written, or, in a bucket, no mark of
+    success.
+    """
+    import orbax.checkpoint as ocp
+
+    return sorted(
+        int(step.name)
+        for step in (folder.iterdir() if folder.exists() else ())
         if step.name.isdigit() and ocp.utils.is_checkpoint_finalized(step)
-    ]
-    if not complete:
-        raise ValueError(f"{steps_folder} holds no complete checkpoint.")
-    return max(complete, key=lambda step: int(step.name))
+    )
 
 
 def newest_step(path: epath.PathLike) -> epath.PathLike:

@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.parallel.mesh import create_mesh
-from eomt_jax.training.checkpoint import Checkpoints, DataPosition
+from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.state import TrainState
+from eomt_jax.training.stored_step import DataPosition
 
 POSITION = DataPosition(
     next_example=24,
@@ -76,7 +77,7 @@ def test_restore_onto_another_mesh_follows_its_sharding(tmp_path):
     assert restored.params["bias"].sharding == like.params["bias"].sharding
 
 
-@pytest.mark.parametrize("change", ["resized", "added", "removed"])
+@pytest.mark.parametrize("change", ["resized", "added", "removed", "retyped"])
 def test_state_of_other_shapes_is_refused_by_name(tmp_path, change):
     state = make_state(5)
     like = make_state(6)
@@ -85,10 +86,13 @@ def test_state_of_other_shapes_is_refused_by_name(tmp_path, change):
         like.params["bias"] = bias[:4]
     elif change == "added":
         like.params.update(bias=bias, queries=bias)
+    elif change == "retyped":
+        like.params["bias"] = bias.astype(jnp.bfloat16)
     message = {
-        "resized": r"bias: \(8,\) then, \(4,\) now",
-        "added": r"queries: none then, \(8,\) now",
-        "removed": r"bias: \(8,\) then, none now",
+        "resized": r"bias: float32 \(8,\) then, float32 \(4,\) now",
+        "added": r"queries: none then, float32 \(8,\) now",
+        "removed": r"bias: float32 \(8,\) then, none now",
+        "retyped": r"bias: float32 \(8,\) then, bfloat16 \(8,\) now",
     }
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(5, state, POSITION)

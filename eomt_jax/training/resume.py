@@ -1,0 +1,41 @@
+"""Going on from the newest checkpoint that is sound."""
+
+from eomt_jax.training.checkpoint import Checkpoints
+from eomt_jax.training.logging import say
+from eomt_jax.training.setup import Setup
+from eomt_jax.training.state import TrainState
+from eomt_jax.training.stored_step import DamagedError
+
+
+def resume(checkpoints: Checkpoints, run: Setup) -> tuple[TrainState, int]:
+    """The state to go on from, and its step; damaged checkpoints are told of.
+
+    They get another name once a sound one is found, for the run will save these steps
+    again.
+
+    Args:
+      checkpoints: of the run, one at least.
+      run: as it is set up now; its mesh and number of processes may be others.
+
+    Raises:
+      ValueError: the checkpoints belong to another run, or all are damaged.
+    """
+    damaged: dict[int, DamagedError] = {}
+    for step in reversed(checkpoints.steps()):
+        try:
+            saved = checkpoints.read_position(step)
+            saved.check_same_stream(run.position(step), folder=checkpoints.folder)
+            state = checkpoints.restore(step, run.abstract_state())
+        except DamagedError as error:
+            damaged[step] = error
+            continue
+        for bad, error in damaged.items():
+            say(f"{error} It is kept as {checkpoints.set_aside(bad).name}.")
+        say(f"Going on from {checkpoints.path(step)}.")
+        return state, step
+    reasons = "\n".join(f"  {error}" for error in damaged.values())
+    raise ValueError(
+        f"None of the {len(damaged)} checkpoints in {checkpoints.folder} can be read, "
+        f"by all processes:\n{reasons}\nCopy them there again if there is a copy, or "
+        "begin anew with another --workdir."
+    )

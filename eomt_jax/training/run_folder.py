@@ -1,0 +1,96 @@
+"""A run's folder: what may lie in it, what is written there at the start of a run."""
+
+import contextlib
+import errno
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from eomt_jax.training.checkpoint import StorageError
+from eomt_jax.training.logging import say
+from eomt_jax.training.parameter_report import format_report
+from eomt_jax.training.setup import Setup
+from eomt_jax.weights import native
+
+CONFIG_FILE = "config.json"
+_FOLDERS = (native.STEPS_FOLDER, "tensorboard", "evaluations", "pictures")
+_FILES = ("metrics.jsonl", CONFIG_FILE, native.MODEL_FILE)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check(workdir: epath.Path) -> None:
+    """Raises ValueError if a file lies where a run needs a folder, or the reverse."""
+    above = [path for path in (workdir, *workdir.parents) if path.exists()]
+    within = [workdir / name for name in _FOLDERS]
+    for path in (*above[:1], *(path for path in within if path.exists())):
+        if not path.is_dir():
+            raise ValueError(
+                f"{path} is a file, and the run in {workdir} needs a folder there: "
+                "rename the file, or give another --workdir."
+            )
+    for path in (workdir / name for name in _FILES):
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a folder, and the run writes a file of that name: rename "
+                "the folder, or give another --workdir."
+            )
+
+
+@contextlib.contextmanager
+def explain_full_disk(workdir: epath.Path) -> Iterator[None]:
+    """Turns the error of a full disk into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise StorageError(
+            f"{error.filename or workdir} could not be written ({error.strerror}). Make "
+            "room on the disk and start the same command again: it goes on from the "
+            f"newest checkpoint in {workdir / native.STEPS_FOLDER}, if there is one."
+        ) from error
+
+
+def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
+    """Writes model.json and config.json; tells what differs from the run resumed.
+
+    On several hosts, call it on one.
+    """
+    start = run.initialization
+    if start.loaded is not None:
+        report = format_report(start.report, start.notes)
+        say(f"Parameters\n{textwrap.indent(report, '  ')}")
+    path = workdir / CONFIG_FILE
+    config = json.loads(run.config.to_json())
+    if resumed and path.exists():
+        before = _flatten(_read_config(path))
+        for name, value in _flatten(config).items():
+            if before.get(name) != value:
+                say(
+                    f"Changed since this run began: {name} from {before.get(name)!r}"
+                    f" to {value!r}."
+                )
+    unfinished = workdir / f".{CONFIG_FILE}.unfinished"
+    unfinished.write_text(json.dumps(config, indent=2) + "\n")
+    unfinished.replace(path)
+    model = native.ModelConfig.of(run.initialization.model, run.info)
+    native.save_model_config(workdir, model)
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
+    """What was written, or nothing where it is no JSON: it only serves to compare."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return {}
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "config.") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        inner = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return flat

@@ -1,0 +1,269 @@
+"""What one step of a run's checkpoints holds, and how it is read back.
+
+Its folder has four parts, which orbax writes beside one another and renames into place
+when all are complete:
+
+  params     the network's parameters, so that inference reads nothing else
+  training   optimizer state, step and random key
+  position   JSON, see DataPosition
+  about      JSON: version of this layout, checksums of all arrays, and the score of the
+             evaluation after this step, if there was one
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from eomt_jax.parallel.processes import gather_rows
+from eomt_jax.training.state import TrainState
+from eomt_jax.weights.checksums import changed, checksums
+from eomt_jax.weights.native import PARAMS_ITEM
+
+T = TypeVar("T")
+
+VERSION = 1
+ITEMS = (PARAMS_ITEM, "training", "position", "about")
+
+
+class DamagedError(ValueError):
+    """A step's folder is not as it was written; the message says what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPosition:
+    """Where in which stream of examples a run stands.
+
+    Attributes:
+      next_example: examples read so far, over all epochs and processes.
+      batch_size: images in the global batch; it decides where an epoch ends.
+      seed: the run's seed; it decides the order and the augmentations.
+      dataset: name of the prepared dataset.
+      split: of the dataset.
+      fingerprint: of the dataset's classes and image counts.
+    """
+
+    next_example: int
+    batch_size: int
+    seed: int
+    dataset: str
+    split: str
+    fingerprint: str
+
+    def check_same_stream(self, now: "DataPosition", *, folder: epath.PathLike) -> None:
+        """Raises ValueError where `now` would read other examples than this position.
+
+        Args:
+          now: the position that the present config leads to.
+          folder: the checkpoint's, for the message.
+        """
+        fields = {
+            "batch_size": "config.batch_size",
+            "seed": "config.seed",
+            "dataset": "config.dataset.name",
+            "split": "config.dataset.train_split",
+            "fingerprint": "the prepared dataset's classes or images",
+        }
+        changes = [
+            f"{what}: {getattr(self, name)!r} then, {getattr(now, name)!r} now"
+            for name, what in fields.items()
+            if getattr(self, name) != getattr(now, name)
+        ]
+        if changes:
+            raise ValueError(
+                f"The checkpoints in {folder} belong to another run, which cannot be "
+                f"continued with {'; '.join(changes)}. Restore these values, or give "
+                "the new run a --workdir of its own."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How good an evaluation found the network: the number that its task goes by.
+
+    Attributes:
+      name: "PQ", "mIoU" or "AP".
+      value: more is better.
+    """
+
+    name: str
+    value: float
+
+
+def to_save(
+    state: TrainState, position: DataPosition, *, score: Score | None
+) -> ocp.args.Composite:
+    """What orbax is to write; the arrays may be overwritten when it has taken them."""
+    training = _training_part(state)
+    about = {
+        "version": VERSION,
+        "checksums": {
+            PARAMS_ITEM: checksums(state.params),
+            "training": checksums(training),
+        },
+        "score": None if score is None else dataclasses.asdict(score),
+    }
+    return ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        training=ocp.args.StandardSave(training),
+        position=ocp.args.JsonSave(dataclasses.asdict(position)),
+        about=ocp.args.JsonSave(about),
+    )
+
+
+def read_score(folder: epath.Path) -> Score | None:
+    """The step's score; None without one, or where it can't be read."""
+    try:
+        score = _read_json(folder / "about")["score"]
+        return None if score is None else Score(**score)
+    except (DamagedError, KeyError, TypeError):
+        return None
+
+
+def read_position(folder: epath.Path) -> DataPosition:
+    """The step's data position, without the arrays.
+
+    Raises:
+      DamagedError: in any of the processes it can't be read; all of them must call.
+      ValueError: it was written by a later version.
+    """
+
+    def read() -> tuple[int, DataPosition | None]:
+        version = _read_json(folder / "about")["version"]
+        if version != VERSION:
+            return version, None
+        return version, DataPosition(**_read_json(folder / "position"))
+
+    version, position = _read_in_all(folder, read)
+    if position is None:
+        raise ValueError(
+            f"{folder} has the layout of version {version}; this eomt_jax goes on from "
+            f"version {VERSION}. Use the release that wrote it, or start a run of its "
+            "own with it as --config.init.checkpoint."
+        )
+    return position
+
+
+def restore(folder: epath.Path, like: TrainState) -> TrainState:
+    """The step's state, placed as `like` is.
+
+    Args:
+      folder: of the step.
+      like: a state of the same shapes; arrays, or jax.ShapeDtypeStructs with a
+        sharding. The mesh may differ from the one that saved.
+
+    Raises:
+      DamagedError: in any of the processes it can't be read; all of them must call.
+      ValueError: the state saved is of other shapes or types.
+    """
+    like = jax.tree.map(_abstract, like)
+    parts = {PARAMS_ITEM: like.params, "training": _training_part(like)}
+
+    def read_descriptions() -> tuple[dict[str, Any], dict[str, Any]]:
+        stored = {item: _stored_arrays(folder / item) for item in parts}
+        return stored, _read_json(folder / "about")["checksums"]
+
+    def read_arrays() -> dict[str, Any]:
+        handler, standard = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore
+        return {
+            item: handler.restore(folder / item, args=standard(part))
+            for item, part in parts.items()
+        }
+
+    stored, wanted = _read_in_all(folder, read_descriptions)
+    _check_same_arrays(folder, stored, parts)
+    restored = _read_in_all(folder, read_arrays)
+    for item, part in restored.items():
+        names = changed(part, wanted[item])
+        if names:
+            problem = f"{len(names)} of its arrays have changed, as {item}/{names[0]}"
+            raise DamagedError(f"{folder} is damaged: {problem}.")
+    return dataclasses.replace(
+        like, params=restored[PARAMS_ITEM], **restored["training"]
+    )
+
+
+def _training_part(state: TrainState) -> dict[str, Any]:
+    return {"opt_state": state.opt_state, "step": state.step, "rng": state.rng}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _read_json(item: epath.Path) -> dict[str, Any]:
+    try:
+        value = json.loads((item / "metadata").read_text())
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{item.name}: {_reason(error)}") from error
+    if not isinstance(value, dict):
+        raise DamagedError(f"{item.name} is {value!r}")
+    return value
+
+
+def _stored_arrays(item: epath.Path) -> dict[str, str]:
+    """What an item's metadata says of its arrays: "float32 (3, 4)" by path."""
+    return _described(ocp.PyTreeCheckpointHandler().metadata(item).tree)
+
+
+def _described(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{np.dtype(leaf.dtype).name} {tuple(leaf.shape)}"
+        )
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _check_same_arrays(
+    folder: epath.Path, stored: dict[str, dict[str, str]], parts: dict[str, Any]
+) -> None:
+    for item, part in parts.items():
+        saved, wanted = stored[item], _described(part)
+        differing = [
+            f"{name}: {saved.get(name, 'none')} then, {wanted.get(name, 'none')} now"
+            for name in {**wanted, **saved}
+            if saved.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{folder} cannot be continued with this config, for {len(differing)} "
+                f"of its arrays are other ones: {differing[0]} … Restore config.model, "
+                "config.image_size, config.optimizer.frozen_blocks and "
+                "config.optimizer.moments_dtype, or give the new run a --workdir of "
+                "its own and this one as --config.init.checkpoint."
+            )
+
+
+def _read_in_all(folder: epath.Path, read: Callable[[], T]) -> T:
+    """What `read` returns; DamagedError in all processes if it fails in one of them.
+
+    Each must know of the others before it waits for them somewhere else.
+    """
+    result, problem = None, ""
+    try:
+        result = read()
+    except (jax.errors.JaxRuntimeError, MemoryError):
+        raise  # Of the device or the host, not of the files.
+    except Exception as error:  # noqa: BLE001 (orbax has no error of its own)
+        problem = _reason(error)
+    if jax.process_count() > 1:
+        told = f"process {jax.process_index()}: {problem}" if problem else ""
+        rows = gather_rows(np.frombuffer(f"{told}\n".encode(), np.uint8))
+        problem = next((s for s in rows.tobytes().decode().split("\n") if s), "")
+    if problem:
+        raise DamagedError(f"{folder} is damaged: {problem}.")
+    return cast(T, result)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().split("\n")
+    text = lines[0][:300].rstrip(".")
+    return (
+        text if isinstance(error, DamagedError) else f"{type(error).__name__}: {text}"
+    )

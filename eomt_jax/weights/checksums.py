@@ -1,0 +1,77 @@
+"""Checksums of arrays, the same however these are split over devices.
+
+Σ bits[i] · (2i + 1) modulo 2³², over the elements in the order of NumPy. Integer sums
+don't depend on their order, and as odd factors have inverses, one changed element
+always changes the sum; of arbitrary damage one case in 2³² stays unnoticed.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+# Elements of a host array at a time, so that little memory is needed beside it.
+_CHUNK = 1 << 22
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """One for each array by its path, "vit/block_0/norm1/scale".
+
+    Args:
+      tree: of jax.Arrays, summed up on their devices (all processes that hold some of
+        them must call this), or of NumPy arrays; elements of 1, 2 or 4 bytes.
+    """
+    sums = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        sums[name] = _on_device(leaf) if isinstance(leaf, jax.Array) else _on_host(leaf)
+    return {name: int(value) for name, value in jax.device_get(sums).items()}
+
+
+def changed(tree: Any, wanted: Mapping[str, int]) -> list[str]:
+    """Paths of the arrays whose checksum isn't the one wanted, or isn't known."""
+    found = checksums(tree)
+    return sorted(name for name in found if found[name] != wanted.get(name))
+
+
+def _on_device(array: jax.Array) -> jax.Array:
+    # One small program for each shape and layout: of a whole state it would be a large
+    # one. Its result is asked for everywhere, that each process may read it.
+    sharding = array.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    return _sum_program(sharding)(array)
+
+
+@functools.cache
+def _sum_program(sharding: Any) -> Any:
+    def weighted_sum(array: jax.Array) -> jax.Array:
+        if array.dtype == jnp.bool_:
+            array = array.astype(jnp.uint8)
+        unsigned = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
+        bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
+        position = jnp.zeros(array.shape, jnp.uint32)
+        for axis in range(array.ndim):
+            # As the position, modulo 2³².
+            stride = np.uint32(math.prod(array.shape[axis + 1 :]) % 2**32)
+            position += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * stride
+        return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
+
+    return jax.jit(weighted_sum, out_shardings=sharding)
+
+
+def _on_host(array: np.ndarray) -> int:
+    flat = np.ascontiguousarray(array).reshape(-1)
+    flat = flat.view(f"uint{8 * flat.itemsize}")
+    total = 0
+    for start in range(0, flat.size, _CHUNK):
+        bits = flat[start : start + _CHUNK].astype(np.uint32)
+        positions = np.arange(start, start + bits.size, dtype=np.uint64)
+        weights = (2 * positions + 1).astype(np.uint32)
+        total += int(np.sum(bits * weights, dtype=np.uint32))
+    return total % 2**32
