@@ -15,7 +15,6 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter, directory_check
 
-
 # Made at run time: no type checker knows them.
 _Event: Any = event_pb2.Event  # pyright: ignore
 _SessionLog: Any = event_pb2.SessionLog  # pyright: ignore
