@@ -93,14 +93,21 @@ def prepare(
 def ensure(name: str, data_dir: epath.PathLike) -> None:
     """Makes sure that dataset `name` is prepared; draws it when it needs no archive.
 
+    Of several processes one draws, and so does one on each machine that doesn't see
+    what was drawn; the others wait.
+
     Raises:
       ValueError: the dataset is built from archives and isn't there; says how.
     """
+    # Only a run needs JAX, not this script.
+    from eomt_jax.parallel import processes
+
     needs_archives = name not in DATASETS or DATASETS[name].needs_archives
-    if needs_archives or records.prepared_versions(data_dir, name):
-        records.read_info(data_dir, name)
-    else:
-        prepare(name, data_dir)
+    with processes.in_turn("prepare"):
+        if needs_archives or records.prepared_versions(data_dir, name):
+            records.read_info(data_dir, name)
+        else:
+            prepare(name, data_dir)
 
 
 def check_options(

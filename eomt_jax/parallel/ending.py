@@ -1,6 +1,7 @@
 """Several processes end together, and all of them say why."""
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from eomt_jax.parallel import processes
 # enough for a busy one, short enough that JAX's own heartbeats, which end a process
 # with no more than a stack of C++, come later.
 BEAT_SECONDS = 5.0
-LOST_SECONDS = 30.0
+LOST_SECONDS = 25.0
 # What the last one to leave waits, so that the others have read why.
 _HEARD_SECONDS = 5.0
 
@@ -89,10 +90,12 @@ class _Group:
         """Tells all, unless another process was quicker, and ends this one."""
         if _ECHO.search(reason):
             # The process that caused it may still tell why, or be missed soon.
-            time.sleep(LOST_SECONDS + 2 * BEAT_SECONDS)
-        if error is not None:
+            time.sleep(LOST_SECONDS + 4 * BEAT_SECONDS)
+        reason = f"process {self._index} of {self._count}: {reason}"
+        told = self._tell(reason)
+        if error is not None and told == reason:
             traceback.print_exception(error)
-        self._end(self._tell(f"process {self._index} of {self._count}: {reason}"))
+        self._end(told)
 
     def _listen(self) -> None:
         while True:
@@ -109,24 +112,32 @@ class _Group:
             self._end(reason)
 
     def _beat(self) -> None:
-        seen = {index: ("", time.monotonic()) for index in range(1, self._count)}
-        number = 0
-        while not self._left.wait(BEAT_SECONDS):
-            number += 1
+        # From the first sign on: until a process comes here, JAX watches it.
+        seen: dict[int, tuple[str, float]] = {}
+        for number in itertools.count():
             # Should the service be gone, the other thread hears that.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 if self._index > 0:
                     self._client.key_value_set(
                         f"{_BEATS}/{self._index}", str(number), allow_overwrite=True
                     )
-                    continue
-                beats = self._numbered(_BEATS)
-                now = time.monotonic()
-                for index, (beat, since) in seen.items():
-                    if beats.get(index, "") != beat:
-                        seen[index] = beats[index], now
-                    elif now - since > LOST_SECONDS:
-                        self._end(self._tell(_lost(index, self._count)))
+                else:
+                    self._miss(seen)
+            if self._left.wait(BEAT_SECONDS):
+                return
+
+    def _miss(self, seen: dict[int, tuple[str, float]]) -> None:
+        """Ends the run when a process has gone silent.
+
+        Args:
+          seen: each process's last sign of life, and when it was new; updated.
+        """
+        now = time.monotonic()
+        for index, beat in self._numbered(_BEATS).items():
+            if index not in seen or seen[index][0] != beat:
+                seen[index] = beat, now
+            elif now - seen[index][1] > LOST_SECONDS:
+                self._end(self._tell(_lost(index, self._count)))
 
     def _tell(self, reason: str) -> str:
         """The reason that all have: this one, or another process's that came first."""
