@@ -1,0 +1,144 @@
+"""Ten small steps of training on a mesh, in this process or in several.
+
+`python -m tests.parallel.mesh_run FOLDER DATA FSDP TENSOR PARTS` leaves in FOLDER what
+`train` returns, a file of each process.
+"""
+
+import functools
+import pathlib
+import pickle
+import sys
+from unittest import mock
+
+import jax
+import numpy as np
+
+from eomt_jax.losses import matcher
+from eomt_jax.losses.criterion import Criterion
+from eomt_jax.models import variants
+from eomt_jax.parallel import processes
+from eomt_jax.parallel.batch import place_batch
+from eomt_jax.parallel.mesh import create_mesh, replicated
+from eomt_jax.training import optimizer, schedules
+from eomt_jax.training.state import create_state, param_shapes
+from eomt_jax.training.step import make_train_step
+from eomt_jax.types import Batch, Targets
+
+BATCH, SIZE, TARGETS = 16, 32, 4
+STEPS = 10
+
+
+def create_model():
+    return variants.create_eomt(
+        "tiny",
+        num_classes=5,
+        num_queries=8,
+        num_query_blocks=1,
+        image_size=(SIZE, SIZE),
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        mlp_dim=64,
+        num_register_tokens=1,
+        # Weights from scratch leave the blocks almost without gradient.
+        layer_scale_init=0.5,
+    )
+
+
+def create_batch():
+    """Images whose valid targets spell their row in binary; the first has none."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(BATCH)
+    valid = (rows[:, None] >> np.arange(TARGETS)) % 2 == 1
+    blocks = rng.integers(0, TARGETS + 1, (BATCH, 4, 4))
+    id_map = np.kron(blocks, np.ones((SIZE // 4, SIZE // 4))).astype(np.uint8)
+    id_map[~np.pad(valid, ((0, 0), (1, 0)))[rows[:, None, None], id_map]] = 0
+    sizes = np.full((BATCH, 2), SIZE, np.int32)
+    return Batch(
+        image=rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8),
+        targets=Targets(
+            id_map=id_map,
+            labels=np.where(valid, rng.integers(0, 5, valid.shape), 0).astype(np.int32),
+            valid=valid,
+            is_crowd=np.zeros_like(valid),
+        ),
+        valid=np.ones(BATCH, bool),
+        example_index=rows.astype(np.int32),
+        content_size=sizes,
+        original_size=sizes,
+    )
+
+
+def row_of(valid):
+    return int(valid @ 2 ** np.arange(TARGETS))
+
+
+def train(shape, *, accumulation=1):
+    """Ten steps: losses, clipped gradients of the first, parameters before and after.
+
+    Also the rows that each call of the matcher on this process's host saw.
+    """
+    devices = jax.devices()[: int(np.prod(shape))]
+    mesh = create_mesh(*shape, devices=devices)
+    model = create_model()
+    options = {"total_steps": 4 * STEPS, "learning_rate": 0.05}
+    options |= {"warmup_head": 0, "warmup_vit": 0}
+    tx = optimizer.create_optimizer(
+        param_shapes(model), eps=1e-3, clip_norm=0.1, **options
+    )
+    starts, ends = schedules.annealing_steps(STEPS, model.num_query_blocks)
+    seen = set()
+
+    def solve(costs, num_targets, valid):
+        seen.add(tuple(row_of(np.asarray(row)) for row in valid))
+        return solve_on_host(costs, num_targets, valid)
+
+    fetch = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+    rows = BATCH // jax.process_count()
+    first = jax.process_index() * rows
+    solve_on_host = matcher.solve_on_host
+    with mock.patch.object(matcher, "solve_on_host", solve):
+        step = make_train_step(
+            model,
+            Criterion(num_points=256),
+            tx,
+            mask_probs_fn=functools.partial(
+                schedules.mask_probs, starts=starts, ends=ends
+            ),
+            learning_rate_fns=schedules.learning_rate_schedules(**options),
+            mesh=mesh,
+            accumulation=accumulation,
+        )
+        state = create_state(model, tx, jax.random.key(0), mesh)
+        before = jax.device_get(fetch(state.params))
+        own = jax.tree.map(lambda leaf: leaf[first : first + rows], create_batch())
+        batch = place_batch(own, mesh)
+        losses, norms, gradients = [], [], None
+        for _ in range(STEPS):
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+            norms.append(float(metrics["grad_norm"]))
+            if gradients is None:
+                # The first moment after one step is a tenth of the clipped gradient.
+                gradients = jax.device_get(fetch(state.opt_state.mu))
+    return {
+        "losses": losses,
+        "norms": norms,
+        "gradients": gradients,
+        "before": before,
+        "after": jax.device_get(fetch(state.params)),
+        "seen": seen,
+    }
+
+
+def main():
+    folder, *shape, accumulation = sys.argv[1:]
+    processes.initialize()
+    result = train(tuple(map(int, shape)), accumulation=int(accumulation))
+    path = pathlib.Path(folder) / f"{jax.process_index()}.pickle"
+    path.write_bytes(pickle.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
