@@ -14,7 +14,7 @@ from eomt_jax.parallel.processes import gather_rows, is_main
 from eomt_jax.training import stored_step
 from eomt_jax.training.state import TrainState
 from eomt_jax.training.stored_step import DataPosition, Score
-from eomt_jax.weights import native
+from eomt_jax.weights.steps import COMMIT_FILE, complete_steps
 
 # By which orbax knows what an interrupted run has left.
 _UNFINISHED = ".orbax-checkpoint-tmp"
@@ -57,7 +57,7 @@ class Checkpoints:
             self._absolute.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self._absolute)
         # The first process's view of the folder is everyone's.
-        found = native.complete_steps(self._absolute) if is_main() else []
+        found = complete_steps(self._absolute) if is_main() else []
         self._steps: list[int] = gather_rows(np.array(found, np.int64)).tolist()
         for step in self._steps:
             score = stored_step.read_score(self._absolute / str(step))
@@ -238,8 +238,8 @@ def _remove_leftovers(folder: epath.Path) -> None:
 
 def _remove(folder: epath.Path) -> None:
     """Removes a step so that what is half removed is not taken for a checkpoint."""
-    if (folder / native.COMMIT_FILE).exists():
-        (folder / native.COMMIT_FILE).unlink()
+    if (folder / COMMIT_FILE).exists():
+        (folder / COMMIT_FILE).unlink()
     # Where renaming is a copy, the mark of success is what counts.
     if not ocp.utils.is_gcs_path(folder):
         folder = folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}-removed"))

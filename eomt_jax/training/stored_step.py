@@ -23,12 +23,12 @@ from etils import epath
 from eomt_jax.parallel.processes import gather_rows
 from eomt_jax.training.state import TrainState
 from eomt_jax.weights.checksums import changed, checksums
-from eomt_jax.weights.native import PARAMS_ITEM
+from eomt_jax.weights.steps import ABOUT_ITEM, PARAMS_ITEM
 
 T = TypeVar("T")
 
 VERSION = 1
-ITEMS = (PARAMS_ITEM, "training", "position", "about")
+ITEMS = (PARAMS_ITEM, "training", "position", ABOUT_ITEM)
 
 
 class DamagedError(ValueError):
@@ -119,7 +119,7 @@ def to_save(
 def read_score(folder: epath.Path) -> Score | None:
     """The step's score; None without one, or where it can't be read."""
     try:
-        score = _read_json(folder / "about")["score"]
+        score = _read_json(folder / ABOUT_ITEM)["score"]
         return None if score is None else Score(**score)
     except (DamagedError, KeyError, TypeError):
         return None
@@ -134,7 +134,7 @@ def read_position(folder: epath.Path) -> DataPosition:
     """
 
     def read() -> tuple[int, DataPosition | None]:
-        version = _read_json(folder / "about")["version"]
+        version = _read_json(folder / ABOUT_ITEM)["version"]
         if version != VERSION:
             return version, None
         return version, DataPosition(**_read_json(folder / "position"))
@@ -166,7 +166,7 @@ def restore(folder: epath.Path, like: TrainState) -> TrainState:
 
     def read_descriptions() -> tuple[dict[str, Any], dict[str, Any]]:
         stored = {item: _stored_arrays(folder / item) for item in parts}
-        return stored, _read_json(folder / "about")["checksums"]
+        return stored, _read_json(folder / ABOUT_ITEM)["checksums"]
 
     def read_arrays() -> dict[str, Any]:
         handler, standard = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore

@@ -21,16 +21,13 @@ import numpy as np
 from etils import epath
 
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import single_file
+from eomt_jax.weights import checksums, single_file, steps
 
 # orbax is imported where it is used: it takes a second, and a single file needs none.
 
 MODEL_FILE = "model.json"
 STEPS_FOLDER = "checkpoints"
-PARAMS_ITEM = "params"
 VERSION = 1
-# By which orbax knows that what it finds in a bucket is whole.
-COMMIT_FILE = "commit_success.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +162,7 @@ def save(
         raise ValueError(f"{folder} already holds a model; give another folder.")
     import orbax.checkpoint as ocp
 
-    item = folder / STEPS_FOLDER / "0" / PARAMS_ITEM
+    item = folder / STEPS_FOLDER / "0" / steps.PARAMS_ITEM
     # Weights hardly shrink, and compressing them would hold them in memory once more,
     # as would gathering them in few files those that lie there in another order of axes.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
@@ -178,7 +175,7 @@ def save(
         orbax_logger.removeFilter(_is_worth_reading)
     # Everywhere, since a folder may be copied into a bucket later.
     for part in (item, item.parent):
-        (part / COMMIT_FILE).write_text("")
+        (part / steps.COMMIT_FILE).write_text("")
     # Last, so that an interrupted save doesn't look like a model.
     config = ModelConfig.of(model, dataset_info)
     checksum = single_file.checksum(params)
@@ -202,10 +199,11 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
         return single_file.read_params(path)
     import orbax.checkpoint as ocp
 
-    item = step_folder(path) / PARAMS_ITEM
+    item = step_folder(path) / steps.PARAMS_ITEM
     if not item.exists():
         raise ValueError(
-            f"{item} does not exist; {item.parent} is no step that eomt_jax wrote."
+            f"{item} does not exist; {item.parent} is no step that eomt_jax wrote, or "
+            f"it is damaged. {steps.instead_of(item.parent)}"
         )
     try:
         wanted = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype("float32"))
@@ -217,11 +215,19 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
             params = checkpointer.restore(
                 item, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
             )
+        sums = steps.training_checksums(item.parent)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{item} cannot be read ({type(error).__name__}: {reason}); it is damaged."
+            f"{item} cannot be read ({type(error).__name__}: {reason}); it is damaged. "
+            f"{steps.instead_of(item.parent)}"
         ) from error
+    changed = checksums.changed(params, sums) if sums is not None else []
+    if changed:
+        raise ValueError(
+            f"{item} is damaged: {len(changed)} of its arrays are not as they were "
+            f"written, as {changed[0]}. {steps.instead_of(item.parent)}"
+        )
     for key, value in jax.tree.leaves_with_path(params):
         if not np.isfinite(value).all():
             name = jax.tree_util.keystr(key, simple=True, separator="/")
@@ -244,25 +250,10 @@ def step_folder(folder: epath.PathLike) -> epath.Path:
     folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
         return folder
-    steps = complete_steps(folder / STEPS_FOLDER)
-    if not steps:
+    complete = steps.complete_steps(folder / STEPS_FOLDER)
+    if not complete:
         raise ValueError(f"{folder / STEPS_FOLDER} holds no complete checkpoint.")
-    return folder / STEPS_FOLDER / str(steps[-1])
-
-
-def complete_steps(folder: epath.Path) -> list[int]:
-    """The steps in a folder of steps that are written to their end, in order.
-
-    An unfinished one has another name while it is written, or, in a bucket, no mark of
-    success.
-    """
-    import orbax.checkpoint as ocp
-
-    return sorted(
-        int(step.name)
-        for step in (folder.iterdir() if folder.exists() else ())
-        if step.name.isdigit() and ocp.utils.is_checkpoint_finalized(step)
-    )
+    return folder / STEPS_FOLDER / str(complete[-1])
 
 
 def newest_step(path: epath.PathLike) -> epath.PathLike:

@@ -1,0 +1,42 @@
+"""Folders of a checkpoint's steps: which are complete, what lies in one."""
+
+import json
+
+from etils import epath
+
+PARAMS_ITEM = "params"
+# What a training's step says of itself, see training/stored_step.py.
+ABOUT_ITEM = "about"
+# By which orbax knows that what it finds in a bucket is whole.
+COMMIT_FILE = "commit_success.txt"
+
+
+def complete_steps(folder: epath.Path) -> list[int]:
+    """The steps in a folder of steps that are written to their end, in order.
+
+    An unfinished one has another name while it is written, or, in a bucket, no mark of
+    success.
+    """
+    import orbax.checkpoint as ocp  # here, for it takes a second
+
+    return sorted(
+        int(step.name)
+        for step in (folder.iterdir() if folder.exists() else ())
+        if step.name.isdigit() and ocp.utils.is_checkpoint_finalized(step)
+    )
+
+
+def training_checksums(step: epath.Path) -> dict[str, int] | None:
+    """What a training noted of a step's parameters; None where no training wrote it."""
+    file = step / ABOUT_ITEM / "metadata"
+    if not file.exists():
+        return None
+    return json.loads(file.read_text())["checksums"][PARAMS_ITEM]
+
+
+def instead_of(step: epath.Path) -> str:
+    """What to do about a damaged step: another one of the folder may be sound."""
+    others = [n for n in complete_steps(step.parent) if str(n) != step.name]
+    if not others:
+        return "Copy or convert it again."
+    return f"Give another one as the checkpoint: {step.parent / str(others[-1])}"
