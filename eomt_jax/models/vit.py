@@ -76,7 +76,7 @@ class ViT(nn.Module):
       layer_scale_init: of a network trained from scratch.
       dtype: of activations; parameters, norms and softmax stay float32.
       remat: recompute each block in the backward pass instead of keeping it; in an
-        EoMT the upscaling of each prediction too.
+        EoMT each prediction too.
     """
 
     embed_dim: int
