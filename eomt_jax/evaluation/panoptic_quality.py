@@ -27,16 +27,21 @@ class PanopticQuality(clu.metrics.Metric):
     Make a metric for a class table with `with_classes`; its `empty()`,
     `from_model_output(...)` and `merge` run under jit, `compute()` on the host.
     `to_host()` gives the same metric in float64, in which sums over a whole data set
-    lose nothing.
+    lose nothing. Nor do float32's sums of one batch, so that they don't depend on the
+    order in which devices and processes are added up: an IoU above ½ is a multiple of
+    2⁻²⁴, and each of its halves is summed exactly up to 4,096 matches a class.
 
     Attributes:
-      iou: sum of the IoU of matched segments, per class.
+      iou: sum of the IoU of matched segments, per class, each rounded down to a
+        multiple of 2⁻¹²; from `to_host` on not rounded.
+      iou_rest: sum of what the rounding left; from `to_host` on 0.
       tp: matched segments.
       fp: predicted segments that match nothing.
       fn: target segments that nothing matches.
     """
 
     iou: Float[Array, " K"]
+    iou_rest: Float[Array, " K"]
     tp: Float[Array, " K"]
     fp: Float[Array, " K"]
     fn: Float[Array, " K"]
@@ -51,7 +56,7 @@ class PanopticQuality(clu.metrics.Metric):
     @classmethod
     def empty(cls) -> "PanopticQuality":
         zeros = jnp.zeros(len(cls.is_thing), jnp.float32)
-        return cls(iou=zeros, tp=zeros, fp=zeros, fn=zeros)
+        return cls(iou=zeros, iou_rest=zeros, tp=zeros, fp=zeros, fn=zeros)
 
     @classmethod
     def from_model_output(
@@ -91,7 +96,7 @@ class PanopticQuality(clu.metrics.Metric):
             targets.valid & targets.is_crowd,
         )
         total = jnp.where(batch_valid[:, None, None], per_image, 0.0).sum(0)
-        return cls(iou=total[0], tp=total[1], fp=total[2], fn=total[3])
+        return cls(*total)
 
     # clu's own metrics narrow both types likewise.
     def merge(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -101,7 +106,9 @@ class PanopticQuality(clu.metrics.Metric):
 
     def to_host(self) -> "PanopticQuality":
         """The same numbers as NumPy float64."""
-        return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self))
+        host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self))
+        rest = host.iou_rest
+        return host.replace(iou=host.iou + rest, iou_rest=np.zeros_like(rest))
 
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -114,9 +121,8 @@ class PanopticQuality(clu.metrics.Metric):
           per_class: {pq, sq, rq, tp, fp, fn}, each [K]; pq, sq, rq are NaN for a class
             that doesn't occur.
         """
-        iou, tp, fp, fn = (
-            np.asarray(x, np.float64) for x in (self.iou, self.tp, self.fp, self.fn)
-        )
+        host: Any = self.to_host()
+        iou, tp, fp, fn = host.iou, host.tp, host.fp, host.fn
         occurs = tp + fp + fn > 0
         total = np.where(occurs, tp + fp / 2 + fn / 2, np.nan)
         quality = {
@@ -188,8 +194,8 @@ def image_counts(
     target_crowd: Bool[Array, " T"],
     *,
     num_classes: int,
-) -> Float[Array, "4 K"]:
-    """Sum of IoU, tp, fp and fn of one image, per class.
+) -> Float[Array, "5 K"]:
+    """The fields of PanopticQuality for one image, per class.
 
     A pair matches if the classes agree and the IoU is above ½; the union leaves out
     the prediction's void pixels. At most one pair can match then. An unmatched
@@ -222,7 +228,9 @@ def image_counts(
     false_positive = valid & ~match.any(1) & (2 * ignored <= area)[:, 0]
 
     matched = match.any(0)
-    per_target = jnp.stack([iou, matched, target_valid & ~matched]).astype(jnp.float32)
-    counts = jnp.zeros((4, num_classes), jnp.float32)
-    counts = counts.at[jnp.array([0, 1, 3])[:, None], target_labels].add(per_target)
-    return counts.at[2, labels].add(false_positive.astype(jnp.float32))
+    rounded = jnp.floor(iou * 4096) / 4096
+    per_target = jnp.stack([rounded, iou - rounded, matched, target_valid & ~matched])
+    counts = jnp.zeros((5, num_classes), jnp.float32)
+    rows = jnp.array([0, 1, 2, 4])[:, None]
+    counts = counts.at[rows, target_labels].add(per_target.astype(jnp.float32))
+    return counts.at[3, labels].add(false_positive.astype(jnp.float32))

@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 
@@ -61,6 +62,7 @@ def measure(
 
 
 def counts(metric):
+    metric = metric.to_host()
     return [[float(x) for x in getattr(metric, n)] for n in ("iou", "tp", "fp", "fn")]
 
 
@@ -78,7 +80,7 @@ def test_pq_by_hand():
 def test_pq_void_leaves_the_union():
     # 2 shared, 1 missed, 3 of the prediction on void: 2 / 3.
     metric = measure([1, 1, 0, 1, 1, 1], [0], [1, 1, 1, 0, 0, 0], [0])
-    np.testing.assert_allclose(metric.iou[0], 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(counts(metric)[0][0], 2 / 3, rtol=1e-6)
     assert counts(metric)[1:] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
 
 
@@ -152,6 +154,16 @@ def test_pq_host_sums_keep_small_parts():
     large = jax.tree.map(lambda x: x + 2.0**30, update)
     total = large.merge(update)
     assert total.iou[0] == 2.0**30 + 1.5
+
+
+def test_pq_sums_of_a_batch_are_exact_in_any_order():
+    updates = [
+        measure([1] * n + [0] * (40 - n), [0], [1] * (n + 1) + [0] * (39 - n), [0])
+        for n in range(2, 40)
+    ]
+    add = functools.partial(functools.reduce, PQ.merge)
+    exact = sum(np.float64(np.float32(n / (n + 1))) for n in range(2, 40))
+    assert add(updates).to_host().iou[0] == add(updates[::-1]).to_host().iou[0] == exact
 
 
 def test_with_classes_same_table_is_the_same_type():
