@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+from absl import logging
 
 from eomt_jax.benchmark import hlo
 from eomt_jax.benchmark.blank_split import BlankSplit
@@ -200,6 +201,7 @@ def _compile(
         model_flops=model_flops,
         traced_flops=matmul_flops(traced.jaxpr, loops_once=True),
     )
+    logging.info("%s: traced in %.0f s", name, time.monotonic() - start)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:

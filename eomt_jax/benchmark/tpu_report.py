@@ -181,5 +181,5 @@ def _row(name: str, value: str) -> str:
     return f"  {name:<20}{value}"
 
 
-def _gigabytes(size: float | int) -> str:
+def _gigabytes(size: Any) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
