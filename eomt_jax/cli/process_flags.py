@@ -31,24 +31,26 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
     """
     # After the flags, so that --help and misspelt fields answer at once.
     from eomt_jax.parallel import ending, processes
+    from eomt_jax.training import hooks
 
+    told = ValueError, OSError, hooks.NonFiniteError, hooks.OutOfMemoryError
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    with _told_in_a_line():
+    with _in_a_line(told):
         processes.initialize(
             flags.FLAGS.coordinator,
             num_processes=flags.FLAGS.num_processes,
             process_id=flags.FLAGS.process_id,
             saves_on_sigterm=saves_on_sigterm,
         )
-        with ending.ending_together(), _told_in_a_line():
+        with ending.ending_together(), _in_a_line(told):
             yield
 
 
 @contextlib.contextmanager
-def _told_in_a_line() -> Iterator[None]:
+def _in_a_line(told: tuple[type[Exception], ...]) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:
+    except told as error:
         logging.debug("where it was raised:", exc_info=True)  # with --verbosity=1
         sys.exit(f"error: {error}")

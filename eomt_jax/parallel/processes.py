@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from eomt_jax.parallel.launchers import Launch, find_launch
@@ -129,10 +130,8 @@ def client() -> Any:
     It stores small texts under keys that all processes see, and knows barriers that
     need no device.
     """
-    # Orbax hands out publicly what JAX keeps to itself; it takes long to import.
-    from orbax.checkpoint import multihost
-
-    return multihost.get_jax_distributed_client()
+    # JAX has no public name for it; orbax and others take it from here, too.
+    return distributed.global_state.client
 
 
 def wait_for_all(name: str) -> None:

@@ -13,7 +13,7 @@ from eomt_jax.evaluation.tables import format_table, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
-from eomt_jax.parallel.processes import is_main
+from eomt_jax.parallel.processes import check_shared_folder, is_main
 from eomt_jax.training import hooks, run_folder
 from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.logging import (
@@ -52,7 +52,8 @@ def train(
 
     Raises:
       ValueError: the config contradicts itself, the data, or the run in `workdir`; or
-        none of its checkpoints can be read.
+        none of its checkpoints can be read; or `workdir` is not one folder to all
+        processes.
       StorageError: what the run has to write can't be written.
       hooks.NonFiniteError: the loss or its gradient is no number.
       hooks.OutOfMemoryError: the run does not fit.
@@ -61,6 +62,7 @@ def train(
     enable_compilation_cache(config.compilation_cache)
     workdir = epath.Path(workdir).expanduser()
     run_folder.check(workdir)
+    check_shared_folder(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hooks.explain_out_of_memory())
         stack.enter_context(run_folder.explain_full_disk(workdir))
