@@ -138,5 +138,5 @@ class EoMT(nn.Module):
         """U(0, 1) for each (image, query); an image's depend on its row alone."""
         key = self.make_rng("mask")
         return jax.vmap(
-            lambda row: jax.random.uniform(jax.random.fold_in(key, row), num_queries)
+            lambda row: jax.random.uniform(jax.random.fold_in(key, row), (num_queries,))
         )(rows)
