@@ -53,14 +53,22 @@ def sample_each(
       target: which target of that image, from 0.
     """
     indices, weights = neighbours(points, _size(targets))
-    image, target = image[:, None, None], target[:, None, None]
     pixels = _pixels(targets)
-    if targets.id_map is not None:
-        belongs = pixels[image, indices].astype(jnp.int32) == target + 1
-    else:
-        byte = pixels[image, indices, target // 8]
-        belongs = (byte >> (target % 8).astype(jnp.uint8)) & 1 == 1
-    return jnp.where(belongs, weights, 0.0).sum(-1)
+    _, num_pixels, *num_bytes = pixels.shape
+    # One index into one axis for each neighbour: a TPU pads the last axis of indices
+    # that are lists of coordinates to 128 of them.
+    pixels = pixels.reshape(-1)
+    first, target = image[:, None] * num_pixels, target[:, None]
+    values = jnp.zeros(points.shape[:-1])
+    for k in range(4):
+        place = first + indices[..., k]
+        if num_bytes:
+            byte = pixels[place * num_bytes[0] + target // 8]
+            belongs = (byte >> (target % 8).astype(jnp.uint8)) & 1 == 1
+        else:
+            belongs = pixels[place].astype(jnp.int32) == target + 1
+        values += jnp.where(belongs, weights[..., k], 0.0)
+    return values
 
 
 def _masks(targets: Targets) -> jax.Array:
