@@ -82,7 +82,7 @@ class EoMT(nn.Module):
                 'rngs={"mask": key}.'
             )
         if rows is None:
-            rows = jnp.arange(len(images))
+            rows = jnp.arange(images.shape[0])
         num_plain_blocks = self.vit.depth - self.num_query_blocks
         x, rotation = self.vit.embed(images), self.vit.rotation()
         for block in self.vit.blocks[:num_plain_blocks]:
