@@ -5,6 +5,7 @@ For compiling what a dataset's images would run through, where it isn't prepared
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -84,7 +85,7 @@ class BlankSplit:
         encoded = io.BytesIO()
         Image.new("RGB", (width, height)).save(encoded, format="JPEG")
         segment = np.ones((height, width), np.uint8)
-        masks = {"segment_map": segment.astype(np.uint16)}
+        masks: dict[str, Any] = {"segment_map": segment.astype(np.uint16)}
         if self.info.task == "instance":
             rle = mask_codec.encode(np.asfortranarray(segment))
             masks = {

@@ -170,7 +170,7 @@ def _compile_eval(run: Setup, slice_: Slice) -> Program:
     )
     count = count_function(metric_type_of(task, info), run.mesh)
     compiled = count.lower(prediction, batch).compile()  # pyright: ignore
-    more = hlo.collectives(compiled.as_text())
+    more = hlo.collectives(compiled.as_text() or "")
     return dataclasses.replace(
         program,
         collectives=hlo.add_up([*program.collectives, *more]),
@@ -234,7 +234,7 @@ def _compile(
         total=float(own + absent),
         compiler_flops=cost["flops"] * len(slice_.devices),
         bytes_accessed=cost["bytes accessed"] * loops,
-        collectives=tuple(hlo.collectives(compiled.as_text())),
+        collectives=tuple(hlo.collectives(compiled.as_text() or "")),
         seconds=time.monotonic() - start,
     )
 

@@ -51,7 +51,7 @@ def _run(argv: list[str]) -> None:
     from eomt_jax.benchmark import tpu_compile, tpu_report, tpu_topology
 
     try:
-        slice_ = tpu_topology.open_slice(_COMPILE_FOR.value)
+        slice_ = tpu_topology.open_slice(_COMPILE_FOR.value or "")
         run, programs = tpu_compile.compile_config(
             _CONFIG.value, slice_, programs=tuple(_PROGRAMS.value)
         )
