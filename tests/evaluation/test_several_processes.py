@@ -34,7 +34,8 @@ class Bars(RecordBuilder):
         segment_map = np.full(SIZE, 2, np.uint16)
         segment_map[:, : SIZE[1] - 3 * item] = 1
         encoded = io.BytesIO()
-        Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(encoded, format="PNG")
+        pixels = np.random.default_rng(item).integers(0, 256, (*SIZE, 3), np.uint8)
+        Image.fromarray(pixels).save(encoded, format="PNG")
         return Record(
             image_bytes=encoded.getvalue(),
             segment_map=segment_map,
@@ -90,13 +91,18 @@ def test_two_processes_score_and_write_what_one_does(tmp_path):
     together, files = score(tmp_path, tmp_path / "two", num_processes=2)
 
     assert together == alone
-    assert together["instance"]["num_images"] == NUM_IMAGES
     # Bars of 24, 21, 18, 15 and 12 of 24 columns, and all of them called bar.
-    assert 0 < together["instance"]["all"]["ap"] < together["instance"]["all"]["ap50"]
-    assert together["panoptic"]["things"]["sq"] == pytest.approx(
+    constant = together["class"]
+    assert constant["instance"]["num_images"] == NUM_IMAGES
+    assert 0 < constant["instance"]["all"]["ap"] < constant["instance"]["all"]["ap50"]
+    assert constant["panoptic"]["things"]["sq"] == pytest.approx(
         100 * np.mean([24, 21, 18, 15]) / 24
     )
-    assert together["semantic"]["all"]["pixel_accuracy"] == pytest.approx(75.0)
+    assert constant["semantic"]["all"]["pixel_accuracy"] == pytest.approx(75.0)
+    # Of a network, whose numbers have digits to differ in.
+    for task, name in (("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")):
+        assert together["network"][task]["num_images"] == NUM_IMAGES
+        assert 0.1 < together["network"][task]["all"][name] < 99.9
     assert files.keys() == files_alone.keys() and len(files) == 2 * NUM_IMAGES + 2
     for name, content in files.items():
         if name.endswith(".json"):
