@@ -115,22 +115,22 @@ def kill_and_restart(
                 seconds_until_steps(run, rng.randint(1, 10))
                 wait(run, rng.uniform(0.0, 0.2))
             victim = rng.randrange(len(run.running))
-            number_sent = rng.choice((signal.SIGKILL, signal.SIGTERM))
+            sent = rng.choice((signal.SIGKILL, signal.SIGTERM))
             if all(process.poll() is not None for process in run.running):
                 expect_success(run.wait(timeout=0.0))
                 print(f"done before kill {number}")
                 return
             doing = what_goes_on(run, workdir)
-            seconds = time.monotonic() - begin
-            run.running[victim].send_signal(number_sent)
+            hit = time.monotonic()
+            run.running[victim].send_signal(sent)
             ended = run.wait(timeout=_SECONDS_TO_END)
-        codes = [one.returncode for one in ended]
         print(
-            f"{number:>4}  {number_sent.name:<8} {victim:>7}  {seconds:5.1f} s  "
-            f"{doing:<28} {' '.join(map(str, codes))}",
+            f"{number:>4}  {sent.name:<8} {victim:>7}  {hit - begin:5.1f} s  "
+            f"{doing:<27}  {' '.join(str(one.returncode) for one in ended)}, "
+            f"after {time.monotonic() - hit:.1f} s",
             flush=True,
         )
-        expect_run_again(ended, victim=victim, number=number_sent)
+        expect_run_again(ended, victim=victim, sent=sent)
     with start(workdir) as run:
         expect_success(run.wait(timeout=_TIMEOUT))
 
@@ -162,16 +162,22 @@ def what_goes_on(run: Processes, workdir: pathlib.Path) -> str:
     return doing + "".join(f", saving {step}" for step in unfinished)
 
 
-def expect_run_again(ended: Sequence[Ended], *, victim: int, number: int) -> None:
-    """Exits unless each process ended in a way that a scheduler starts again."""
+def expect_run_again(
+    ended: Sequence[Ended], *, victim: int, sent: signal.Signals
+) -> None:
+    """Exits unless each process ended in a way that a scheduler starts again.
+
+    SIGTERM saves all processes or, before they train, ends one as it would any program.
+    Where one is lost the others say so.
+    """
+    codes = {one.returncode for one in ended}
+    if sent == signal.SIGTERM and codes in ({RUN_AGAIN}, {0}):
+        return
     for index, one in enumerate(ended):
-        if number == signal.SIGKILL and index != victim:
-            fine = one.returncode not in (0, RUN_AGAIN) and "process" in one.output
-        elif number == signal.SIGKILL:
-            fine = one.returncode == -signal.SIGKILL
+        if index == victim:
+            fine = one.returncode == -sent
         else:
-            # The default action, before training has begun; or the run's last step.
-            fine = one.returncode in (RUN_AGAIN, -signal.SIGTERM, 0)
+            fine = one.returncode == 1 and "error: process" in one.output
         if not fine:
             sys.exit(f"process {index} ended with {one.returncode}:\n{one.output}")
 
