@@ -1,0 +1,41 @@
+"""The table of slices holds every recipe, and what its files say."""
+
+import json
+import pathlib
+
+from eomt_jax.benchmark import tpu_table
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# Theirs is whoever's data.
+OTHERS = {"common", "quickstart", "finetune", "__init__"}
+
+
+def test_every_published_recipe_has_a_plan():
+    recipes = {path.stem for path in (ROOT / "configs").glob("*.py")} - OTHERS
+    planned = {plan.recipe for plan in tpu_table.PLANS}
+    assert planned | set(tpu_table.SAME) == recipes
+    assert set(tpu_table.SAME.values()) <= planned
+    assert len({plan.file for plan in tpu_table.PLANS}) == len(tpu_table.PLANS)
+
+
+def test_results_are_those_of_the_plans():
+    for plan in tpu_table.PLANS:
+        file = ROOT / plan.file
+        if not file.exists():
+            continue
+        result = json.loads(file.read_text())
+        assert result["slice"] == plan.slice_name
+        options = dict(option.split("=") for option in plan.options)
+        assert result["accumulation"] == int(options.get("accumulation", 1))
+        assert result["mesh"]["fsdp"] == int(options.get("mesh.fsdp", 1))
+        for program in result["programs"]:
+            assert program["memory_share"] <= 0.9, (plan.recipe, program["name"])
+
+
+def test_table_is_written_from_the_results(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert (
+        pathlib.Path("docs/tpu_slices.md")
+        .read_text()
+        .endswith(tpu_table.format_table())
+    )

@@ -1,0 +1,38 @@
+"""eomt-benchmark as it is called; what it finds is tested in tests/benchmark."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RECIPE = "--config=configs/coco_panoptic_vits_640_1x.py"
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "eomt_jax.cli.benchmark", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((RECIPE,), "compile_for"),
+        (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
+        (("--compile-for=v5e:banana", RECIPE), "no TPU slice 'v5e:banana'"),
+    ],
+)
+def test_wrong_arguments_are_one_message(arguments, message):
+    result = call(*arguments)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
