@@ -233,7 +233,8 @@ def _remove_leftovers(folder: epath.Path) -> None:
     for path in folder.iterdir():
         # In a bucket, whatever has no mark of success is unfinished.
         if path.name[0].isdigit() and ocp.utils.is_tmp_checkpoint(path):
-            path.rmtree(missing_ok=True)
+            with contextlib.suppress(OSError):  # Or it stays until the next start.
+                path.rmtree(missing_ok=True)
 
 
 def _remove(folder: epath.Path) -> None:

@@ -1,7 +1,11 @@
 """Checkpoints come back whole, in place, and only into the run they belong to."""
 
+import contextlib
 import dataclasses
 import json
+import resource
+import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +15,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.parallel.mesh import create_mesh
-from eomt_jax.training.checkpoint import Checkpoints
+from eomt_jax.training.checkpoint import Checkpoints, StorageError
 from eomt_jax.training.state import TrainState
-from eomt_jax.training.stored_step import DataPosition
+from eomt_jax.training.stored_step import DamagedError, DataPosition, Score
 
 POSITION = DataPosition(
     next_example=24,
@@ -122,6 +126,53 @@ def test_only_the_newest_are_kept_and_saving_twice_is_harmless(tmp_path):
     assert kept == {"2", "3"}
 
 
+def kept(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_best_are_kept_beside_the_newest(tmp_path):
+    scores = {1: 30.0, 2: 50.0, 3: 40.0, 4: None, 5: 50.0, 6: 10.0, 7: None}
+    with Checkpoints(tmp_path, keep=1, keep_best=2) as checkpoints:
+        for step, value in scores.items():
+            score = None if value is None else Score("PQ", value)
+            checkpoints.save(step, make_state(step), POSITION, score=score)
+    assert kept(tmp_path) == [2, 5, 7]
+    # And when another process goes on; of equal scores the later is the better.
+    with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
+        assert checkpoints.best() == (5, Score("PQ", 50.0))
+        assert str(tmp_path / "5") in checkpoints.describe_best()
+        checkpoints.save(8, make_state(8), POSITION, score=Score("PQ", 60.0))
+        checkpoints.save(9, make_state(9), POSITION)
+    assert kept(tmp_path) == [8, 9]
+
+
+def test_newest_stays_until_the_next_one_is_complete(tmp_path):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, make_state(1), POSITION)
+        checkpoints.save(2, make_state(2), POSITION)
+        checkpoints.wait()
+        assert kept(tmp_path) == [1, 2]
+        checkpoints.save(3, make_state(3), POSITION)
+        assert kept(tmp_path)[0] == 2
+
+
+def test_half_removed_checkpoint_is_a_leftover(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError("killed here")
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), POSITION)
+        checkpoints.wait()
+        monkeypatch.setattr(type(checkpoints.folder), "rmtree", refuse)
+    monkeypatch.undo()
+    assert kept(tmp_path) == [2]
+    assert len(list(tmp_path.iterdir())) == 2
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
 def test_half_written_checkpoint_is_not_taken_for_one(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.save(5, make_state(5), POSITION)
@@ -162,3 +213,124 @@ def test_position_is_readable_json(tmp_path):
 def test_keep_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep = 0"):
         Checkpoints(tmp_path, keep=0)
+    with pytest.raises(ValueError, match="keep_best = -1"):
+        Checkpoints(tmp_path, keep=1, keep_best=-1)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A folder of two checkpoints, to be copied before it is damaged."""
+    folder = tmp_path_factory.mktemp("sound")
+    with Checkpoints(folder, keep=2) as checkpoints:
+        for step in (4, 6):
+            checkpoints.save(step, make_state(step), POSITION)
+    return folder
+
+
+def flip(file):
+    """One bit of a file's longest run of numbers, as a failing disk might."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def largest(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+DAMAGES = {
+    "truncated": lambda step: largest(step / "params/d").write_bytes(b"123"),
+    "flipped": lambda step: flip(largest(step / "training/d")),
+    "missing data": lambda step: shutil.rmtree(step / "training/d"),
+    "missing item": lambda step: shutil.rmtree(step / "training"),
+    "missing metadata": lambda step: (step / "params/_METADATA").unlink(),
+    "empty position": lambda step: (step / "position/metadata").write_text(""),
+    "torn checksums": lambda step: (step / "about/metadata").write_text('{"ver'),
+    "empty folder": lambda step: [
+        shutil.rmtree(p) for p in step.iterdir() if p.is_dir()
+    ],
+}
+
+
+# Of what tensorstore is still doing when orbax has given up.
+given_up = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@given_up
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoint_is_told(sound, tmp_path, damage):
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    DAMAGES[damage](tmp_path / "6")
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        with pytest.raises(DamagedError, match=f"{tmp_path / '6'} is damaged: .*"):
+            checkpoints.read_position(6)
+            checkpoints.restore(6, make_state(0))
+        assert_equal(checkpoints.restore(4, make_state(0)), make_state(4))
+
+
+def test_what_tensorstore_does_not_notice_is_found(sound, tmp_path):
+    """Another state's arrays in this one's place: every file is sound in itself."""
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "6/params")
+    shutil.copytree(tmp_path / "4/params", tmp_path / "6/params")
+    changed = pytest.raises(DamagedError, match="2 of its arrays have changed, as par")
+    with Checkpoints(tmp_path, keep=2) as checkpoints, changed:
+        checkpoints.restore(6, make_state(0))
+
+
+def test_set_aside_checkpoint_is_none_and_can_be_saved_again(sound, tmp_path):
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "6.damaged").mkdir()
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.set_aside(6) == tmp_path / "6.damaged.2"
+        assert checkpoints.steps() == [4]
+        checkpoints.save(6, make_state(7), POSITION)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(6, make_state(0)), make_state(7))
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.steps() == [4, 6]
+    assert (tmp_path / "6.damaged.2/params").is_dir()
+
+
+def test_later_layout_is_refused_by_its_version(sound, tmp_path):
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "6/about/metadata").write_text('{"version": 2, "sums": 3}')
+    later = pytest.raises(ValueError, match="layout of version 2; this")
+    with Checkpoints(tmp_path, keep=2) as checkpoints, later as error:
+        checkpoints.read_position(6)
+    assert not isinstance(error.value, DamagedError)
+
+
+@contextlib.contextmanager
+def disk_of(size):
+    """No file may grow larger: unlike a full disk, this refuses the superuser too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@given_up
+def test_full_disk_while_saving_is_told_and_the_one_before_stays(tmp_path):
+    big = make_state(9)
+    big.params["layer"]["kernel"] = jax.random.normal(jax.random.key(0), (500, 100))
+    told = pytest.raises(StorageError, match=f"{tmp_path / '9'} could not be written")
+    with told as error, Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(6, make_state(6), POSITION)
+        checkpoints.wait()
+        with disk_of(20_000):
+            checkpoints.save(9, big, POSITION)
+            for _ in range(1000):
+                checkpoints.check()
+                time.sleep(0.01)
+    assert f"The last good one is {tmp_path / '6'}. Make room" in str(error.value)
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.steps() == [6]
+        assert_equal(checkpoints.restore(6, make_state(0)), make_state(6))
+        checkpoints.save(9, big, POSITION)
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(9, big), big)
+    assert kept(tmp_path) == [6, 9]
