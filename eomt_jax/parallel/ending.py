@@ -92,9 +92,10 @@ class _Group:
             # The process that caused it may still tell why, or be missed soon.
             time.sleep(LOST_SECONDS + 4 * BEAT_SECONDS)
         reason = f"process {self._index} of {self._count}: {reason}"
-        told = self._tell(reason)
-        if error is not None and told == reason:
-            traceback.print_exception(error)
+        with self._ending:  # before the other thread hears of it and ends the process
+            told = self._tell(reason)
+            if error is not None and told == reason:
+                traceback.print_exception(error)
         self._end(told)
 
     def _listen(self) -> None:

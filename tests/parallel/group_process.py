@@ -55,7 +55,13 @@ def end_well(folder):
     sys.exit(os.EX_TEMPFAIL)
 
 
+def join(folder):
+    pass
+
+
 def main(what, folder):
+    if what == "join":
+        processes.JOIN_SECONDS = 2
     processes.initialize()
     with ending.ending_together():
         globals()[what](pathlib.Path(folder))

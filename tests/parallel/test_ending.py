@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 
 import jax
 import pytest
@@ -12,9 +13,14 @@ from tests.processes import Processes
 MODULE = "tests.parallel.group_process"
 
 
-def ends(what, folder, *, count=2):
+def ends(what, folder, *, count=2, variables=()):
     with Processes(
-        MODULE, [what, folder], count=count, devices=1, folder=folder
+        MODULE,
+        [what, folder],
+        count=count,
+        devices=1,
+        folder=folder,
+        variables=variables,
     ) as group:
         # Heartbeats that JAX itself would end the processes by take 50 s.
         return group.wait(timeout=45)
@@ -61,6 +67,31 @@ def test_processes_take_turns_and_leave_together(tmp_path):
     assert times[0][1] <= times[1][0]  # the first process's end, the others' begin
     assert times[0][1] <= times[2][0]
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        (0, "not all 2 processes came; look at the logs of the others."),
+        (1, "no answer ([Errno 111] Connection refused). Check that process 0 runs"),
+    ],
+)
+def test_process_that_nobody_joins_ends_and_says_where_it_waited(
+    tmp_path, index, reason
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    variables = {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(index),
+    }
+    (ended,) = ends("join", tmp_path, count=1, variables=variables)
+    assert ended.returncode == 1
+    expected = f"error: process {index} of 2 waited 2 s at {address}: {reason}"
+    assert expected in ended.output
+    assert "Traceback" not in ended.output
 
 
 def test_one_process_ends_as_it_did():

@@ -253,11 +253,6 @@ DAMAGES = {
 }
 
 
-# Of what tensorstore is still doing when orbax has given up.
-given_up = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@given_up
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_checkpoint_is_told(sound, tmp_path, damage):
     shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
@@ -313,7 +308,6 @@ def disk_of(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@given_up
 def test_full_disk_while_saving_is_told_and_the_one_before_stays(tmp_path):
     big = make_state(9)
     big.params["layer"]["kernel"] = jax.random.normal(jax.random.key(0), (500, 100))

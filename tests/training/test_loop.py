@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,10 @@ import pytest
 from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.training import dry_run, hooks, loop
+from eomt_jax.training import dry_run, hooks, loop, save_schedule
+from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.setup import Setup, setup
+from eomt_jax.training.stored_step import Score
 from eomt_jax.weights import native
 from eomt_jax.weights.load import load
 
@@ -135,12 +139,97 @@ def test_sigterm_saves_exits_with_run_again_and_continues(
     assert "Going on from" in capsys.readouterr().out
 
 
-def test_whole_run_leaves_a_model_metrics_and_pictures(tiny_config, tmp_path, capsys):
+def damage(step_folder):
+    """Cuts short the file that holds most of the optimizer's state."""
+    files = (step_folder / "training/d").iterdir()
+    max(files, key=lambda path: path.stat().st_size).write_bytes(b"torn")
+
+
+def test_run_goes_on_from_the_newest_sound_checkpoint(
+    tiny_config, tmp_path, monkeypatch, capsys, reference
+):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 6, crash)
+        run(tiny_config, tmp_path)
+    checkpoints = tmp_path / "checkpoints"
+    damage(checkpoints / "4")
+    shutil.copytree(tmp_path, tmp_path / "all_damaged")
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    out = capsys.readouterr().out
+    assert f"{checkpoints / '4'} is damaged" in out and "kept as 4.damaged." in out
+    assert f"Going on from {checkpoints / '2'}." in out
+    assert read_losses(tmp_path) == reference["losses"]
+    # Two are kept, and the damaged one is none of them.
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["4", "4.damaged", "6"]
+
+    # Without a sound one nothing is begun anew, and nothing is renamed.
+    folder = tmp_path / "all_damaged/checkpoints"
+    damage(folder / "2")
+    with pytest.raises(ValueError, match="None of the 2 checkpoints in .*") as error:
+        run(tiny_config, tmp_path / "all_damaged")
+    for step in ("2", "4"):
+        assert f"{folder / step} is damaged" in str(error.value)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+
+def test_full_disk_ends_the_run_and_with_room_it_goes_on(
+    tiny_config, tmp_path, monkeypatch, reference
+):
+    """A limit on the size of files refuses the superuser too."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = tmp_path / "checkpoints"
+
+    def fill():
+        while not (checkpoints / "2").exists():  # It is written in the background.
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    try:
+        with monkeypatch.context() as patch, pytest.raises(StorageError) as error:
+            before_step(patch, 4, fill)
+            run(tiny_config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for said in (checkpoints / "4", f"last good one is {checkpoints / '2'}", "room"):
+        assert str(said) in str(error.value)
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    assert read_losses(tmp_path) == reference["losses"]
+
+
+def test_file_where_the_run_wants_a_folder_is_told(tiny_config, tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ValueError, match="checkpoints is a file"):
+        run(tiny_config, tmp_path)
+
+
+def test_run_saves_itself_by_the_clock(tiny_config, tmp_path, monkeypatch):
+    """An hour goes by before step 3, and nothing else saves."""
+    now = time.monotonic
+    skipped = [0.0]
+    monkeypatch.setattr(save_schedule.time, "monotonic", lambda: now() + skipped[0])
+    tiny_config.checkpoint.every_steps = 0
+    tiny_config.checkpoint.every_minutes = 60
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 3, lambda: skipped.insert(0, 3600.0))
+        before_step(patch, 5, crash)
+        run(tiny_config, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_whole_run_leaves_a_model_metrics_and_pictures(
+    tiny_config, tmp_path, capsys, monkeypatch
+):
     tiny_config.eval.every_steps = 4
     tiny_config.eval.num_images = 3
     tiny_config.logging.every_steps = 4
     tiny_config.logging.picture_every_steps = 6
     tiny_config.logging.num_pictures = 2
+    tiny_config.checkpoint.every_steps = 5
+    tiny_config.checkpoint.keep = 1
+    tiny_config.checkpoint.keep_best = 1
+    scores = iter([Score("PQ", 12.25), Score("PQ", 9.5)])
+    monkeypatch.setattr(hooks, "result_score", lambda results: next(scores))
     state = run(tiny_config, tmp_path)
 
     records = [
@@ -161,6 +250,11 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(tiny_config, tmp_path, ca
     out = capsys.readouterr().out
     assert "step 4/6" in out
     assert "circle" in out
+    # The one that the better evaluation saved stays beside the last.
+    checkpoints = tmp_path / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {"4", "6"}
+    assert "PQ 12.2 after step 4. To use it: eomt-predict PHOTOS " in out
+    assert f"--checkpoint={checkpoints / '4'}" in out
 
     # The same command once more has nothing to do, and says so.
     assert_equal(run(tiny_config, tmp_path), jax.tree.map(np.array, state))

@@ -331,8 +331,6 @@ def test_changed_json_is_refused_or_harmless(checkpoints, name, file, count):
     assert refused == damage.counts["refused"] > 0
 
 
-# What orbax doesn't wait for complains when it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
     rng = np.random.default_rng(6)
     folder = checkpoints / "ours"
@@ -354,7 +352,6 @@ def _read_params(folder):
     return types.SimpleNamespace(params=native.read_params(folder), model=None)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["ours", "huggingface", "shards"])
 def test_file_that_is_missing_empty_or_a_folder(checkpoints, tmp_path, name):
     good = open_eomt(checkpoints / name)
