@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_queries = 200
     # Of the network's activations; parameters, norms and losses are float32 always.
     config.model.dtype = "bfloat16"
-    # Recompute blocks and upscaling in the backward pass: slower, much less memory.
+    # Recompute blocks and predictions in the backward pass: slower, much less memory.
     config.model.remat = False
 
     config.init = ml_collections.ConfigDict()
