@@ -17,7 +17,7 @@ from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.mesh import check_batch_size, create_mesh
-from eomt_jax.parallel.partition import param_shardings
+from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import open_split
@@ -105,7 +105,8 @@ def evaluate_checkpoint(
         if num_pictures:
             folder = out.parent / f"{out.stem}_pictures"
             on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
-        params = jax.device_put(opened.params, param_shardings(opened.params, mesh))
+        shardings = param_shardings(opened.params, mesh)
+        params = jax.tree.map(place, opened.params, shardings)
         batches = config_batches(config, source, task=chosen, num_images=num_images)
         results = {
             "dataset": data.name,

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -104,6 +105,17 @@ def param_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
         return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def place(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Copies an array that all processes have onto the devices.
+
+    Each process copies its own devices' shards alone; `jax.device_put` would first send
+    the whole array to all processes, to compare.
+    """
+    return jax.make_array_from_callback(
+        value.shape, sharding, lambda index: value[index]
+    )
 
 
 def apply_sharded(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int32, UInt32
 
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import replicated
-from eomt_jax.parallel.partition import param_shardings
+from eomt_jax.parallel.partition import param_shardings, place
 
 PyTree = Any
 
@@ -114,7 +114,8 @@ def create_state(
         if path in drawn:
             flat[path] = _replace_first_rows(flat[path], value)
         else:
-            flat[path] = _place(value, shapes[path])
+            host = np.asarray(value, shapes[path].dtype)
+            flat[path] = place(host, shapes[path].sharding)
     # In the order of initialisation, so that trees print alike however they began.
     flat = {path: flat[path] for path in shapes}
     params = flax.traverse_util.unflatten_dict(flat, sep="/")
@@ -140,14 +141,6 @@ def _init_params(model: EoMT, key: jax.Array) -> PyTree:
 
 def _flatten(tree: PyTree) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore
-
-
-def _place(value: Any, target: jax.ShapeDtypeStruct) -> jax.Array:
-    # By callback, so that each process copies its own shards and nothing else.
-    host = np.asarray(value, target.dtype)
-    return jax.make_array_from_callback(
-        host.shape, target.sharding, lambda index: host[index]
-    )
 
 
 def _replace_first_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:
