@@ -12,6 +12,7 @@ import signal
 import sys
 from typing import Any
 
+import orbax.checkpoint as ocp
 from absl import app
 
 import train
@@ -23,15 +24,26 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_in_file(event_name: str, path_part: str) -> None:
-    """Dies when Python opens or renames a file, as its audit events tell."""
+def die_renaming(path_part: str) -> None:
+    """Dies when Python renames a file to such a path, as its audit events tell."""
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        # Renaming: from, to. Opening: path, mode, flags.
-        if event == event_name and path_part in str(arguments[event == "os.rename"]):
+        if event == "os.rename" and path_part in str(arguments[1]):
             die()
 
     sys.addaudithook(audit)
+
+
+def die_restoring(path_end: str) -> None:
+    restore = ocp.StandardCheckpointHandler.restore
+
+    def restore_or_die(self, directory, *arguments, **options):
+        if str(directory).endswith(path_end):
+            print("The parameters are restored.", flush=True)
+            die()
+        return restore(self, directory, *arguments, **options)
+
+    ocp.StandardCheckpointHandler.restore = restore_or_die
 
 
 def die_before(step: int) -> None:
@@ -49,9 +61,9 @@ def die_before(step: int) -> None:
 def main() -> None:
     point, step = sys.argv.pop(1), int(sys.argv.pop(1))
     if point == "writing":
-        die_in_file("os.rename", f"/checkpoints/{step}")
+        die_renaming(f"/checkpoints/{step}")
     elif point == "restoring":
-        die_in_file("open", f"/checkpoints/{step}/training/")
+        die_restoring(f"/checkpoints/{step}/training")
     else:
         die_before(step)
     app.run(train.main, flags_parser=config_flag.parse_flags)

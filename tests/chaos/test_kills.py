@@ -47,7 +47,7 @@ def test_run_killed_between_while_restoring_and_while_writing_checkpoints(tmp_pa
     with start("undisturbed", "train") as undisturbed:
         die("before", 4)
         assert saved() == {"2"} and told() == [1, 2, 3]
-        assert "Going on from" in die("restoring", 2)
+        assert "The parameters are restored." in die("restoring", 2)
         assert saved() == {"2"} and told() == [1, 2, 3]
         assert "step 4/6" in die("writing", 4)
         assert saved() == {"2"} and told()[:4] == [1, 2, 3, 4]
