@@ -12,7 +12,6 @@ from eomt_jax.benchmark import hlo
 from eomt_jax.benchmark.blank_split import BlankSplit
 from eomt_jax.benchmark.flops import forward_flops, matmul_flops
 from eomt_jax.benchmark.tpu_topology import Slice
-from eomt_jax.evaluation.checkpoint import config_batches
 from eomt_jax.evaluation.evaluator import (
     count_function,
     evaluation_task,
@@ -20,7 +19,7 @@ from eomt_jax.evaluation.evaluator import (
 )
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import batch_sharding
-from eomt_jax.pipeline.loader import train_batches
+from eomt_jax.pipeline.loader import eval_batches, train_batches
 from eomt_jax.pipeline.records import open_split, prepared_versions
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.setup import Config, Setup, setup
@@ -138,9 +137,14 @@ def _compile_eval(run: Setup, slice_: Slice) -> Program:
     config, model = run.config, run.initialization.model
     source = _open_source(config, config.dataset.eval_split)
     info, task = source.info, evaluation_task(config.eval.task, source.info)
-    small = config.copy_and_resolve_references()
-    small.eval.batch_size = 1
-    with config_batches(small, source, task=task, num_images=1) as batches:
+    batches = eval_batches(
+        source,
+        global_batch_size=1,
+        image_size=config.image_size,
+        task=task,
+        num_examples=1,
+    )
+    with batches:
         batch = _as_shapes(next(batches), config.eval.batch_size, run)
     state = run.abstract_state()
     start = time.monotonic()

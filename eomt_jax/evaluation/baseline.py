@@ -12,7 +12,7 @@ from pycocotools import mask as mask_codec
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Batch, DatasetInfo, Task
@@ -46,7 +46,7 @@ class ConstantClass:
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self._label = label
         self._canvas_size = info.max_image_size
-        self._run = jax.jit(self._predict)
+        self._run = jax.jit(self._predict, out_shardings=batch_sharding(self.mesh))
 
     def __call__(self, params: Any, batch: Batch) -> Any:
         """One segment over each photograph, as the task's Runner would tell it."""

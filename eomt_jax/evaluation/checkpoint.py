@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.sharding import Mesh
 
 from eomt_jax.evaluation.confusion_picture import draw_confusion
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
@@ -16,7 +17,7 @@ from eomt_jax.evaluation.tables import Results, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
-from eomt_jax.parallel.mesh import check_batch_size, create_mesh
+from eomt_jax.parallel.mesh import check_batch_size, create_mesh, reader_of
 from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
@@ -107,7 +108,9 @@ def evaluate_checkpoint(
             on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
         shardings = param_shardings(opened.params, mesh)
         params = jax.tree.map(place, opened.params, shardings)
-        batches = config_batches(config, source, task=chosen, num_images=num_images)
+        batches = config_batches(
+            config, source, task=chosen, num_images=num_images, mesh=mesh
+        )
         results = {
             "dataset": data.name,
             "split": split,
@@ -148,7 +151,12 @@ def _default_out(
 
 
 def config_batches(
-    config: Any, source: Source, *, task: Task, num_images: int
+    config: Any,
+    source: Source,
+    *,
+    task: Task,
+    num_images: int,
+    mesh: Mesh | None = None,
 ) -> BatchIterator:
     """This process's rows of the evaluation batches, read as config says.
 
@@ -157,15 +165,17 @@ def config_batches(
       source: the split.
       task: what is measured.
       num_images: the first so many; 0: all.
+      mesh: that the batches will lie on; by default config's, of all devices.
     """
+    reader = reader_of(mesh or create_mesh(**config.mesh))
     return eval_batches(
         source,
         global_batch_size=config.eval.batch_size,
         image_size=config.image_size,
         task=task,
         num_examples=num_images,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        reader_index=reader.index,
+        num_readers=reader.count,
         num_threads=config.dataset.num_threads,
         num_workers=config.dataset.num_workers,
     )

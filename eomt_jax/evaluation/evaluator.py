@@ -13,7 +13,7 @@ from eomt_jax.evaluation.mask_ap import MaskAP
 from eomt_jax.evaluation.mean_iou import MeanIoU
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
 from eomt_jax.evaluation.tables import Results, summarize
-from eomt_jax.parallel.batch import local_rows, prefetch
+from eomt_jax.parallel.batch import owned_rows, prefetch
 from eomt_jax.parallel.mesh import BATCH_AXES
 from eomt_jax.parallel.processes import gather_rows
 from eomt_jax.pipeline.eval_samples import chosen_task
@@ -48,8 +48,8 @@ def evaluate(
     """How good a model is at the predictor's task on a split, in percent.
 
     Panoptic and semantic quality is counted on the device; the host adds up a few
-    numbers per class. Instances are matched on the host, by each process its own
-    images. Either happens one batch behind, while the device predicts the next.
+    numbers per class. Instances are matched on the host, each image by one process.
+    Either happens one batch behind, while the device predicts the next.
 
     Args:
       predictor: called as predictor(params, batch).
@@ -59,8 +59,8 @@ def evaluate(
       info: of the data set that the batches come from.
       source: the split that they come from; instances are compared with its records,
         the other tasks don't need it.
-      on_batch: each is called with every batch and its prediction: this process's rows,
-        in host memory.
+      on_batch: each is called with every batch and its prediction, in host memory:
+        each row in one process, which may have none.
       progress: called after each batch with the number of images done, over all
         processes, and images a second: 0 after the first batch, which compiles.
 
@@ -88,7 +88,7 @@ def evaluate(
         nonlocal total, warm, done, done_cold, speed
         (metric, num_images), batch, prediction = pending.popleft()
         if matched_on_host or on_batch:
-            batch, prediction = local_rows((batch, prediction))
+            batch, prediction = owned_rows((batch, prediction))
         if matched_on_host:
             metric = metric_type.from_model_output(
                 prediction=prediction,

@@ -6,6 +6,7 @@ h w mask logits.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -103,8 +104,8 @@ class Criterion:
             legal: all its queries learn "no object".
           rng: decides the points; an image's points depend on its row in the batch and
             not on how the batch is sharded.
-          mesh: where the batch is sharded over the axes data and fsdp. None runs on
-            one device.
+          mesh: where the batch is sharded over the axes data and fsdp, and copied
+            over others. None runs on one device.
           rows: which rows of the global batch these are; by default all of them.
           normalizers: of the global batch; by default of what is given.
         """
@@ -117,8 +118,13 @@ class Criterion:
         local = self._match_and_sum
         if mesh is not None:
             split = P(BATCH_AXES)
+            copies = tuple(
+                axis
+                for axis, size in mesh.shape.items()
+                if size > 1 and axis not in BATCH_AXES
+            )
             local = jax.shard_map(
-                local,
+                functools.partial(local, copies=copies),
                 mesh=mesh,
                 in_specs=(split, split, split),
                 out_specs=P(None, BATCH_AXES),
@@ -191,17 +197,34 @@ class Criterion:
         )
 
     def _match_and_sum(
-        self, outputs: Outputs, targets: Targets, rngs: Key[Array, " B"]
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        rngs: Key[Array, " B"],
+        *,
+        copies: tuple[str, ...] = (),
     ) -> tuple[
         Float[Array, "M B"],
         Float[Array, "M B"],
         Float[Array, "M B"],
         Int[Array, "M B T"],
     ]:
-        """Per image, summed over its pairs: weighted, mask, dice; and the matching."""
+        """Per image, summed over its pairs: weighted, mask, dice; and the matching.
+
+        Args:
+          outputs, targets: of the shard.
+          rngs: of its images.
+          copies: axes over which other devices compute the same.
+        """
         valid = jnp.asarray(targets.valid) & ~jnp.asarray(targets.is_crowd)
         match_rngs, loss_rngs = _fold_in(rngs, 0), _fold_in(rngs, 1)
         query_of_target = self._match(outputs, targets, valid, match_rngs)
+        if copies:
+            # Another process may choose other kernels, and costs that differ in their
+            # last digit match otherwise: the first device's matching counts for all.
+            first = jax.lax.axis_index(copies) == 0
+            query_of_target = jnp.where(first, query_of_target, 0)
+            query_of_target = jax.lax.psum(query_of_target, copies)
         sums: Any = pair_losses(
             self, outputs.mask_logits, query_of_target, targets, loss_rngs
         )

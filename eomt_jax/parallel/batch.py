@@ -13,6 +13,7 @@ from eomt_jax.parallel.mesh import (
     batch_sharding,
     check_batch_size,
     num_batch_shards,
+    reader_of,
 )
 
 Tree = TypeVar("Tree")
@@ -22,17 +23,22 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     """NumPy leaves with this process's rows → global arrays split over the mesh.
 
     Args:
-      batch: a tree of arrays [rows, …], the same number of rows in each process.
+      batch: a tree of arrays [rows, …], the same number of rows in each process, and
+        the same rows in processes that are one `parallel.mesh.Reader`.
       mesh: from `parallel.mesh.create_mesh`.
     """
     rows = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)}
     if len(rows) != 1:
         raise ValueError(f"a batch's leaves differ in their number of rows: {rows}")
-    check_batch_size(rows.pop() * jax.process_count(), mesh)
+    batch_size = rows.pop() * reader_of(mesh).count
+    check_batch_size(batch_size, mesh)
     sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch
-    )
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        shape = (batch_size, *np.shape(leaf)[1:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(place, batch)
 
 
 def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
@@ -60,12 +66,36 @@ def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
 
 def local_rows(tree: Any) -> Any:
     """The inverse of `place_batch`: this process's rows, as NumPy arrays."""
-    return jax.tree.map(_local_rows, tree)
+    return jax.tree.map(lambda array: _rows(array.addressable_shards, array), tree)
 
 
-def _local_rows(array: jax.Array) -> np.ndarray:
-    parts = {shard.index[0].start or 0: shard for shard in array.addressable_shards}
-    return np.concatenate([np.asarray(parts[start].data) for start in sorted(parts)])
+def owned_rows(tree: Any) -> Any:
+    """As `local_rows`, but each row of the global batch in one process alone.
+
+    Where processes hold the same rows, that one has a row whose device comes first in
+    the mesh; the others may have none at all.
+
+    Raises:
+      ValueError: not all leaves are split as the batch is.
+    """
+
+    def rows(array: jax.Array) -> np.ndarray:
+        owned = [shard for shard in array.addressable_shards if shard.replica_id == 0]
+        return _rows(owned, array)
+
+    tree = jax.tree.map(rows, tree)
+    counts = {len(leaf) for leaf in jax.tree.leaves(tree)}
+    if len(counts) > 1:
+        raise ValueError(f"leaves are split in different ways, into {counts} rows")
+    return tree
+
+
+def _rows(shards: Iterable[jax.Shard], array: jax.Array) -> np.ndarray:
+    parts = {shard.index[0].start or 0: shard for shard in shards}
+    none = np.zeros((0, *array.shape[1:]), array.dtype)
+    return np.concatenate(
+        [none, *(np.asarray(parts[start].data) for start in sorted(parts))]
+    )
 
 
 def prefetch(

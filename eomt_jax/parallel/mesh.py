@@ -1,5 +1,7 @@
 """The one mesh that every run uses, of any number of devices."""
 
+import collections
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +11,22 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the state as well.
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Which rows of the global batches a process reads.
+
+    Processes whose devices hold the same rows are one reader, and each of them reads
+    all its rows: so it is where `tensor` spans processes.
+
+    Attributes:
+      index: which of the batch's equal parts, 0 to count − 1.
+      count: parts; as many as processes where none share rows.
+    """
+
+    index: int
+    count: int
 
 
 def create_mesh(
@@ -27,6 +45,10 @@ def create_mesh(
         the batch further.
       tensor: devices that share one copy's heads and feed-forward width.
       devices: all of jax.devices() unless given.
+
+    Raises:
+      ValueError: the axes don't fit the devices, or processes would share some rows of
+        the batch and not others.
     """
     devices = jax.devices() if devices is None else devices
     count = len(devices)
@@ -46,14 +68,56 @@ def create_mesh(
             "mesh.data = -1 to take them all"
         )
     # Auto axes: under the default, Explicit, optax's on-device assignment fails.
-    return jax.make_mesh(
+    mesh = jax.make_mesh(
         (data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
     )
+    held_shards(mesh)  # raises
+    return mesh
 
 
 def num_batch_shards(mesh: Mesh) -> int:
     """Into how many parts the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def held_shards(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """The batch's shards that each process's devices hold, by process.
+
+    Raises:
+      ValueError: processes hold partly the same shards, or some more than others.
+    """
+    num_shards = num_batch_shards(mesh)
+    held = collections.defaultdict(set)
+    for shard, devices in enumerate(mesh.devices.reshape(num_shards, -1)):
+        for device in devices:
+            held[device.process_index].add(shard)
+    parts = {frozenset(shards) for shards in held.values()}
+    if len({*map(len, parts)}) > 1 or sum(map(len, parts)) != num_shards:
+        owners = collections.Counter(d.process_index for d in mesh.devices.flat)
+        counts = " or ".join(map(str, sorted({*owners.values()})))
+        raise ValueError(
+            f"mesh.data = {mesh.shape['data']}, mesh.fsdp = {mesh.shape['fsdp']}, "
+            f"mesh.tensor = {mesh.shape['tensor']} over {len(owners)} processes of "
+            f"{counts} devices: processes would share some images of a batch and not "
+            "others, or have more than others. Give all as many devices, and make "
+            "mesh.tensor a divisor or a multiple of their number"
+        )
+    return {process: tuple(sorted(shards)) for process, shards in held.items()}
+
+
+def reader_of(mesh: Mesh, *, process_index: int | None = None) -> Reader:
+    """The part of each global batch that a process reads.
+
+    Args:
+      mesh: from `create_mesh`.
+      process_index: of a process that has devices in the mesh; by default this one.
+    """
+    held = held_shards(mesh)
+    process_index = jax.process_index() if process_index is None else process_index
+    if process_index not in held:
+        raise ValueError(f"process {process_index} has no device in the mesh")
+    parts = sorted({*held.values()})
+    return Reader(parts.index(held[process_index]), len(parts))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, field: str = "batch_size") -> None:

@@ -35,41 +35,41 @@ _MIN_SHARED_BYTES = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A process's rows of the global batches: one run of neighbours in each.
+    """A reader's rows of the global batches: one run of neighbours in each.
 
     Attributes:
-      global_batch_size: rows over all processes, a multiple of process_count.
-      process_index: which run.
-      process_count: runs in a batch.
+      global_batch_size: rows over all readers, a multiple of their number.
+      reader_index: which run.
+      num_readers: runs in a batch.
       start: position of the first batch's first row.
     """
 
     global_batch_size: int
-    process_index: int = 0
-    process_count: int = 1
+    reader_index: int = 0
+    num_readers: int = 1
     start: int = 0
 
     def __post_init__(self):
-        if self.global_batch_size < 1 or self.global_batch_size % self.process_count:
+        if self.global_batch_size < 1 or self.global_batch_size % self.num_readers:
             raise ValueError(
                 f"a global batch of {self.global_batch_size} does not split over "
-                f"{self.process_count} processes: make config.batch_size (or "
+                f"{self.num_readers} readers: make config.batch_size (or "
                 "config.eval.batch_size) a positive multiple of that"
             )
-        if not 0 <= self.process_index < self.process_count:
-            raise ValueError(f"process {self.process_index} of {self.process_count}")
+        if not 0 <= self.reader_index < self.num_readers:
+            raise ValueError(f"reader {self.reader_index} of {self.num_readers}")
         if self.start < 0:
             raise ValueError(f"the data position must not be negative: {self.start}")
 
     @property
     def local_batch_size(self) -> int:
-        return self.global_batch_size // self.process_count
+        return self.global_batch_size // self.num_readers
 
     def position(self, local: int) -> int:
-        """Position of this process's example number `local`."""
+        """Position of this reader's example number `local`."""
         batch, row = divmod(local, self.local_batch_size)
         first = self.start + batch * self.global_batch_size
-        return first + self.process_index * self.local_batch_size + row
+        return first + self.reader_index * self.local_batch_size + row
 
 
 class BatchIterator(
@@ -116,8 +116,8 @@ def train_batches(
     options: TrainOptions,
     seed: int,
     start_example: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    reader_index: int = 0,
+    num_readers: int = 1,
     num_threads: int = 0,
     num_workers: int = 0,
 ) -> BatchIterator:
@@ -132,15 +132,15 @@ def train_batches(
       seed: 0 or greater.
       start_example: data position to start from: `BatchIterator.position` of the run
         to continue, with the same seed and global_batch_size.
-      process_index: of this process; its rows are neighbours in the global batch.
-      process_count: processes that share the batch.
-      num_threads: readers in each worker (or in this process); 0: one for each core.
+      reader_index: of this process, see parallel.mesh.Reader.
+      num_readers: that share the batch, each with as many rows.
+      num_threads: threads in each worker (or in this process); 0: one for each core.
       num_workers: worker processes; 0 reads in this process.
 
     Returns:
       Batches whose `replaced` marks photographs that stand in for others.
     """
-    shard = Shard(global_batch_size, process_index, process_count, start_example)
+    shard = Shard(global_batch_size, reader_index, num_readers, start_example)
     if seed < 0:
         raise ValueError(f"the seed must not be negative: {seed}")
     sampler = TrainSampler(
@@ -163,8 +163,8 @@ def eval_batches(
     max_targets: int = 0,
     canvas_size: tuple[int, int] | None = None,
     num_examples: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    reader_index: int = 0,
+    num_readers: int = 1,
     num_threads: int = 0,
     num_workers: int = 0,
 ) -> BatchIterator:
@@ -180,9 +180,9 @@ def eval_batches(
       max_targets: rows of the padded targets; 0: the most of any image prepared.
       canvas_size: of the id maps at original size; None: the largest photograph's.
       num_examples: only the first so many; 0: all.
-      process_index, process_count, num_threads, num_workers: see train_batches.
+      reader_index, num_readers, num_threads, num_workers: see train_batches.
     """
-    shard = Shard(global_batch_size, process_index, process_count)
+    shard = Shard(global_batch_size, reader_index, num_readers)
     if not len(source):
         raise ValueError(f"split {source.split!r} of {source.info.name!r} is empty")
     num_examples = min(num_examples or len(source), len(source))

@@ -10,7 +10,12 @@ import optax
 from jax.sharding import Mesh
 
 from eomt_jax.losses.criterion import Criterion
-from eomt_jax.parallel.mesh import check_accumulation, check_batch_size, create_mesh
+from eomt_jax.parallel.mesh import (
+    check_accumulation,
+    check_batch_size,
+    create_mesh,
+    reader_of,
+)
 from eomt_jax.pipeline import loader
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source, TrainOptions
@@ -97,15 +102,15 @@ class Setup:
 
     def train_batches(self, *, start_example: int) -> loader.BatchIterator:
         """This process's rows of the training batches, from a position on."""
-        config = self.config
+        config, reader = self.config, reader_of(self.mesh)
         return loader.train_batches(
             self.source,
             global_batch_size=config.batch_size,
             options=self.train_options,
             seed=config.seed,
             start_example=start_example,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            reader_index=reader.index,
+            num_readers=reader.count,
             num_threads=config.dataset.num_threads,
             num_workers=config.dataset.num_workers,
         )

@@ -1,6 +1,6 @@
 """One of the processes of test_several_processes: scores a class and a network.
 
-python -m tests.evaluation.scoring_process DATA_DIR OUT
+python -m tests.evaluation.scoring_process DATA_DIR OUT TENSOR
 """
 
 import json
@@ -18,7 +18,8 @@ from eomt_jax.inference.runner import Runner
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.parallel import processes
-from eomt_jax.parallel.mesh import create_mesh, replicated
+from eomt_jax.parallel.mesh import create_mesh, reader_of
+from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.pipeline import loader, records
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import DatasetInfo, Task
@@ -30,9 +31,9 @@ TASKS: tuple[tuple[str, Task], ...] = (
 )
 
 
-def main(data_dir: str, out: str) -> None:
+def main(data_dir: str, out: str, tensor: str) -> None:
     processes.initialize()
-    mesh = create_mesh()
+    mesh = create_mesh(tensor=int(tensor), devices=paired_devices(int(tensor)))
     scores = {"class": {}, "network": {}}
     for name, task in TASKS:
         source = records.open_split(data_dir, name, "train")
@@ -55,15 +56,28 @@ def main(data_dir: str, out: str) -> None:
         epath.Path(f"{out}.json").write_text(json.dumps(scores))
 
 
+def paired_devices(tensor: int) -> list[jax.Device]:
+    """All devices; for tensor = 2 each pair is of both halves, the second one turned.
+
+    Of two processes each then has the first device, and so the rows, of one pair.
+    """
+    devices = jax.devices()
+    if tensor == 1:
+        return devices
+    a, b, c, d = devices
+    return [a, c, d, b]
+
+
 def score(predictor: Any, params: Any, source: Any, **options: Any) -> dict[str, Any]:
     """Results without what the clock says."""
+    reader = reader_of(predictor.mesh)
     batches = loader.eval_batches(
         source,
         global_batch_size=4,
         image_size=16,
         task=predictor.task,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        reader_index=reader.index,
+        num_readers=reader.count,
     )
     results = evaluator.evaluate(
         predictor, params, batches, info=source.info, source=source, **options
@@ -96,7 +110,7 @@ def draw_params(model: EoMT, mesh: Mesh, *, seed: int = 6) -> Any:
 
     # Not drawn by JAX, which compiles for longer than all else here takes.
     params = jax.tree_util.tree_map_with_path(draw, param_shapes(model))
-    return jax.device_put(params, replicated(mesh))
+    return jax.tree.map(place, params, param_shardings(params, mesh))
 
 
 if __name__ == "__main__":

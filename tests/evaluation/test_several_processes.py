@@ -66,11 +66,11 @@ class BarsInstance(Bars):
         )
 
 
-def score(data_dir, out, *, num_processes):
+def score(data_dir, out, *, num_processes, tensor=1):
     """What the processes together write: scores and submissions."""
     run_processes(
         "tests.evaluation.scoring_process",
-        (data_dir, out),
+        (data_dir, out, tensor),
         count=num_processes,
         devices=4 // num_processes,
         folder=out.parent,
@@ -83,6 +83,27 @@ def score(data_dir, out, *, num_processes):
     return json.loads(out.with_name(f"{out.name}.json").read_text()), files
 
 
+def assert_same_files(files, expected_files, *, score_digits=17):
+    """But for the order of the rows in JSON files, and scores' further digits."""
+    assert files.keys() == expected_files.keys()
+    for name, content in files.items():
+        expected = expected_files[name]
+        if name.endswith(".json"):
+            content, expected = (
+                sorted_rows(json.loads(text), score_digits)
+                for text in (content, expected)
+            )
+        assert content == expected
+
+
+def sorted_rows(submission, score_digits):
+    rows = submission if isinstance(submission, list) else submission["annotations"]
+    scores = (round(row.get("score", 1.0), score_digits) for row in rows)
+    return sorted(
+        json.dumps({**row, "score": score}) for row, score in zip(rows, scores)
+    )
+
+
 @pytest.mark.timeout(280)
 def test_two_processes_score_and_write_what_one_does(tmp_path):
     for builder in (Bars, BarsInstance):
@@ -91,6 +112,13 @@ def test_two_processes_score_and_write_what_one_does(tmp_path):
     together, files = score(tmp_path, tmp_path / "two", num_processes=2)
 
     assert together == alone
+    # Each image lies on devices of both processes, and counts once all the same. Half
+    # a layer on each of two devices is added up in another order.
+    shared, files_shared = score(
+        tmp_path, tmp_path / "shared", num_processes=2, tensor=2
+    )
+    assert shared == alone
+    assert_same_files(files_shared, files_alone, score_digits=5)
     # Bars of 24, 21, 18, 15 and 12 of 24 columns, and all of them called bar.
     constant = together["class"]
     assert constant["instance"]["num_images"] == NUM_IMAGES
@@ -103,14 +131,5 @@ def test_two_processes_score_and_write_what_one_does(tmp_path):
     for task, name in (("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")):
         assert together["network"][task]["num_images"] == NUM_IMAGES
         assert 0.1 < together["network"][task]["all"][name] < 99.9
-    assert files.keys() == files_alone.keys() and len(files) == 2 * NUM_IMAGES + 2
-    for name, content in files.items():
-        if name.endswith(".json"):
-            rows, expected = (json.loads(text) for text in (content, files_alone[name]))
-            rows, expected = (
-                sorted(map(json.dumps, x if isinstance(x, list) else x["annotations"]))
-                for x in (rows, expected)
-            )
-            assert rows == expected
-        else:
-            assert content == files_alone[name]
+    assert len(files) == 2 * NUM_IMAGES + 2
+    assert_same_files(files, files_alone)

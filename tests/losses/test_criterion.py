@@ -10,6 +10,8 @@ import pytest
 
 from eomt_jax.losses import pair_losses
 from eomt_jax.losses.criterion import Criterion
+from eomt_jax.losses.matcher import MATCHERS
+from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.types import Outputs, Targets
 
 CRITERION = Criterion(num_points=48)
@@ -170,6 +172,26 @@ def test_failed_matcher_makes_the_loss_nan(monkeypatch):
         return CRITERION(outputs, targets, rng=jax.random.key(3)).total
 
     assert np.isnan(jax.jit(total)(make_outputs(), targets))
+
+
+def test_devices_with_the_same_images_take_the_first_ones_matching(monkeypatch):
+    outputs, targets = make_outputs(), make_targets((3, 1), padded=3)
+
+    def loss(device, mesh):
+        def match(costs, valid):
+            query = jnp.arange(costs.shape[-1]) + device()
+            return jnp.where(valid, query, -1)[None].repeat(len(costs), 0)
+
+        monkeypatch.setitem(MATCHERS, "device", match)
+        criterion = dataclasses.replace(CRITERION, matcher="device")
+        return jax.jit(functools.partial(criterion, mesh=mesh))(
+            outputs, targets, rng=jax.random.key(3)
+        )
+
+    mesh = create_mesh(tensor=2, devices=jax.devices()[:2])
+    first, second = loss(lambda: 0, None), loss(lambda: 1, None)
+    assert_same(loss(lambda: jax.lax.axis_index("tensor"), mesh), first)
+    assert abs(first.total - second.total) > 0.01
 
 
 def test_unknown_matcher_lists_the_known():

@@ -18,7 +18,7 @@ from eomt_jax.losses.criterion import Criterion
 from eomt_jax.models import variants
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.batch import place_batch
-from eomt_jax.parallel.mesh import create_mesh, replicated
+from eomt_jax.parallel.mesh import create_mesh, reader_of, replicated
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.state import create_state, param_shapes
 from eomt_jax.training.step import make_train_step
@@ -95,8 +95,9 @@ def train(shape, *, accumulation=1):
         return solve_on_host(costs, num_targets, valid)
 
     fetch = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
-    rows = BATCH // jax.process_count()
-    first = jax.process_index() * rows
+    reader = reader_of(mesh)
+    rows = BATCH // reader.count
+    first = reader.index * rows
     solve_on_host = matcher.solve_on_host
     with mock.patch.object(matcher, "solve_on_host", solve):
         step = make_train_step(

@@ -2,8 +2,14 @@ import jax
 import numpy as np
 import pytest
 
-from eomt_jax.parallel.batch import local_rows, place_batch, prefetch, split_batch
-from eomt_jax.parallel.mesh import batch_sharding, create_mesh
+from eomt_jax.parallel.batch import (
+    local_rows,
+    owned_rows,
+    place_batch,
+    prefetch,
+    split_batch,
+)
+from eomt_jax.parallel.mesh import batch_sharding, create_mesh, replicated
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,27 @@ def test_local_rows_are_what_was_placed(mesh):
     rows = local_rows(place_batch(host_batch(), mesh))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(rows))
     jax.tree.map(np.testing.assert_array_equal, rows, host_batch())
+
+
+def test_owned_rows_are_each_row_once():
+    rows = owned_rows(place_batch(host_batch(), create_mesh(2, 2, 2)))
+    jax.tree.map(np.testing.assert_array_equal, rows, host_batch())
+
+
+def test_owned_rows_of_leaves_split_otherwise_raise(monkeypatch):
+    """What the first of two processes of four devices has."""
+    mesh = create_mesh(2, 4)
+    tree = place_batch(host_batch(), mesh)
+    tree["score"] = jax.device_put(np.zeros(8), replicated(mesh))
+    shards = type(tree["score"]).addressable_shards.__get__
+    monkeypatch.setattr(
+        type(tree["score"]),
+        "addressable_shards",
+        property(lambda array: shards(array)[:4]),
+    )
+    assert len(local_rows(tree)["index"]) == 4
+    with pytest.raises(ValueError, match="split in different ways"):
+        owned_rows(tree)
 
 
 def test_split_batch_gives_each_device_parts_of_its_own_rows():

@@ -1,14 +1,19 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 
 from eomt_jax.parallel.mesh import (
+    Reader,
     batch_sharding,
     check_accumulation,
     check_batch_size,
     create_mesh,
+    held_shards,
     num_batch_shards,
+    reader_of,
 )
 
 
@@ -71,3 +76,81 @@ def test_check_accumulation_counts_the_rows_of_a_device(accumulation):
     check_accumulation(4, 16, mesh)
     with pytest.raises(ValueError, match=rf"= {accumulation} .* the 4 images"):
         check_accumulation(accumulation, 16, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One of a process, where there is none."""
+
+    process_index: int
+    id: int
+
+
+def mesh_of(processes):
+    """A mesh of devices of these processes, [data, fsdp, tensor]."""
+    devices = np.empty(np.shape(processes), object)
+    for number, (at, process) in enumerate(np.ndenumerate(processes)):
+        devices[at] = Device(int(process), number)
+    return Mesh(devices, ("data", "fsdp", "tensor"))
+
+
+def readers(mesh):
+    """(reader, shards) of each process."""
+    return {
+        process: (reader_of(mesh, process_index=process).index, shards)
+        for process, shards in sorted(held_shards(mesh).items())
+    }
+
+
+def test_each_process_with_rows_of_its_own_is_a_reader():
+    mesh = mesh_of([[[0, 0], [0, 0]], [[1, 1], [1, 1]]])
+    assert readers(mesh) == {0: (0, (0, 1)), 1: (1, (2, 3))}
+    assert reader_of(mesh, process_index=1) == Reader(1, 2)
+
+
+def test_processes_that_hold_the_same_rows_are_one_reader():
+    one_task_for_each_gpu = mesh_of([[[0, 1]], [[2, 3]]])
+    assert readers(one_task_for_each_gpu) == {
+        0: (0, (0,)),
+        1: (0, (0,)),
+        2: (1, (1,)),
+        3: (1, (1,)),
+    }
+    # create_mesh(tensor=4) of a TPU v5e:4x4 puts each shard on half of two machines.
+    v5e_4x4 = mesh_of([[[0, 0, 1, 1]]] * 2 + [[[2, 2, 3, 3]]] * 2)
+    assert readers(v5e_4x4) == {
+        0: (0, (0, 1)),
+        1: (0, (0, 1)),
+        2: (1, (2, 3)),
+        3: (1, (2, 3)),
+    }
+    whole = mesh_of([[[0, 1, 2, 3]]])
+    assert {reader_of(whole, process_index=i) for i in range(4)} == {Reader(0, 1)}
+
+
+def test_readers_are_numbered_by_their_first_shard():
+    # As create_mesh() lays a ring through a TPU v5e:4x4.
+    ring = mesh_of(
+        np.reshape([0, 0, 1, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2, 2, 0, 0], (16, 1, 1))
+    )
+    assert [reader_of(ring, process_index=i).index for i in range(4)] == [0, 1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        # Two processes of three devices: both hold a part of the second shard.
+        [[[0, 0]], [[0, 1]], [[1, 1]]],
+        # The first process has three devices, the second one.
+        [[[0]], [[0]], [[0]], [[1]]],
+    ],
+)
+def test_processes_that_share_rows_in_part_raise(processes):
+    message = r"mesh.tensor = [12] over 2 processes of (3|1 or 3) devices: .* multiple"
+    with pytest.raises(ValueError, match=message):
+        held_shards(mesh_of(processes))
+
+
+def test_process_without_a_device_in_the_mesh_reads_nothing():
+    with pytest.raises(ValueError, match="process 2 has no device"):
+        reader_of(mesh_of([[[0, 1]]]), process_index=2)

@@ -44,7 +44,7 @@ def test_two_processes_share_the_batches_of_one(drawn_source):
     source = drawn_source(11)
     whole = take(source, 5)
     halves = [
-        take(source, 5, process_index=i, process_count=2, num_threads=1 + i)
+        take(source, 5, reader_index=i, num_readers=2, num_threads=1 + i)
         for i in range(2)
     ]
     for batch, *shards in zip(whole, *halves, strict=True):
@@ -137,8 +137,8 @@ def test_close_ends_the_iterator_and_may_be_repeated(drawn_source):
     ("overrides", "message"),
     [
         ({"global_batch_size": 9}, "8 examples don't fill one batch of 9"),
-        ({"process_count": 3}, "does not split over 3 processes"),
-        ({"process_count": 2, "process_index": 2}, "process 2 of 2"),
+        ({"num_readers": 3}, "does not split over 3 readers"),
+        ({"num_readers": 2, "reader_index": 2}, "reader 2 of 2"),
         ({"start_example": -4}, "must not be negative: -4"),
         ({"seed": -1}, "must not be negative: -1"),
     ],
@@ -148,19 +148,19 @@ def test_train_batches_refuse_what_cannot_work(drawn_source, overrides, message)
         take(drawn_source(8), 1, **overrides)
 
 
-@pytest.mark.parametrize("process_count", [1, 2])
-def test_eval_batches_show_every_example_once(drawn_source, process_count):
+@pytest.mark.parametrize("num_readers", [1, 2])
+def test_eval_batches_show_every_example_once(drawn_source, num_readers):
     shards = []
-    for process_index in range(process_count):
+    for reader_index in range(num_readers):
         with loader.eval_batches(
             drawn_source(9),
             global_batch_size=4,
             image_size=32,
-            process_index=process_index,
-            process_count=process_count,
+            reader_index=reader_index,
+            num_readers=num_readers,
         ) as batches:
             shards.append(list(batches))
-    assert [len(shard) for shard in shards] == [3] * process_count
+    assert [len(shard) for shard in shards] == [3] * num_readers
     joined = [
         jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
         for parts in zip(*shards, strict=True)

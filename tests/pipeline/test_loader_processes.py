@@ -14,18 +14,18 @@ EPOCH = 2 * BATCH
 NUM_EXAMPLES = EPOCH + 7
 
 
-def trained_on(source, process_count, num_batches, *, start=0):
-    """Examples by process and batch, [process_count, num_batches, rows]."""
+def trained_on(source, num_readers, num_batches, *, start=0):
+    """Examples by reader and batch, [num_readers, num_batches, rows]."""
     shares = []
-    for process_index in range(process_count):
+    for reader_index in range(num_readers):
         with loader.train_batches(
             source,
             global_batch_size=BATCH,
             options=OPTIONS,
             seed=5,
             start_example=start,
-            process_index=process_index,
-            process_count=process_count,
+            reader_index=reader_index,
+            num_readers=num_readers,
             num_threads=1,
         ) as batches:
             shares.append([next(batches).example_index for _ in range(num_batches)])
@@ -34,25 +34,25 @@ def trained_on(source, process_count, num_batches, *, start=0):
 
 
 def in_order(shares):
-    """As one process reads them."""
+    """As one reader has them."""
     return np.moveaxis(shares, 0, 1).ravel().tolist()
 
 
-@pytest.mark.parametrize("process_count", [2, 3, 4, 8])
-def test_processes_share_each_batch_and_cover_each_epoch(drawn_source, process_count):
-    seen = in_order(trained_on(drawn_source(NUM_EXAMPLES), process_count, 3))
+@pytest.mark.parametrize("num_readers", [2, 3, 4, 8])
+def test_processes_share_each_batch_and_cover_each_epoch(drawn_source, num_readers):
+    seen = in_order(trained_on(drawn_source(NUM_EXAMPLES), num_readers, 3))
     assert len(set(seen[:EPOCH])) == EPOCH
     assert set(seen[:EPOCH]) < set(range(NUM_EXAMPLES))
     assert seen == in_order(trained_on(drawn_source(NUM_EXAMPLES), 1, 3))
 
 
 def test_epoch_goes_on_where_other_processes_left_it(drawn_source):
-    """(process count, batches) of the parts; epochs end after batches 2, 4 and 6."""
+    """(readers, batches) of the parts; epochs end after batches 2, 4 and 6."""
     parts = [(4, 1), (8, 2), (3, 1), (2, 2)]
     seen = []
-    for process_count, num_batches in parts:
+    for num_readers, num_batches in parts:
         shares = trained_on(
-            drawn_source(NUM_EXAMPLES), process_count, num_batches, start=len(seen)
+            drawn_source(NUM_EXAMPLES), num_readers, num_batches, start=len(seen)
         )
         seen += in_order(shares)
     for start in range(0, len(seen), EPOCH):
@@ -60,16 +60,16 @@ def test_epoch_goes_on_where_other_processes_left_it(drawn_source):
     assert seen == in_order(trained_on(drawn_source(NUM_EXAMPLES), 1, 6))
 
 
-@pytest.mark.parametrize("process_count", [1, 2, 3, 4, 8])
-def test_shards_of_any_size_take_every_position_once(process_count):
+@pytest.mark.parametrize("num_readers", [1, 2, 3, 4, 8])
+def test_shards_of_any_size_take_every_position_once(num_readers):
     for local_rows, start in itertools.product(range(1, 7), (0, 5, 48)):
-        rows = local_rows * process_count
+        rows = local_rows * num_readers
         shards = [
-            loader.Shard(rows, index, process_count, start)
-            for index in range(process_count)
+            loader.Shard(rows, index, num_readers, start)
+            for index in range(num_readers)
         ]
         positions = [
-            # A process's rows are neighbours: devices are handed them in this order.
+            # A reader's rows are neighbours: devices are handed them in this order.
             shard.position(batch * local_rows + row)
             for batch in range(3)
             for shard in shards
@@ -78,21 +78,21 @@ def test_shards_of_any_size_take_every_position_once(process_count):
         assert positions == list(range(start, start + 3 * rows))
 
 
-@pytest.mark.parametrize("process_count", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("num_readers", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("num_examples", [1, 2, 7, 8, 9, 17])
 def test_evaluation_visits_each_example_once_however_counts_divide(
-    drawn_source, num_examples, process_count
+    drawn_source, num_examples, num_readers
 ):
-    """Fewer examples than processes, a full last batch, and one row in it."""
-    for rows in {process_count, 8 // process_count * process_count}:
+    """Fewer examples than readers, a full last batch, and one row in it."""
+    for rows in {num_readers, 8 // num_readers * num_readers}:
         shares = []
-        for process_index in range(process_count):
+        for reader_index in range(num_readers):
             with loader.eval_batches(
                 drawn_source(num_examples),
                 global_batch_size=rows,
                 image_size=8,
-                process_index=process_index,
-                process_count=process_count,
+                reader_index=reader_index,
+                num_readers=num_readers,
                 num_threads=1,
             ) as batches:
                 shares.append([np.where(b.valid, b.example_index, -1) for b in batches])
