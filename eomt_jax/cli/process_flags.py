@@ -33,7 +33,11 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
     from eomt_jax.parallel import ending, processes
     from eomt_jax.training import hooks
 
-    told = ValueError, OSError, hooks.NonFiniteError, hooks.OutOfMemoryError
+    # ImportError: of an extra that only some inputs need.
+    told = (
+        *(ValueError, OSError, ImportError),
+        *(hooks.NonFiniteError, hooks.OutOfMemoryError),
+    )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     with _in_a_line(told):

@@ -71,14 +71,15 @@ class _Group:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, SystemExit):
             if error.code not in (None, 0, os.EX_TEMPFAIL):
-                self._fail(str(error.code).removeprefix("error: "))
+                text = str(error.code).removeprefix("error: ")
+                self._fail(text, error.__context__, with_traceback=False)
         elif error is not None:
             text = " ".join(f"{type(error).__name__}: {error}".split())
             self._fail(text.removesuffix(":"), error)
         try:
             processes.wait_for_all("end")
         except jax.errors.JaxRuntimeError as failed:
-            self._fail(str(failed))
+            self._fail(str(failed), failed, with_traceback=False)
         self._left.set()
         if self._index == 0:
             self._client.key_value_set(_REASON, "")
@@ -86,15 +87,17 @@ class _Group:
             # Python may not end while one of them waits in C++.
             thread.join()
 
-    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+    def _fail(
+        self, reason: str, error: BaseException | None, *, with_traceback: bool = True
+    ) -> None:
         """Tells all, unless another process was quicker, and ends this one."""
-        if _ECHO.search(reason):
+        if _is_echo(error):
             # The process that caused it may still tell why, or be missed soon.
             time.sleep(LOST_SECONDS + 4 * BEAT_SECONDS)
         reason = f"process {self._index} of {self._count}: {reason}"
         with self._ending:  # before the other thread hears of it and ends the process
             told = self._tell(reason)
-            if error is not None and told == reason:
+            if with_traceback and told == reason:
                 traceback.print_exception(error)
         self._end(told)
 
@@ -169,6 +172,15 @@ class _Group:
     def _numbered(self, folder: str) -> dict[int, str]:
         found = self._client.key_value_dir_get(f"{folder}/")
         return {int(key.rpartition("/")[2]): value for key, value in found}
+
+
+def _is_echo(error: BaseException | None) -> bool:
+    while error is not None:
+        # A disk or a server out of reach is this process's own trouble.
+        if not isinstance(error, OSError) and _ECHO.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _lost(index: int, count: int) -> str:

@@ -94,6 +94,27 @@ def test_process_that_nobody_joins_ends_and_says_where_it_waited(
     assert "Traceback" not in ended.output
 
 
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except type(error) as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("UNAVAILABLE: Gloo AllGather failed"), True),
+        (raised(RuntimeError("not saved"), ValueError("Barrier timed out")), True),
+        (ConnectionResetError("Connection reset by peer"), False),
+        (raised(ValueError("no such class"), OSError("heartbeat.json")), False),
+        (None, False),
+    ],
+)
+def test_errors_that_other_processes_cause_are_told_apart(error, expected):
+    assert ending._is_echo(error) == expected
+
+
 def test_one_process_ends_as_it_did():
     assert jax.process_count() == 1
     with pytest.raises(KeyError), ending.ending_together():
