@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,6 +30,8 @@ from eomt_jax.types import Batch, Targets
 
 # More positions than any run sees, few enough for a length in 64 bits.
 _ENDLESS = 1 << 48
+# What a worker process that is told to end goes on for.
+_SECONDS_AFTER_SIGTERM = 60
 # Smaller arrays are pickled between processes instead of taking a shared memory block.
 _MIN_SHARED_BYTES = 1 << 16
 
@@ -261,7 +264,8 @@ def _batches(
         samples = grain.experimental.WithOptionsIterDataset(
             samples, grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
         ).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2),
+            worker_init_fn=_outlive_signals,
         )
     batches = samples.batch(shard.local_batch_size, batch_fn=stack_samples)
     # One finished batch waits while the last one is copied to the device.
@@ -269,6 +273,16 @@ def _batches(
         batches, prefetch_buffer_size=1
     )
     return BatchIterator(iter(batches), shard)
+
+
+def _outlive_signals(*_: int) -> None:
+    """Lets a worker process go on reading while the run it serves saves itself.
+
+    Ctrl-C and a scheduler's SIGTERM come to all processes of a job, workers included.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not for ever: a run that ends without closing its workers waits for them.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
 
 
 def _num_cores() -> int:

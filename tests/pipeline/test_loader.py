@@ -1,6 +1,9 @@
 """Batches: order, sharding, going on from a position, evaluation."""
 
 import dataclasses
+import multiprocessing
+import os
+import signal
 import sys
 
 import cloudpickle
@@ -66,6 +69,31 @@ def test_resumed_run_gives_the_batches_of_an_uninterrupted_one(
     assert position == 12
     rest = take(source, 4, start_example=position, num_threads=num_threads)
     assert_equal_batches([*first, *rest], whole)
+
+
+@pytest.mark.timeout(120)
+def test_worker_processes_outlive_the_signals_of_the_whole_job(drawn_source):
+    module = sys.modules[drawn_source.__module__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        with loader.train_batches(
+            drawn_source(11),
+            global_batch_size=4,
+            options=OPTIONS,
+            seed=3,
+            num_workers=1,
+        ) as batches:
+            got = [next(batches)]
+            (worker,) = multiprocessing.active_children()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(worker.pid, number)
+            # Far more than lie ready.
+            got += [next(batches) for _ in range(20)]
+            assert worker.is_alive()
+        assert not worker.is_alive()
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    assert_equal_batches(got, take(drawn_source(11), 21))
 
 
 @pytest.mark.timeout(120)
