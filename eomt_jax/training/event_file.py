@@ -6,6 +6,7 @@ thread hasn't taken yet, and once the disk is full the thread ends and the queue
 
 import os
 import socket
+import tempfile
 import time
 from typing import Any
 
@@ -31,11 +32,20 @@ class EventFile:
           after_step: of what older files say of later steps TensorBoard shows nothing.
         """
         self.folder = epath.Path(folder)
-        directory_check(str(self.folder))
         # The time is in seconds, and one file must not replace another.
         now, host = int(time.time()), socket.gethostname()
         name = f"events.out.tfevents.{now}.{host}.after_{after_step:08d}"
-        self._writer = RecordWriter(os.path.join(str(self.folder), name))
+        self._bucket = self._folder_here = None
+        here = str(self.folder)
+        if "://" in here:
+            # A file in a bucket is written whole: this one, each time it has grown.
+            self._bucket = self.folder / name
+            self._folder_here = tempfile.TemporaryDirectory()
+            here = self._folder_here.name
+        directory_check(here)
+        self._path = os.path.join(here, name)
+        self._writer = RecordWriter(self._path)
+        self._has_news = False
         self._write(_Event(file_version="brain.Event:2"), 0)
         start = _SessionLog(status=_SessionLog.START)
         self._write(_Event(session_log=start), after_step + 1)
@@ -51,14 +61,23 @@ class EventFile:
         )
 
     def flush(self) -> None:
-        """Returns when all that was added is on the disk."""
+        """Returns when all that was added is on the disk, or in the bucket."""
+        if not self._has_news:
+            return
+        self._has_news = False
         self._writer.flush()
+        if self._bucket is not None:
+            self._bucket.write_bytes(epath.Path(self._path).read_bytes())
 
     def close(self) -> None:
         """Flushes and closes the file."""
+        self.flush()
         self._writer.close()
+        if self._folder_here is not None:
+            self._folder_here.cleanup()
 
     def _write(self, event: Any, step: int) -> None:
         event.wall_time = time.time()
         event.step = step
         self._writer.write(event.SerializeToString())
+        self._has_news = True

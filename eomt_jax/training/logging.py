@@ -181,7 +181,7 @@ class MetricsWriter:
     """One record a step, in metrics.jsonl and in TensorBoard event files.
 
     Records past `step` are dropped when the writer is opened: a run that was resumed
-    there writes them again.
+    there writes them again. Its own may be added to.
     """
 
     def __init__(self, workdir: epath.PathLike, *, step: int, enabled: bool = True):
@@ -194,9 +194,11 @@ class MetricsWriter:
         """
         self._path = epath.Path(workdir) / "metrics.jsonl"
         self._records: dict[int, Scalars] = {}
+        self._written: list[str] = []
         self._events = None
         if enabled:
-            _keep_records(self._path, up_to=step)
+            self._written = _read_records(self._path, up_to=step)
+            self._rewrite()
             folder = epath.Path(workdir) / "tensorboard"
             self._events = EventFile(folder, after_step=step)
 
@@ -214,19 +216,35 @@ class MetricsWriter:
         records, self._records = self._records, {}
         if self._events is None:
             return
-        lines = []
+        lines, amended = [], False
         for step, values in records.items():
             # JSON knows no NaN, and TensorBoard draws none.
             known = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            lines.append(json.dumps({"step": step, **known}) + "\n")
+            record = {"step": step}
+            if self._written and _step_of(self._written[-1]) == step:
+                record, amended = json.loads(self._written.pop()), True
+            lines.append(json.dumps({**record, **known}))
+            self._written.append(lines[-1])
             for name, value in known.items():
                 if value is not None:
                     self._events.scalar(step, name, float(value))
-        if lines:
-            with _told_of(self._path), self._path.open("a") as file:
-                file.write("".join(lines))
+        with _told_of(self._path):
+            if amended or (lines and "://" in str(self._path)):
+                self._rewrite()
+            elif lines:
+                with self._path.open("a") as file:
+                    file.write("".join(f"{line}\n" for line in lines))
         with _told_of(self._events.folder):
             self._events.flush()
+
+    def _rewrite(self) -> None:
+        """Writes all records anew, for nothing can be added to a file in a bucket."""
+        if not self._written and not self._path.exists():
+            return
+        text = "".join(f"{line}\n" for line in self._written)
+        unfinished = self._path.parent / f".{self._path.name}.unfinished"
+        unfinished.write_text(text)
+        unfinished.replace(self._path)
 
     def __enter__(self):
         return self
@@ -252,13 +270,11 @@ def _told_of(path: epath.Path) -> Iterator[None]:
         raise
 
 
-def _keep_records(path: epath.Path, *, up_to: int) -> None:
+def _read_records(path: epath.Path, *, up_to: int) -> list[str]:
+    """The lines of all records up to that step, whole ones."""
     if not path.exists():
-        return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= up_to]
-    unfinished = path.parent / f".{path.name}.unfinished"
-    unfinished.write_text("".join(f"{line}\n" for line in kept))
-    unfinished.replace(path)
+        return []
+    return [line for line in path.read_text().splitlines() if _step_of(line) <= up_to]
 
 
 def _step_of(line: str) -> int:

@@ -3,11 +3,15 @@
 import json
 import os
 import struct
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
 from tensorboardX import record_writer
 from tensorboardX.proto import event_pb2
 
@@ -158,6 +162,55 @@ def test_records_past_the_restored_step_are_written_once(tmp_path):
         {"step": 4, "loss": 40.0},
     ]
     assert read_scalars(tmp_path) == [("loss", step) for step in (1, 2, 3, 4)]
+
+
+def test_record_of_the_restored_step_may_be_added_to(tmp_path):
+    with MetricsWriter(tmp_path, step=0) as writer:
+        for step in (1, 2):
+            writer.scalars(step, {"loss": float(step)})
+    with MetricsWriter(tmp_path, step=2) as writer:
+        writer.scalars(2, {"eval/pq_all": 12.5})
+        writer.flush()
+        writer.scalars(3, {"loss": 3.0})
+    assert read_records(tmp_path) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 2.0, "eval/pq_all": 12.5},
+        {"step": 3, "loss": 3.0},
+    ]
+    shown = [("loss", 1), ("loss", 2), ("eval/pq_all", 2), ("loss", 3)]
+    assert read_scalars(tmp_path) == shown
+
+
+class Bucket(MemoryFileSystem):
+    """What a bucket is to this code: files are written whole, never added to."""
+
+    store: ClassVar = {}
+    pseudo_dirs: ClassVar = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("gs:/"))
+
+    def _open(self, path, mode="rb", **options):
+        assert "a" not in mode
+        return super()._open(path, mode, **options)
+
+
+def test_runs_in_buckets_are_recorded_too(monkeypatch):
+    bucket = Bucket()
+    monkeypatch.setattr(
+        backend._FileSystemSpecBackend, "_get_filesystem", lambda *_: bucket
+    )
+    workdir = epath.Path("gs://bucket/run")
+    workdir.mkdir(parents=True)
+    for start in (0, 2):
+        with MetricsWriter(workdir, step=start) as writer:
+            for step in range(start + 1, start + 4):
+                writer.scalars(step, {"loss": float(step + start)})
+                writer.flush()
+    losses = [(r["step"], r["loss"]) for r in read_records(workdir)]
+    assert losses == [(1, 1.0), (2, 2.0), (3, 5.0), (4, 6.0), (5, 7.0)]
+    assert read_scalars(workdir) == [("loss", step) for step in range(1, 6)]
 
 
 def test_one_record_holds_all_that_is_said_of_a_step(tmp_path):
