@@ -1,4 +1,4 @@
-"""What happens beside the steps: evaluation, pictures, and stopping on purpose."""
+"""What may end a run before its time, on purpose or not."""
 
 import collections
 import contextlib
@@ -10,23 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from orbax.checkpoint.multihost import reached_preemption
 
-from eomt_jax.evaluation.checkpoint import config_batches
-from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
-from eomt_jax.evaluation.tables import GROUPS, Results, headline
-from eomt_jax.inference.comparison import draw_comparison, evaluation_pictures
-from eomt_jax.inference.runner import Runner
-from eomt_jax.parallel.batch import local_rows, place_batch
-from eomt_jax.parallel.processes import is_main
-from eomt_jax.pipeline.loader import BatchIterator
-from eomt_jax.pipeline.records import open_split
+from eomt_jax.parallel.batch import local_rows
+from eomt_jax.parallel.processes import gather_rows
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.checkpoint import Checkpoints
-from eomt_jax.training.logging import MetricsWindow, Scalars
-from eomt_jax.training.setup import Setup
-from eomt_jax.training.stored_step import Score
+from eomt_jax.training.logging import MetricsWindow, say
 from eomt_jax.types import Batch
 
 RUN_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try once more.
@@ -42,80 +32,6 @@ class NonFiniteError(RuntimeError):
 
 class OutOfMemoryError(RuntimeError):
     """The run does not fit into memory; the message says what to turn."""
-
-
-class Evaluation:
-    """Scores the network on the evaluation split, and draws some of its images."""
-
-    def __init__(self, setup: Setup):
-        """Opens the split; the network compiles when first called.
-
-        Raises:
-          ValueError: the split's annotations can't tell how good it is at the task.
-        """
-        data = setup.config.dataset
-        self._config = setup.config
-        self._source = open_split(data.data_dir, data.name, data.eval_split)
-        info = self._source.info
-        self._runner = Runner(
-            setup.initialization.model,
-            info,
-            task=evaluation_task(setup.config.eval.task, info),
-            mesh=setup.mesh,
-        )
-        self._pictured: Batch | None = None
-
-    def evaluate(self, params: Any) -> Results:
-        """See evaluation.evaluator.evaluate."""
-        with self._batches(self._config.eval.num_images) as batches:
-            return evaluate(
-                self._runner,
-                params,
-                batches,
-                info=self._source.info,
-                source=self._source,
-            )
-
-    def draw(self, params: Any) -> np.ndarray | None:
-        """Predictions beside targets, the same images each time; uint8 [H, W, 3].
-
-        All processes predict, the first one alone draws: the others get None.
-        """
-        num_pictures = self._config.logging.num_pictures
-        if self._pictured is None:
-            with self._batches(num_pictures) as batches:
-                self._pictured = next(batches)
-        batch = self._pictured
-        prediction = self._runner(params, place_batch(batch, self._runner.mesh))
-        prediction = local_rows(prediction)
-        if not is_main():
-            return None
-        pictures = evaluation_pictures(
-            batch, prediction, self._source, max_pictures=num_pictures
-        )
-        return draw_comparison(pictures, self._source.info)
-
-    def _batches(self, num_images: int) -> BatchIterator:
-        return config_batches(
-            self._config, self._source, task=self._runner.task, num_images=num_images
-        )
-
-
-def result_scalars(results: Results) -> Scalars:
-    """The means of an evaluation that exist, by name; panoptic ones by group too."""
-    by_group = results["task"] == "panoptic"
-    return {
-        f"eval/{name}_{group}" if by_group else f"eval/{name}": value
-        for group in GROUPS
-        for name, value in results.get(group, {}).items()
-        if name != "num_classes" and value is not None
-    }
-
-
-def result_score(results: Results) -> Score | None:
-    """What checkpoints are compared by; None where there was nothing to measure."""
-    name, value = headline(results)
-    return None if value is None else Score(name, value)
 
 
 class NonFiniteGuard:
@@ -167,8 +83,8 @@ class NonFiniteGuard:
         indices = dict(self._batches).get(step)
         images = "unknown"
         if indices is not None:
-            rows = local_rows(indices).tolist()
-            images = ", ".join(self._source.image_id(row) for row in rows)
+            rows = gather_rows(local_rows(indices))
+            images = ", ".join(self._source.image_id(row) for row in rows.tolist())
         self._checkpoints.wait()
         last = self._checkpoints.latest_step()
         saved = "there is none yet"
@@ -207,25 +123,28 @@ def explain_out_of_memory() -> Iterator[None]:
 class StopRequest:
     """Turns SIGTERM and Ctrl-C into a question, so that the run can save itself first.
 
-    A second signal ends the process at once, as it would have without this; of several
-    processes that is so once they have agreed.
+    Before the first step, when there is nothing to save, one process stops at once. A
+    second signal ends it as it would have without this; of several processes that is so
+    once they have agreed.
     """
 
     def __init__(self):
         self._requested = False
+        self._num_asked = 0
         self._previous: dict[int, Any] = {}
 
-    def agreed(self, step: int) -> bool:
-        """Whether to save after `step` and stop; the same in all processes.
+    def agreed(self) -> bool:
+        """Whether to save now and stop; the same in all processes.
 
-        One process that was asked is enough: JAX tells the others, and all stop at the
-        first step that none of them has passed. Call it once a step, in every process.
-
-        Args:
-          step: steps done; one more at each call.
+        One process that was told is enough: JAX tells the others, and all stop at the
+        first call that none of them has passed. Every process calls it equally often:
+        after each step, and after each batch of an evaluation.
         """
-        if jax.process_count() > 1:
-            self._requested = reached_preemption(step)
+        self._num_asked += 1
+        if jax.process_count() > 1 and not self._requested:
+            # Calls are counted, not steps: told before the first call, JAX waits for
+            # number 1, wherever a resumed run begins.
+            self._requested = reached_preemption(self._num_asked)
             if self._requested and _in_main_thread():
                 # JAX would go on noting a signal that nobody asks for any more.
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -251,6 +170,9 @@ class StopRequest:
     def _request(self, *_: object) -> None:
         self._requested = True
         self._restore()
+        if not self._num_asked:
+            say("Stopped by a signal; there was nothing new to save.")
+            raise Interrupted(RUN_AGAIN)
 
     def _pass_on(self, *_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -9,12 +9,10 @@ from typing import Any
 import jax
 from etils import epath
 
-from eomt_jax.evaluation.tables import format_table, write_results
-from eomt_jax.inference.comparison import write_picture
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.processes import check_shared_folder, is_main
-from eomt_jax.training import hooks, run_folder
+from eomt_jax.training import hooks, reviews, run_folder
 from eomt_jax.training.checkpoint import Checkpoints
 from eomt_jax.training.logging import (
     MetricsWindow,
@@ -64,6 +62,7 @@ def train(
     run_folder.check(workdir)
     check_shared_folder(workdir)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(hooks.StopRequest())
         stack.enter_context(hooks.explain_out_of_memory())
         stack.enter_context(run_folder.explain_full_disk(workdir))
         checkpoints = Checkpoints(
@@ -79,12 +78,16 @@ def train(
             model = native.read_model_config(workdir)
             run = setup(config, devices=devices, resumed=model)
             state, step = resume(checkpoints, run)
-        if step >= run.total_steps:
+        left_out = reviews.left_out(run, workdir, step)
+        if step >= run.total_steps and not any(left_out):
             say(f"Nothing to do: {checkpoints.path(step)} is the run's last step.")
         else:
             if is_main():
                 run_folder.describe(workdir, run, resumed=step > 0)
-            state = _run_steps(run, workdir, checkpoints, state, step, stack)
+            run = run.without_weights()
+            state = _run_steps(
+                run, workdir, checkpoints, state, step, left_out, stop, stack
+            )
         if checkpoints.best() is not None:
             say(checkpoints.describe_best())
         return state
@@ -96,16 +99,23 @@ def _run_steps(
     checkpoints: Checkpoints,
     state: TrainState,
     step: int,
+    left_out: reviews.Review,
+    stop: hooks.StopRequest,
     stack: contextlib.ExitStack,
 ) -> TrainState:
     config, total_steps = run.config, run.total_steps
-    stop = stack.enter_context(hooks.StopRequest())
     # Not written to by other processes: they have nothing that the first hasn't.
     writer = stack.enter_context(MetricsWriter(workdir, step=step, enabled=is_main()))
+    reviewer = reviews.Reviewer(run, workdir, writer, stop)
+    _, left = reviewer.make(left_out, step, state.params)
+    writer.flush()
+    if left:
+        raise hooks.Interrupted(hooks.RUN_AGAIN)
+    if step >= total_steps:
+        return state
     start = run.position(step).next_example
     batches = prefetch(run.train_batches(start_example=start), run.mesh)
     stack.callback(batches.close)
-    evaluation = hooks.Evaluation(run)
     guard = hooks.NonFiniteGuard(run.source, checkpoints)
     schedule = SaveSchedule(
         every_steps=config.checkpoint.every_steps,
@@ -118,22 +128,18 @@ def _run_steps(
     train_step = compile_step(run.train_step, state, first)
     stopwatch.lap()
 
-    def due(every_steps: int) -> bool:
-        return every_steps > 0 and (step % every_steps == 0 or step == total_steps)
-
     for batch in itertools.chain([first], batches):
         guard.remember(step + 1, batch)
         state, metrics = train_step(state, batch)
         step += 1
         window.add(metrics, batch.replaced)
         checkpoints.check()
-        stopping = stop.agreed(step)
-        num_pictures = config.logging.num_pictures
-        picture = num_pictures > 0 and due(config.logging.picture_every_steps)
-        evaluate = due(config.eval.every_steps)
-        keep_best = evaluate and config.checkpoint.keep_best > 0
-        save = schedule.due(step) or stopping or keep_best
-        if due(config.logging.every_steps):
+        stopping = stop.agreed()
+        review = reviews.due(run, step)
+        scored = review.evaluation and config.checkpoint.keep_best > 0
+        save = schedule.due(step) or stopping or scored
+        log_every = config.logging.every_steps
+        if log_every > 0 and (step % log_every == 0 or step == total_steps):
             num_steps = len(window)
             metrics, num_finite, replaced = window.read()
             guard.check_metrics(step, num_steps=num_steps, num_finite=num_finite)
@@ -151,37 +157,26 @@ def _run_steps(
                     memory=memory_use(),
                 )
             )
-        if save or picture or evaluate:
+        if save or any(review):
             # Nothing is shown or kept of parameters that are lost.
             guard.check(step, state.params, window)
         score = None
         with stopwatch.pause():
-            if evaluate:
-                results = evaluation.evaluate(state.params)
-                score = hooks.result_score(results)
-                writer.scalars(step, hooks.result_scalars(results))
-                say(f"Evaluation after step {step}, without masked attention:")
-                say(format_table(results, per_class=step == total_steps))
-                if is_main():
-                    write_results(results, workdir / f"evaluations/{step:08d}.json")
-            if picture:
-                drawn = evaluation.draw(state.params)
-                if drawn is not None:
-                    writer.image(step, "predictions", drawn)
-                    write_picture(workdir / f"pictures/{step:08d}.png", drawn)
+            if not stopping:  # There may be no time; the next start makes it up.
+                score, stopping = reviewer.make(review, step, state.params)
             # Before the checkpoint: a run that goes on from it writes nothing twice
             # and leaves nothing out.
             writer.flush()
-            if save:
+            if save or stopping:
                 checkpoints.save(step, state, run.position(step), score=score)
                 schedule.saved()
-        if step == total_steps:
-            checkpoints.wait()
-            break
-        if stopping:
+        if stopping and (step < total_steps or any(review)):
             checkpoints.wait()
             say(f"Stopped by a signal; saved as {checkpoints.path(step)}.")
             raise hooks.Interrupted(hooks.RUN_AGAIN)
+        if step == total_steps:
+            checkpoints.wait()
+            break
     return state
 
 

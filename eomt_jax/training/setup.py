@@ -76,6 +76,14 @@ class Setup:
             loaded=self.initialization.loaded,
         )
 
+    def without_weights(self) -> "Setup":
+        """Without the pre-trained weights, once the state is created of them.
+
+        On the host they take as much as the parameters themselves.
+        """
+        bare = dataclasses.replace(self.initialization, loaded=None)
+        return dataclasses.replace(self, initialization=bare)
+
     def position(self, step: int) -> DataPosition:
         """Where in the stream of examples the run stands after `step` steps."""
         config = self.config

@@ -38,17 +38,27 @@ def start(folder, workdir, *, variables=(), **fields):
     )
 
 
-def wait_for_step(run, step):
-    """Until process 0 has told of a step, of `step` or a later one."""
+def wait_until(run, is_true):
+    """Until process 0 has printed lines of which `is_true`."""
     deadline = time.monotonic() + TIMEOUT
-    while not any(
-        int(line.split("/")[0].split()[1]) >= step
-        for line in run.output(0).splitlines()
-        if line.startswith("step ")
-    ):
+    while not is_true(run.output(0).splitlines()):
         assert run.running[0].poll() is None, run.output(0)
         assert time.monotonic() < deadline, run.output(0)
         time.sleep(0.02)
+
+
+def wait_for(run, text):
+    wait_until(run, lambda lines: any(line.startswith(text) for line in lines))
+
+
+def wait_for_step(run, step):
+    """Until process 0 has told of a step, of `step` or a later one."""
+
+    def told(lines):
+        steps = [line.split("/")[0].split()[1] for line in lines if line[:5] == "step "]
+        return any(int(number) >= step for number in steps)
+
+    wait_until(run, told)
 
 
 @pytest.mark.timeout(600)
@@ -66,6 +76,15 @@ def test_run_of_two_processes_survives_what_hits_one_of_them(tmp_path):
         assert "Stopped by a signal; saved as " in ended[0].output
         saved = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal())
         assert 1 < saved < 40
+
+        # Before the first step of a run that goes on: after it, all stop.
+        with start(tmp_path, "hit") as run:
+            wait_for(run, "Compiling the training step")
+            run.running[1].send_signal(signal.SIGTERM)
+            ended = run.wait(timeout=TIMEOUT)
+        assert [one.returncode for one in ended] == [RUN_AGAIN] * 2, ended
+        assert (checkpoints / str(saved + 1)).is_dir()
+        saved += 1
 
         with start(tmp_path, "hit") as run:
             wait_for_step(run, saved + 1)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.training import dry_run, hooks, loop, save_schedule
+from eomt_jax.training import dry_run, hooks, loop, reviews, save_schedule, stored_step
 from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.setup import Setup, setup
 from eomt_jax.training.stored_step import Score
@@ -139,6 +139,86 @@ def test_sigterm_saves_exits_with_run_again_and_continues(
     assert "Going on from" in capsys.readouterr().out
 
 
+def test_signal_before_the_first_step_ends_at_once(
+    tiny_config, tmp_path, monkeypatch, capsys
+):
+    def compile_step(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("compiled all the same")
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(loop, "compile_step", compile_step)
+        run(tiny_config, tmp_path)
+    assert stop.value.code == 75
+    assert "Stopped by a signal" in capsys.readouterr().out
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def told(workdir):
+    """What the run wrote of its evaluations and pictures, and TensorBoard's steps."""
+    records = (workdir / "metrics.jsonl").read_text().splitlines()
+    times = "images_per_second"
+    records = [{k: v for k, v in json.loads(r).items() if k != times} for r in records]
+    files = sorted(p.name for p in workdir.glob("[ep][vi]*s/*"))
+    return records, files
+
+
+@pytest.mark.parametrize("last_step", [4, 6])
+@pytest.mark.parametrize("during", [False, True])
+def test_stopped_run_makes_up_for_the_evaluation_it_left_out(
+    tiny_config, tmp_path, monkeypatch, capsys, reference, last_step, during
+):
+    """Asked to stop right before a step with an evaluation, or within that."""
+    tiny_config.eval.every_steps = last_step
+    tiny_config.logging.picture_every_steps = last_step
+    tiny_config.checkpoint.every_steps = 100
+    if not during:
+        run(tiny_config, tmp_path / "whole")
+        reference[last_step] = told(tmp_path / "whole")
+    evaluate = reviews.evaluate
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        if during:
+
+            def evaluate_and_be_killed(*args, **options):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return evaluate(*args, **options)
+
+            patch.setattr(reviews, "evaluate", evaluate_and_be_killed)
+        else:
+            before_step(patch, last_step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        run(tiny_config, tmp_path)
+    assert stop.value.code == 75
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [str(last_step)]
+    assert not (tmp_path / "evaluations").exists()
+    capsys.readouterr()
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+    out = capsys.readouterr().out
+    assert out.count(f"Evaluation after step {last_step},") == 1
+    assert out.count("step ") - out.count("after step") == 6 - last_step
+    assert told(tmp_path) == reference[last_step]
+
+
+def test_checkpoint_out_of_reach_is_not_taken_for_damaged(
+    tiny_config, tmp_path, monkeypatch, reference
+):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        before_step(patch, 6, crash)
+        run(tiny_config, tmp_path)
+
+    def restore(*_, **__):
+        raise ConnectionResetError("Connection reset by peer")
+
+    step = tmp_path / "checkpoints/4"
+    handler = stored_step.ocp.StandardCheckpointHandler
+    with monkeypatch.context() as patch, pytest.raises(OSError) as error:
+        patch.setattr(handler, "restore", restore)
+        run(tiny_config, tmp_path)
+    assert f"{step} could not be read: ConnectionResetError" in str(error.value)
+    assert_equal(run(tiny_config, tmp_path), reference["state"])
+
+
 def damage(step_folder):
     """Cuts short the file that holds most of the optimizer's state."""
     files = (step_folder / "training/d").iterdir()
@@ -229,7 +309,7 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(
     tiny_config.checkpoint.keep = 1
     tiny_config.checkpoint.keep_best = 1
     scores = iter([Score("PQ", 12.25), Score("PQ", 9.5)])
-    monkeypatch.setattr(hooks, "result_score", lambda results: next(scores))
+    monkeypatch.setattr(reviews, "result_score", lambda results: next(scores))
     state = run(tiny_config, tmp_path)
 
     records = [

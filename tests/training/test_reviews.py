@@ -1,4 +1,4 @@
-from eomt_jax.training import hooks
+from eomt_jax.training import reviews
 
 
 def test_result_scalars_of_panoptic_quality_by_group():
@@ -10,7 +10,7 @@ def test_result_scalars_of_panoptic_quality_by_group():
         "per_class": [{"name": "sky", "pq": 1.0}],
         "num_images": 3,
     }
-    assert hooks.result_scalars(results) == {
+    assert reviews.result_scalars(results) == {
         "eval/pq_all": 1.5,
         "eval/sq_all": 2.0,
         "eval/rq_all": 3.0,
@@ -26,4 +26,4 @@ def test_result_scalars_of_other_tasks_have_no_group():
         "all": {"ap": 1.5, "ap_large": None, "num_classes": 2},
         "num_images": 3,
     }
-    assert hooks.result_scalars(results) == {"eval/ap": 1.5}
+    assert reviews.result_scalars(results) == {"eval/ap": 1.5}
