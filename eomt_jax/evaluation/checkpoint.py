@@ -156,7 +156,7 @@ def config_batches(
     *,
     task: Task,
     num_images: int,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
 ) -> BatchIterator:
     """This process's rows of the evaluation batches, read as config says.
 
@@ -165,9 +165,9 @@ def config_batches(
       source: the split.
       task: what is measured.
       num_images: the first so many; 0: all.
-      mesh: that the batches will lie on; by default config's, of all devices.
+      mesh: that the batches will lie on.
     """
-    reader = reader_of(mesh or create_mesh(**config.mesh))
+    reader = reader_of(mesh)
     return eval_batches(
         source,
         global_batch_size=config.eval.batch_size,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -67,10 +68,12 @@ def create_mesh(
             f"{found} wants {data * fsdp * tensor} devices, but JAX sees {count}; set "
             "mesh.data = -1 to take them all"
         )
-    # Auto axes: under the default, Explicit, optax's on-device assignment fails.
-    mesh = jax.make_mesh(
-        (data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    # jax.make_mesh would let an axis take part of a physical one on v5e alone.
+    placed = mesh_utils.create_device_mesh(
+        (data, fsdp, tensor), devices, allow_split_physical_axes=True
     )
+    # Auto axes: under the default, Explicit, optax's on-device assignment fails.
+    mesh = Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
     held_shards(mesh)  # raises
     return mesh
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint.multihost import reached_preemption
 
-from eomt_jax.parallel.batch import local_rows
+from eomt_jax.parallel.batch import owned_rows
 from eomt_jax.parallel.processes import gather_rows
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.checkpoint import Checkpoints
@@ -83,7 +83,7 @@ class NonFiniteGuard:
         indices = dict(self._batches).get(step)
         images = "unknown"
         if indices is not None:
-            rows = gather_rows(local_rows(indices))
+            rows = gather_rows(owned_rows(indices))
             images = ", ".join(self._source.image_id(row) for row in rows.tolist())
         self._checkpoints.wait()
         last = self._checkpoints.latest_step()

@@ -177,7 +177,11 @@ class _Evaluation:
 
     def _batches(self, num_images: int) -> BatchIterator:
         return config_batches(
-            self._config, self._source, task=self._runner.task, num_images=num_images
+            self._config,
+            self._source,
+            task=self._runner.task,
+            num_images=num_images,
+            mesh=self._runner.mesh,
         )
 
 
