@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.training import optimizer
-from tests.parallel.mesh_run import BATCH, train
+from tests.meshes.mesh_run import BATCH, train
 from tests.processes import run_processes
 
 TOLERANCE = 1e-5
@@ -54,7 +54,7 @@ def split_up(request, tmp_path_factory):
         return run, [train(run.shape, accumulation=run.accumulation)]
     folder = tmp_path_factory.mktemp("processes")
     run_processes(
-        "tests.parallel.mesh_run",
+        "tests.meshes.mesh_run",
         [folder, *run.shape, run.accumulation],
         count=run.processes,
         devices=math.prod(run.shape) // run.processes,

@@ -1,6 +1,6 @@
 """Ten small steps of training on a mesh, in this process or in several.
 
-`python -m tests.parallel.mesh_run FOLDER DATA FSDP TENSOR PARTS` leaves in FOLDER what
+`python -m tests.meshes.mesh_run FOLDER DATA FSDP TENSOR PARTS` leaves in FOLDER what
 `train` returns, a file of each process.
 """
 
