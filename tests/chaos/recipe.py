@@ -12,8 +12,8 @@ def get_config() -> ml_collections.ConfigDict:
     register_micro_variant()
     config = make_config("")
     config.batch_size = 4
-    config.total_steps = 120
-    config.optimizer.published_steps = 120
+    config.total_steps = 200
+    config.optimizer.published_steps = 200
     config.checkpoint.every_steps = 5
     config.eval.every_steps = 20
     config.eval.batch_size = 4
