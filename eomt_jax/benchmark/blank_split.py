@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as mask_codec
 
 from eomt_jax.dataset_info import published_info
-from eomt_jax.pipeline.records import Record
+from eomt_jax.pipeline.records import Record, open_split, prepared_versions
+from eomt_jax.pipeline.samples import Source
 from eomt_jax.types import DatasetInfo
 
 
@@ -101,3 +102,15 @@ class BlankSplit:
             width=width,
             **masks,
         )
+
+
+def open_or_blank(config: Any, split: str) -> Source:
+    """A split of config's dataset, blank where it isn't prepared.
+
+    Raises:
+      ValueError: it is neither prepared nor published.
+    """
+    data = config.dataset
+    if prepared_versions(data.data_dir, data.name):
+        return open_split(data.data_dir, data.name, split)
+    return BlankSplit(data.name, split)

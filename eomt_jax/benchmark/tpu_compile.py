@@ -9,7 +9,7 @@ import jax
 from absl import logging
 
 from eomt_jax.benchmark import hlo
-from eomt_jax.benchmark.blank_split import BlankSplit
+from eomt_jax.benchmark.blank_split import open_or_blank
 from eomt_jax.benchmark.flops import forward_flops, matmul_flops
 from eomt_jax.benchmark.tpu_topology import Slice
 from eomt_jax.evaluation.evaluator import (
@@ -20,8 +20,6 @@ from eomt_jax.evaluation.evaluator import (
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import batch_sharding
 from eomt_jax.pipeline.loader import eval_batches, train_batches
-from eomt_jax.pipeline.records import open_split, prepared_versions
-from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.types import Batch
 
@@ -93,17 +91,10 @@ def compile_config(
       ValueError: as `setup`, the dataset is unknown, or the compiler refuses for
         another reason than memory.
     """
-    source = _open_source(config, config.dataset.train_split)
+    source = open_or_blank(config, config.dataset.train_split)
     run = setup(config, devices=slice_.devices, source=source)
     compile_one = {"train": _compile_train, "eval": _compile_eval}
     return run, [compile_one[name](run, slice_) for name in programs]
-
-
-def _open_source(config: Config, split: str) -> Source:
-    data = config.dataset
-    if prepared_versions(data.data_dir, data.name):
-        return open_split(data.data_dir, data.name, split)
-    return BlankSplit(data.name, split)
 
 
 def _compile_train(run: Setup, slice_: Slice) -> Program:
@@ -135,7 +126,7 @@ def _compile_train(run: Setup, slice_: Slice) -> Program:
 
 def _compile_eval(run: Setup, slice_: Slice) -> Program:
     config, model = run.config, run.initialization.model
-    source = _open_source(config, config.dataset.eval_split)
+    source = open_or_blank(config, config.dataset.eval_split)
     info, task = source.info, evaluation_task(config.eval.task, source.info)
     batches = eval_batches(
         source,

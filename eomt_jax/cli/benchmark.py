@@ -1,14 +1,18 @@
 """eomt-benchmark: what a config takes, of memory and time.
 
-eomt-benchmark --compile-for=v5e:4x4 --config=configs/coco_panoptic_vitl_640.py
+eomt-benchmark --config=configs/coco_panoptic_vits_640_2x.py --measure=inference
+eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 
-Compiles the training step and the evaluation for that TPU slice on any machine, without
-a TPU, and says per chip how much memory they take and how long they take at least.
+The first times the network and the training step on this machine's devices, with
+--against=transformers beside PyTorch's, all taking turns. The second compiles training
+and evaluation for a TPU slice that needn't be here, and says per chip how much memory
+they take and how long they take at least.
 """
 
 import json
 import os
 import sys
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -21,8 +25,26 @@ _COMPILE_FOR = flags.DEFINE_string(
 _PROGRAMS = flags.DEFINE_list(
     "programs", ["train", "eval"], "Which of the two to compile."
 )
+_MEASURE = flags.DEFINE_list("measure", [], "What to time: inference, train_step.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Of inference.")
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 10, "In which all that is compared takes turns."
+)
+_AGAINST = flags.DEFINE_enum(
+    "against", "", ["", "transformers"], "PyTorch's, in the same rounds."
+)
+_MODES = flags.DEFINE_list(
+    "torch_modes",
+    ["eager", "compiled"],
+    "How PyTorch's network is called in inference: eager, compiled, max-autotune.",
+)
+_THREADS = flags.DEFINE_integer(
+    "torch_threads", 0, "Of torch, on CPU; 0: the processors that JAX takes."
+)
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers as well.")
-flags.mark_flags_as_required(["config", "compile_for"])
+flags.mark_flag_as_required("config")
+
+_MEASURES = ("inference", "train_step")
 
 
 def main() -> None:
@@ -39,32 +61,67 @@ def main() -> None:
 def _run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
+    if bool(_COMPILE_FOR.value) == bool(_MEASURE.value):
+        raise app.UsageError("give --measure=inference,train_step or --compile-for")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    try:
+        fits, report = _compile() if _COMPILE_FOR.value else _measure()
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if _OUT.value:
+        from etils import epath
+
+        path = epath.Path(_OUT.value).expanduser()
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        print(f"written to {path}")
+    if not fits:
+        sys.exit(1)
+
+
+def _compile() -> tuple[bool, dict[str, Any]]:
     unknown = set(_PROGRAMS.value) - {"train", "eval"}
     if unknown or not _PROGRAMS.value:
         raise app.UsageError(f"--programs takes train and eval, not {sorted(unknown)}")
     # Before jax is imported: what compiles for a TPU must not look for one.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    from etils import epath
-
     from eomt_jax.benchmark import tpu_compile, tpu_report, tpu_topology
 
-    try:
-        slice_ = tpu_topology.open_slice(_COMPILE_FOR.value or "")
-        run, programs = tpu_compile.compile_config(
-            _CONFIG.value, slice_, programs=tuple(_PROGRAMS.value)
-        )
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    slice_ = tpu_topology.open_slice(_COMPILE_FOR.value or "")
+    run, programs = tpu_compile.compile_config(
+        _CONFIG.value, slice_, programs=tuple(_PROGRAMS.value)
+    )
     print(tpu_report.format_report(run, slice_, programs))
-    if _OUT.value:
-        report = tpu_report.as_json(run, slice_, programs)
-        path = epath.Path(_OUT.value).expanduser()
-        path.write_text(json.dumps(report, indent=2) + "\n")
-        print(f"written to {path}")
-    if not all(program.fits for program in programs):
-        sys.exit(1)
+    fits = all(program.fits for program in programs)
+    return fits, tpu_report.as_json(run, slice_, programs)
+
+
+def _measure() -> tuple[bool, dict[str, Any]]:
+    unknown = set(_MEASURE.value) - set(_MEASURES)
+    if unknown:
+        raise app.UsageError(
+            f"--measure takes {', '.join(_MEASURES)}, not {sorted(unknown)}"
+        )
+    if not all(size.isdigit() and int(size) for size in _BATCH_SIZES.value):
+        raise app.UsageError(f"--batch_sizes={_BATCH_SIZES.value}: numbers from 1")
+    if _ROUNDS.value < 1:
+        raise app.UsageError(f"--rounds={_ROUNDS.value}: at least 1")
+    # Beside torch, JAX must not take all of a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from eomt_jax.benchmark import machine, measure
+
+    compared = machine.describe(
+        torch_threads=_THREADS.value, with_torch=bool(_AGAINST.value)
+    )
+    print(machine.format_description(compared))
+    report = measure.measure(
+        _CONFIG.value,
+        what=tuple(_MEASURE.value),
+        batch_sizes=[int(size) for size in _BATCH_SIZES.value],
+        rounds=_ROUNDS.value,
+        torch_modes=tuple(_MODES.value) if _AGAINST.value else (),
+    )
+    return True, {"machine": compared, **report}
 
 
 if __name__ == "__main__":

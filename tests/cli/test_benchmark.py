@@ -26,7 +26,9 @@ def call(*arguments):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((RECIPE,), "compile_for"),
+        ((RECIPE,), "give --measure=inference,train_step or --compile-for"),
+        ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
+        ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
         (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
         (("--compile-for=v5e:banana", RECIPE), "no TPU slice 'v5e:banana'"),
     ],

@@ -1,0 +1,123 @@
+"""Images to masks and classes: how long, against what the device and others can do."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from eomt_jax.benchmark.flops import forward_flops
+from eomt_jax.benchmark.timing import MatrixRate, Timing, take_turns
+from eomt_jax.inference.runner import last_logits
+from eomt_jax.models.eomt import EoMT
+
+OURS, PEAK = "eomt_jax", "matrix product"
+
+Rivals = Mapping[str, Callable[[np.ndarray], Callable[[], Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """The network at one batch size.
+
+    Attributes:
+      batch_size: images a call.
+      timings: by name: OURS and the rivals.
+      flops: of ours, a call.
+      peak: FLOPs a second of large matrix products, measured in the same rounds.
+    """
+
+    batch_size: int
+    timings: Mapping[str, Timing]
+    flops: float
+    peak: float
+
+    @property
+    def share(self) -> float:
+        """Of the peak that ours reaches."""
+        return self.flops / self.timings[OURS].median / self.peak
+
+    def images_per_second(self, name: str) -> float:
+        return self.batch_size / self.timings[name].median
+
+
+def measure(
+    model: EoMT,
+    params: Any,
+    *,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    rivals: Rivals | None = None,
+    seed: int = 0,
+) -> list[Inference]:
+    """Times the network alone: pixels on the device to logits, without masking.
+
+    Args:
+      model: an EoMT.
+      params: its parameters, on the device.
+      batch_sizes: one result each.
+      rounds: in which all take turns.
+      rivals: by name what makes a job of images, uint8 [B, H, W, 3].
+      seed: of the random images.
+    """
+    predict = jax.jit(lambda params, images: last_logits(model, params, images))
+    flops, rate = forward_flops(model, training=False), MatrixRate(model.vit.dtype)
+    rng = np.random.default_rng(seed)
+    results = []
+    for batch_size in batch_sizes:
+        shape = (batch_size, *model.vit.image_size, 3)
+        images = rng.integers(0, 256, shape, np.uint8)
+        on_device = jax.device_put(images)
+
+        def ours(images: jax.Array = on_device) -> Any:
+            return predict(params, images)
+
+        jobs = {OURS: ours, PEAK: rate}
+        jobs |= {name: make(images) for name, make in (rivals or {}).items()}
+        timings = take_turns(jobs, rounds=rounds)
+        peak = rate.flops / timings.pop(PEAK).median
+        results.append(Inference(batch_size, timings, batch_size * flops, peak))
+    return results
+
+
+def format_results(results: Sequence[Inference]) -> str:
+    """A table, a row for each job and batch size."""
+    lines = [
+        "| inference | batch | latency | ± | images/s | ours is faster by | compile |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ours = result.timings[OURS]
+        for name, timing in result.timings.items():
+            ratio = "" if name == OURS else f"{ours.ratio_to(timing):.2f} ×"
+            first = max(0.0, timing.first - timing.median)
+            lines.append(
+                f"| {name} | {result.batch_size} | {timing.median * 1e3:.0f} ms "
+                f"| {timing.spread:.0%} | {result.images_per_second(name):.3g} "
+                f"| {ratio} | {first:.1f} s |"
+            )
+    for result in results:
+        lines.append(
+            f"batch {result.batch_size}: {result.flops / 1e9:.4g} GFLOP in matrix "
+            f"products, {result.share:.0%} of the {result.peak / 1e9:.4g} GFLOP/s that "
+            "large products reached in the same rounds"
+        )
+    return "\n".join(lines)
+
+
+def as_json(results: Sequence[Inference]) -> list[dict[str, Any]]:
+    """The numbers behind the table; times in seconds."""
+    return [
+        {
+            "batch_size": result.batch_size,
+            "flops": result.flops,
+            "peak_flops_per_second": result.peak,
+            "share_of_peak": result.share,
+            "timings": {
+                name: {"first": timing.first, "seconds": list(timing.seconds)}
+                for name, timing in result.timings.items()
+            },
+        }
+        for result in results
+    ]

@@ -1,0 +1,48 @@
+"""What the numbers of a benchmark were measured on."""
+
+import importlib.metadata
+import os
+import platform
+import time
+from typing import Any
+
+import jax
+
+
+def describe(*, torch_threads: int, with_torch: bool) -> dict[str, Any]:
+    """Devices and versions; gives torch as many threads as JAX takes processors.
+
+    Args:
+      torch_threads: of torch; 0 takes the processors of this process.
+      with_torch: False leaves torch out.
+    """
+    found = {
+        "date": time.strftime("%Y-%m-%d"),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+    }
+    packages = ["jax", "jaxlib", "flax"]
+    if with_torch:
+        import torch
+
+        torch.set_num_threads(torch_threads or found["cores"])
+        packages += ["torch", "transformers"]
+        found["torch_threads"] = torch.get_num_threads()
+    return found | {name: importlib.metadata.version(name) for name in packages}
+
+
+def format_description(found: dict[str, Any]) -> str:
+    """In a line."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith("model name")]
+        return lines[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()

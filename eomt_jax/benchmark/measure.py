@@ -1,0 +1,63 @@
+"""Times a config's network and training step on this machine."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from eomt_jax.benchmark import inference, train_step
+from eomt_jax.benchmark.blank_split import open_or_blank
+from eomt_jax.training.setup import Config, setup
+
+
+def measure(
+    config: Config,
+    *,
+    what: Sequence[str],
+    batch_sizes: Sequence[int],
+    rounds: int,
+    torch_modes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Prints a table for each measurement as soon as it is made.
+
+    Args:
+      config: as configs/common.py lists it.
+      what: "inference", "train_step".
+      batch_sizes: of inference.
+      rounds: in which all that is compared takes turns.
+      torch_modes: keys of torch_rival.MODES to compare inference with; any of them
+        compares the training step with an eager one.
+
+    Returns:
+      The numbers, by measurement.
+
+    Raises:
+      ValueError: the config contradicts itself; or the training step is asked for and
+        its dataset isn't prepared.
+    """
+    report = {}
+    if "inference" in what:
+        source = open_or_blank(config, config.dataset.train_split)
+        run = setup(config, devices=jax.devices()[:1], source=source)
+        model = run.initialization.model
+        params = run.create_state().params
+        rivals = {}
+        if torch_modes:
+            from eomt_jax.benchmark.torch_rival import Rival
+
+            rival = Rival(model, jax.device_get(params), config.criterion)
+            rivals = {
+                f"PyTorch, {mode}": lambda images, mode=mode: rival.job(images, mode)
+                for mode in torch_modes
+            }
+        results = inference.measure(
+            model, params, batch_sizes=batch_sizes, rounds=rounds, rivals=rivals
+        )
+        print(inference.format_results(results), flush=True)
+        report["inference"] = inference.as_json(results)
+    if "train_step" in what:
+        run = setup(config, devices=jax.devices()[:1])
+        result = train_step.measure(run, rounds=rounds, against_torch=bool(torch_modes))
+        print(train_step.format_result(result), flush=True)
+        report["train_step"] = train_step.as_json(result)
+    return report

@@ -1,0 +1,68 @@
+"""transformers' EoMT as a rival in a benchmark: the same work on the same device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from eomt_jax.benchmark.torch_network import create_network
+from eomt_jax.benchmark.torch_reference import pixel_values
+from eomt_jax.models.eomt import EoMT
+
+# How torch.compile is called; eager isn't compiled.
+MODES: dict[str, dict[str, Any] | None] = {
+    "eager": None,
+    "compiled": {},
+    "max-autotune": {"mode": "max-autotune"},
+}
+
+
+class Rival:
+    """The network without masked attention, as it is in inference.
+
+    Attributes:
+      device: "cuda" where JAX computes on a GPU, "cpu" otherwise.
+    """
+
+    def __init__(self, model: EoMT, params: Any, criterion: Any):
+        """
+        Args:
+          model: ours, whose architecture, dtype and weights it takes.
+          params: its parameters, in host memory.
+          criterion: the recipe's.
+
+        Raises:
+          ValueError: JAX computes on a GPU, and this torch knows of none.
+        """
+        import torch
+
+        self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("this torch is built without CUDA: nothing to compare")
+        self._dtype = getattr(torch, np.dtype(model.vit.dtype).name)
+        network = create_network(model, params, criterion).eval()
+        # Kept at one it would mask, and predict before each block, in inference too.
+        network.attn_mask_probs.zero_()
+        self._network = network.to(self.device, self._dtype)
+
+    def job(self, images: np.ndarray, mode: str) -> Callable[[], Any]:
+        """What predicts masks and classes of `images` once; a key of MODES.
+
+        The pixels lie on the device, normalised, which ours does itself.
+        """
+        import torch
+
+        pixels = pixel_values(images).to(self.device, self._dtype)
+        options = MODES[mode]
+        call = self._network
+        if options is not None:
+            call = torch.compile(call, **options)
+
+        def predict() -> None:
+            with torch.inference_mode():
+                call(pixel_values=pixels)
+                if self.device == "cuda":
+                    torch.cuda.synchronize()
+
+        return predict

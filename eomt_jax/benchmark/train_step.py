@@ -1,0 +1,222 @@
+"""Where the time of a training step goes, and how long transformers' takes."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eomt_jax.benchmark.flops import forward_flops
+from eomt_jax.benchmark.timing import MatrixRate, Timing, take_turns
+from eomt_jax.losses import matcher
+from eomt_jax.losses.criterion import Criterion
+from eomt_jax.parallel.batch import place_batch
+from eomt_jax.parallel.partition import apply_sharded
+from eomt_jax.training.setup import Setup, mask_probs_schedule
+from eomt_jax.training.step import make_loss
+from eomt_jax.types import Batch
+
+OURS, PEAK = "eomt_jax", "matrix product"
+# Programs that hold ever more of the step; the differences are its parts.
+FORWARD, LOSS, GRADIENT = "forward", "forward and loss", "without optimizer"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """One training step, on a batch that lies ready.
+
+    Attributes:
+      batch_size: images.
+      num_targets: real ones in the batch.
+      timings: by name: OURS, its parts and, with a rival, "transformers".
+      matching: seconds a step that scipy takes on the host.
+      data: seconds to read and prepare a batch, by all readers together.
+      flops: of forward and backward pass, nothing counted twice.
+      peak: FLOPs a second of large matrix products, measured in the same rounds.
+    """
+
+    batch_size: int
+    num_targets: int
+    timings: Mapping[str, Timing]
+    matching: float
+    data: float
+    flops: float
+    peak: float
+
+    def parts(self) -> dict[str, float]:
+        """Seconds of each part of the step; what the compiler overlaps is nowhere."""
+        forward, loss, gradient, step = (
+            self.timings[name].median for name in (FORWARD, LOSS, GRADIENT, OURS)
+        )
+        return {
+            "forward": forward,
+            "matching and loss": loss - forward,
+            "of it scipy on the host": self.matching,
+            "backward": gradient - loss,
+            "optimizer": step - gradient,
+        }
+
+
+def measure(run: Setup, *, rounds: int, against_torch: bool = False) -> TrainStep:
+    """Times the step that `run` trains with, at the mask probabilities it begins at.
+
+    Args:
+      run: on one device where it is compared.
+      rounds: in which all take turns.
+      against_torch: also transformers' network and loss with torch's AdamW, eager, on
+        the same batch.
+    """
+    config: Any = run.config
+    model = run.initialization.model
+    with run.train_batches(start_example=0) as batches:
+        host_batch = next(batches)
+        begin = time.perf_counter()
+        num_batches = 8
+        for _ in range(num_batches):
+            next(batches)
+        data = (time.perf_counter() - begin) / num_batches
+    batch = place_batch(host_batch, run.mesh)
+    state = run.create_state()
+    params = jax.device_get(state.params)
+
+    mask_probs = mask_probs_schedule(
+        config, total_steps=run.total_steps, num_query_blocks=model.num_query_blocks
+    )
+    criterion = Criterion(**config.criterion)
+    loss = make_loss(model, criterion, mask_probs_fn=mask_probs, mesh=run.mesh)
+    normalizers = criterion.normalizers(batch.targets, num_queries=model.num_queries)
+    rows = jnp.arange(config.batch_size)
+
+    def forward(params: Any, batch: Batch) -> Any:
+        return apply_sharded(
+            model,
+            params,
+            batch.image,
+            mask_probs=mask_probs(jnp.int32(0)),
+            rows=rows,
+            rngs={"mask": jax.random.key(0), "positions": jax.random.key(1)},
+            mesh=run.mesh,
+        )
+
+    def total(params: Any, batch: Batch) -> Any:
+        return loss(
+            params,
+            batch,
+            rng=state.rng,
+            step=jnp.int32(0),
+            rows=rows,
+            normalizers=normalizers,
+        )
+
+    functions = {
+        FORWARD: forward,
+        LOSS: total,
+        GRADIENT: jax.grad(total, has_aux=True),
+    }
+    programs = {
+        name: jax.jit(function).lower(state.params, batch).compile()
+        for name, function in functions.items()
+    }
+    with _watched() as solving:
+        train_step: Any = run.train_step
+        step = train_step.lower(state, batch).compile()
+        solved = len(solving)
+
+        def ours() -> Any:
+            nonlocal state
+            state, metrics = step(state, batch)
+            return metrics
+
+        def part(name: str) -> Any:
+            return lambda: programs[name](state.params, batch)
+
+        rate = MatrixRate(model.vit.dtype)
+        jobs = {OURS: ours, PEAK: rate, **{name: part(name) for name in programs}}
+        if against_torch:
+            from eomt_jax.benchmark.torch_reference import Reference
+
+            reference = Reference(run, params)
+            jobs["transformers"] = lambda: reference.train_step(host_batch)
+        timings = take_turns(jobs, rounds=rounds)
+        matching = float(np.median(solving[solved:])) if solving[solved:] else 0.0
+    peak = rate.flops / timings.pop(PEAK).median
+    valid = np.asarray(host_batch.targets.valid)
+    return TrainStep(
+        batch_size=config.batch_size,
+        num_targets=int((valid & ~np.asarray(host_batch.targets.is_crowd)).sum()),
+        timings=timings,
+        matching=matching,
+        data=data,
+        flops=3 * forward_flops(model, training=True) * config.batch_size,
+        peak=peak,
+    )
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[list[float]]:
+    """Seconds of each call of the solver on the host, of what is traced meanwhile."""
+    solve, seconds = matcher.solve_on_host, []
+
+    def timed(*arguments: Any) -> Any:
+        begin = time.perf_counter()
+        result = solve(*arguments)
+        seconds.append(time.perf_counter() - begin)
+        return result
+
+    matcher.solve_on_host = timed
+    try:
+        yield seconds
+    finally:
+        matcher.solve_on_host = solve
+
+
+def format_result(result: TrainStep) -> str:
+    """Tables of the step, against its rival, and of its parts."""
+    ours = result.timings[OURS]
+    lines = [
+        "| training step | batch | time | ± | images/s | ours is faster by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in (OURS, "transformers"):
+        if name not in result.timings:
+            continue
+        timing = result.timings[name]
+        ratio = "" if name == OURS else f"{ours.ratio_to(timing):.2f} ×"
+        lines.append(
+            f"| {name} | {result.batch_size} | {timing.median * 1e3:.0f} ms "
+            f"| {timing.spread:.0%} | {result.batch_size / timing.median:.3g} "
+            f"| {ratio} |"
+        )
+    lines += ["", "| part of the step | time | share |", "|---|---|---|"]
+    for name, seconds in result.parts().items():
+        share = seconds / ours.median
+        lines.append(f"| {name} | {seconds * 1e3:.1f} ms | {share:.0%} |")
+    share = result.flops / ours.median / result.peak
+    last = (
+        f"{result.num_targets} targets; reading a batch takes the readers "
+        f"{result.data * 1e3:.0f} ms, beside the step; {result.flops / 1e9:.4g} GFLOP, "
+        f"{share:.0%} of the {result.peak / 1e9:.4g} GFLOP/s that large products "
+        "reached in the same rounds"
+    )
+    return "\n".join([*lines, last])
+
+
+def as_json(result: TrainStep) -> dict[str, Any]:
+    """The numbers behind the tables; times in seconds."""
+    return {
+        "batch_size": result.batch_size,
+        "num_targets": result.num_targets,
+        "flops": result.flops,
+        "peak_flops_per_second": result.peak,
+        "host_matching_seconds": result.matching,
+        "data_seconds": result.data,
+        "parts": result.parts(),
+        "timings": {
+            name: {"first": timing.first, "seconds": list(timing.seconds)}
+            for name, timing in result.timings.items()
+        },
+    }
