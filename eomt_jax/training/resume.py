@@ -1,10 +1,10 @@
 """Going on from the newest checkpoint that is sound."""
 
 from eomt_jax.training.checkpoint import Checkpoints
+from eomt_jax.training.joint_reading import DamagedError
 from eomt_jax.training.logging import say
 from eomt_jax.training.setup import Setup
 from eomt_jax.training.state import TrainState
-from eomt_jax.training.stored_step import DamagedError
 
 
 def resume(checkpoints: Checkpoints, run: Setup) -> tuple[TrainState, int]:

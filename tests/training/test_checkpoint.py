@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.training.checkpoint import Checkpoints, StorageError
+from eomt_jax.training.joint_reading import DamagedError
 from eomt_jax.training.state import TrainState
-from eomt_jax.training.stored_step import DamagedError, DataPosition, Score
+from eomt_jax.training.stored_step import DataPosition, Score
 
 POSITION = DataPosition(
     next_example=24,
