@@ -109,7 +109,9 @@ def _measure() -> tuple[bool, dict[str, Any]]:
     # Beside torch, JAX must not take all of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from eomt_jax.benchmark import machine, measure
+    from eomt_jax.parallel.host_memory import keep_freed_memory
 
+    keep_freed_memory()
     compared = machine.describe(
         torch_threads=_THREADS.value, with_torch=bool(_AGAINST.value)
     )

@@ -27,6 +27,7 @@ from eomt_jax.cli.progress import Progress
 from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
+from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.types import TASKS
 
 _LONG_SIDES = 1024, 2048
@@ -156,6 +157,7 @@ def _endings(options: argparse.Namespace) -> list[str]:
 
 
 def _open(options: argparse.Namespace) -> Segmenter:
+    keep_freed_memory()
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8

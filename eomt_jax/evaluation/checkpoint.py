@@ -17,6 +17,7 @@ from eomt_jax.evaluation.tables import Results, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
+from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.parallel.mesh import check_batch_size, create_mesh, reader_of
 from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.parallel.processes import is_main
@@ -72,6 +73,7 @@ def evaluate_checkpoint(
         dataset's annotations can't tell how good it is at the task, predictions lie
         there already, or `path` is no folder and `out` isn't given.
     """
+    keep_freed_memory()
     enable_compilation_cache(config.compilation_cache)
     mesh = create_mesh(**config.mesh)
     check_batch_size(config.eval.batch_size, mesh, field="config.eval.batch_size")

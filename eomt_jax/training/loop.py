@@ -11,6 +11,7 @@ from etils import epath
 
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
+from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.parallel.processes import check_shared_folder, is_main
 from eomt_jax.training import hooks, reviews, run_folder
 from eomt_jax.training.checkpoint import Checkpoints
@@ -57,6 +58,7 @@ def train(
       hooks.OutOfMemoryError: the run does not fit.
       hooks.Interrupted: a signal stopped the run; it is saved.
     """
+    keep_freed_memory()
     enable_compilation_cache(config.compilation_cache)
     workdir = epath.Path(workdir).expanduser()
     run_folder.check(workdir)
