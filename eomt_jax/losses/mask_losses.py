@@ -4,6 +4,8 @@ Source: arXiv 2112.01527 (Mask2Former), section 3.3; PointRend, arXiv 1912.08193
 Legend: N mask pairs, P points, Q queries, T targets, h w logits.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -38,12 +40,11 @@ def pairwise_costs(
     """`binary_cross_entropy` and `dice` of every query with every target."""
     num_points = logits.shape[0]
     probs = jax.nn.sigmoid(logits)
-    products = jnp.einsum(
-        "mpq,pt->mqt", jnp.stack([logits, probs]), targets, precision="highest"
-    )
-    bce = (jax.nn.softplus(logits).sum(0)[:, None] - products[0]) / num_points
+    sum_products = functools.partial(jnp.einsum, "pq,pt->qt", precision="highest")
+    products = sum_products(logits, targets)
+    bce = (jax.nn.softplus(logits).sum(0)[:, None] - products) / num_points
     sums = probs.sum(0)[:, None] + targets.sum(0)[None, :]
-    return bce, 1 - (2 * products[1] + 1) / (sums + 1)
+    return bce, 1 - (2 * sum_products(probs, targets) + 1) / (sums + 1)
 
 
 def uniform_points(rng: Key[Array, ""], num_points: int) -> Float[Array, "P 2"]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
-from eomt_jax.models.layers import vit_init
+from eomt_jax.models.layers import ScaledDense, vit_init
 from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
@@ -23,6 +23,7 @@ Dtype = Any
 MAX_LOGITS = 2**22
 
 
+@jax.custom_vjp
 def attend(
     query: Float[Array, "B R heads Dh"],
     key: Float[Array, "B N heads Dh"],
@@ -31,28 +32,54 @@ def attend(
 ) -> Float[Array, "B R heads Dh"]:
     """Scaled dot-product attention, softmax in float32; False in `mask` closes.
 
-    Above MAX_LOGITS the rows go in equal chunks, one after the other, and the backward
-    pass computes each chunk's logits again. A row's numbers are the same either way.
+    Above MAX_LOGITS the rows go in equal chunks, one after the other. A row's numbers
+    are the same either way.
+
+    Probabilities are not kept for the backward pass, which computes them again: to
+    write and to read them takes longer than the product that they come from.
     """
-    num_rows, num_tokens = query.shape[1], key.shape[1]
-    num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
-    if num_chunks == 1:
-        return _attend_rows(query, key, value, mask)
-    chunk_rows = -(-num_rows // num_chunks)
-    # Whole tiles of an accelerator.
-    chunk_rows = -(-chunk_rows // 8) * 8
-    attend_chunks = jax.checkpoint(_attend_chunks, static_argnums=(4,))
-    return attend_chunks(query, key, value, mask, chunk_rows)
+    return _attend(query, key, value, mask)
 
 
-def _attend_chunks(
+def _forward(query, key, value, mask):
+    return _attend(query, key, value, mask), (query, key, value, mask)
+
+
+def _backward(inputs, gradient):
+    query, key, value, mask = inputs
+    attend_masked = functools.partial(_attend, mask=mask)
+    return *jax.vjp(attend_masked, query, key, value)[1](gradient), None
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _attend(
     query: Float[Array, "B R heads Dh"],
     key: Float[Array, "B N heads Dh"],
     value: Float[Array, "B N heads Dh"],
     mask: Bool[Array, "B R N"] | None,
-    chunk_rows: int,
 ) -> Float[Array, "B R heads Dh"]:
-    batch, num_rows, *head_shape = query.shape
+    # Heads first, so that each product is of matrices as they lie in memory.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    mask = None if mask is None else mask[:, None]
+    num_rows, num_tokens = query.shape[2], key.shape[2]
+    num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
+    if num_chunks == 1:
+        return _attend_rows(query, key, value, mask).swapaxes(1, 2)
+    # Whole tiles of an accelerator.
+    chunk_rows = -(-num_rows // num_chunks // 8) * 8
+    return _attend_chunks(query, key, value, mask, chunk_rows).swapaxes(1, 2)
+
+
+def _attend_chunks(
+    query: Float[Array, "B heads R Dh"],
+    key: Float[Array, "B heads N Dh"],
+    value: Float[Array, "B heads N Dh"],
+    mask: Bool[Array, "B 1 R N"] | None,
+    chunk_rows: int,
+) -> Float[Array, "B heads R Dh"]:
+    batch, num_heads, num_rows, head_dim = query.shape
     # Their gradients are summed over the chunks, which bfloat16 is too coarse for.
     wide_key, wide_value = key.astype(jnp.float32), value.astype(jnp.float32)
 
@@ -63,29 +90,29 @@ def _attend_chunks(
         return _attend_rows(query, *key_value, mask)
 
     def split(x: Array) -> Array:
-        padding = [(0, 0)] * x.ndim
-        padding[1] = (0, -num_rows % chunk_rows)
-        x = jnp.pad(x, padding)
-        return jnp.moveaxis(x.reshape(batch, -1, chunk_rows, *x.shape[2:]), 1, 0)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, -num_rows % chunk_rows), (0, 0)))
+        x = x.reshape(*x.shape[:2], -1, chunk_rows, x.shape[-1])
+        return jnp.moveaxis(x, 2, 0)
 
     out = jax.lax.map(attend_chunk, jax.tree.map(split, (query, mask)))
-    return jnp.moveaxis(out, 0, 1).reshape(batch, -1, *head_shape)[:, :num_rows]
+    out = jnp.moveaxis(out, 0, 2).reshape(batch, num_heads, -1, head_dim)
+    return out[:, :, :num_rows]
 
 
 def _attend_rows(
-    query: Float[Array, "B R heads Dh"],
-    key: Float[Array, "B N heads Dh"],
-    value: Float[Array, "B N heads Dh"],
-    mask: Bool[Array, "B R N"] | None = None,
-) -> Float[Array, "B R heads Dh"]:
+    query: Float[Array, "B heads R Dh"],
+    key: Float[Array, "B heads N Dh"],
+    value: Float[Array, "B heads N Dh"],
+    mask: Bool[Array, "B 1 R N"] | None,
+) -> Float[Array, "B heads R Dh"]:
     scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum(
-        "brnd,bknd->bnrk", query * scale, key, preferred_element_type=jnp.float32
+    logits = jnp.matmul(
+        query * scale, key.swapaxes(2, 3), preferred_element_type=jnp.float32
     )
     if mask is not None:
-        logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
     probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.einsum("bnrk,bknd->brnd", probs, value)
+    return jnp.matmul(probs, value)
 
 
 # Which of query, key and value have a bias.
@@ -123,7 +150,7 @@ class QkvProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over queries, prefix tokens and patches.
+    """Multi-head self-attention over queries, prefix tokens and patches, scaled.
 
     `patch_mask` closes pairs of a query and a patch and nothing else. So only the
     query rows, the first in the sequence, take the masked path, and the many rows of
@@ -143,6 +170,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B N D"],
+        scale: Float[Array, " D"],
         patch_mask: Bool[Array, "B Q hw"] | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Array, "B N D"]:
@@ -169,6 +197,6 @@ class Attention(nn.Module):
                 ],
                 axis=1,
             )
-        return nn.DenseGeneral(
-            embed_dim, axis=(-2, -1), kernel_init=vit_init, dtype=self.dtype, name="out"
-        )(out)
+        return ScaledDense(embed_dim, num_axes=2, dtype=self.dtype, name="out")(
+            out, scale
+        )

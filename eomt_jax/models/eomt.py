@@ -113,12 +113,13 @@ class EoMT(nn.Module):
         queries = tokens[:, : self.num_queries]
         patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
         pixels = self.upscale(patches.reshape(batch, *self.vit.grid_size, dim))
-        mask_logits = jnp.einsum(
-            "bqd,bhwd->bqhw",
+        _, height, width, _ = pixels.shape
+        mask_logits = jnp.matmul(
             self.mask_head(queries),
-            pixels,
+            pixels.reshape(batch, height * width, dim).swapaxes(1, 2),
             preferred_element_type=jnp.float32,
         )
+        mask_logits = mask_logits.reshape(batch, -1, height, width)
         return mask_logits, self.class_head(queries).astype(jnp.float32)
 
     def patch_mask(

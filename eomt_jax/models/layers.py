@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
@@ -27,6 +28,15 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(rng, shape, dtype, -bound, bound)
 
     return init
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU by erf, as PyTorch has it.
+
+    jax.nn.gelu's goes by erfc, which XLA makes of several functions: thrice the time
+    on a CPU.
+    """
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(math.sqrt(0.5)).astype(x.dtype)))
 
 
 class LayerNorm(nn.Module):
@@ -49,40 +59,72 @@ class LayerNorm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
+class ScaledDense(nn.Module):
+    """A Dense layer over the last axes, and LayerScale after it.
+
+    The scale goes to the weights and not to the result: a pass over activations less,
+    and over their gradients.
+
+    Attributes:
+      features: D.
+      num_axes: how many axes are contracted.
+      dtype: of the result.
+    """
+
+    features: int
+    num_axes: int = 1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*shape"], scale: Float[Array, " D"]
+    ) -> Float[Array, "*out D"]:
+        axes = x.shape[-self.num_axes :]
+        # Fans don't matter to this init, which the axes would hide from another.
+        kernel = self.param("kernel", vit_init, (*axes, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x, kernel, bias = promote_dtype(
+            x, kernel * scale, bias * scale, dtype=self.dtype
+        )
+        return jnp.tensordot(x, kernel, self.num_axes) + bias
+
+
 class Mlp(nn.Module):
-    """Linear, exact GELU, Linear."""
+    """Linear, exact GELU, Linear; scaled."""
 
     hidden_dim: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
+    def __call__(
+        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
+    ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
         x = nn.Dense(
             self.hidden_dim, kernel_init=vit_init, dtype=self.dtype, name="up"
         )(x)
-        x = nn.gelu(x, approximate=False)
-        return nn.Dense(embed_dim, kernel_init=vit_init, dtype=self.dtype, name="down")(
-            x
-        )
+        return ScaledDense(embed_dim, dtype=self.dtype, name="down")(gelu(x), scale)
 
 
 class SwiGlu(nn.Module):
-    """One projection to gate and value, packed in this order; SiLU(gate)·value; out."""
+    """One projection to gate and value, packed in this order; SiLU(gate)·value; out,
+    scaled.
+    """
 
     hidden_dim: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
+    def __call__(
+        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
+    ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
         x = nn.Dense(
             2 * self.hidden_dim, kernel_init=vit_init, dtype=self.dtype, name="gate_up"
         )(x)
         gate, value = jnp.split(x, 2, axis=-1)
-        return nn.Dense(embed_dim, kernel_init=vit_init, dtype=self.dtype, name="down")(
-            nn.silu(gate) * value
-        )
+        down = ScaledDense(embed_dim, dtype=self.dtype, name="down")
+        return down(nn.silu(gate) * value, scale)
 
 
 class MaskHead(nn.Module):
@@ -103,7 +145,7 @@ class MaskHead(nn.Module):
                 name=f"layer_{i}",
             )(x)
             if i < 2:
-                x = nn.gelu(x, approximate=False)
+                x = gelu(x)
         return x
 
 
@@ -124,17 +166,21 @@ class TransposedConv2x2(nn.Module):
         kernel = self.param("kernel", init, (dim, 2, 2, dim))
         bias = self.param("bias", init, (dim,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = jnp.einsum("bhwc,cyxd->bhywxd", x, kernel)
+        x = x.reshape(-1, dim) @ kernel.reshape(dim, 4 * dim)
+        x = x.reshape(batch, height, width, 2, 2, dim).swapaxes(2, 3)
         return x.reshape(batch, 2 * height, 2 * width, dim) + bias
 
 
-def _shifted(x: Float[Array, "B h w D"]) -> Iterator[Float[Array, "B h w D"]]:
-    """What each tap of a 3×3 kernel sees, row by row; 0 outside."""
-    _, height, width, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w D"]]:
+    """What each tap of a 3×3 kernel sees, row by row, of a map with a border."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
     for dy in range(3):
         for dx in range(3):
             yield padded[:, dy : dy + height, dx : dx + width]
+
+
+def _with_border(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
 @jax.custom_vjp
@@ -148,9 +194,11 @@ def depthwise_conv3x3(
     keeps nine maps of x's size at a time.
     """
     out = jnp.zeros_like(x)
-    for shifted, tap in zip(_shifted(x), kernel.reshape(9, -1), strict=True):
+    for shifted, tap in zip(_shifted(_with_border(x)), kernel.reshape(9, -1)):
         out += shifted * tap
-    return out
+    # Changes nothing. But XLA's CPU backend gives chains that end in a reduction, such
+    # as a norm's, to a library, for which it would write out each shifted map.
+    return jax.lax.reduce_precision(out, exponent_bits=8, mantissa_bits=23)
 
 
 def _depthwise_forward(x, kernel):
@@ -159,12 +207,38 @@ def _depthwise_forward(x, kernel):
 
 def _depthwise_backward(residuals, gradient):
     x, kernel = residuals
-    taps = [
-        jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
-        for shifted in _shifted(x)
-    ]
-    kernel_gradient = jnp.stack(taps).reshape(kernel.shape).astype(kernel.dtype)
+    taps = jax.lax.platform_dependent(
+        _with_border(x), gradient, cpu=_sum_by_row, default=_sum_products
+    )
+    kernel_gradient = taps.reshape(kernel.shape).astype(kernel.dtype)
     return depthwise_conv3x3(gradient, kernel[::-1, ::-1]), kernel_gradient
+
+
+def _sum_products(
+    padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
+) -> Float[Array, "9 D"]:
+    """Sums of each tap's products with the gradient, in float32."""
+    return jnp.stack(
+        [
+            jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
+            for shifted in _shifted(padded)
+        ]
+    )
+
+
+def _sum_by_row(
+    padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
+) -> Float[Array, "9 D"]:
+    """The same a row at a time: of whole maps XLA would write out nine on a CPU."""
+
+    def add_row(i, sums):
+        rows = jax.lax.dynamic_slice_in_dim(padded, i, 3, axis=1)
+        row = jax.lax.dynamic_slice_in_dim(gradient, i, 1, axis=1).astype(jnp.float32)
+        return [total + tap * row for total, tap in zip(sums, _shifted(rows))]
+
+    zeros = jnp.zeros((len(gradient), 1, *gradient.shape[2:]), jnp.float32)
+    sums = jax.lax.fori_loop(0, gradient.shape[1], add_row, [zeros] * 9)
+    return jnp.stack([total.sum((0, 1, 2)) for total in sums])
 
 
 depthwise_conv3x3.defvjp(_depthwise_forward, _depthwise_backward)
@@ -191,7 +265,7 @@ class UpscaleBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
         x = TransposedConv2x2(dtype=self.dtype, name="transposed")(x)
-        x = nn.gelu(x, approximate=False)
+        x = gelu(x)
         x = DepthwiseConv3x3(dtype=self.dtype, name="depthwise")(x)
         return LayerNorm(self.layer_norm_eps, self.dtype, name="norm")(x)
 

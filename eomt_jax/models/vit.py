@@ -44,18 +44,19 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
     ) -> Float[Array, "B N D"]:
         scale_init = nn.initializers.constant(self.layer_scale_init)
-        scale1 = self.param("layer_scale1", scale_init, (x.shape[-1],))
-        scale2 = self.param("layer_scale2", scale_init, (x.shape[-1],))
+        scale1, scale2 = (
+            jnp.asarray(self.param(name, scale_init, (x.shape[-1],)))
+            for name in ("layer_scale1", "layer_scale2")
+        )
         mlp = {"gelu": Mlp, "swiglu": SwiGlu}[self.mlp_type]
         x = split_rows(x)
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm1")(x)
         y = Attention(
             self.num_heads, qkv_bias=self.qkv_bias, dtype=self.dtype, name="attention"
-        )(y, patch_mask, rotation)
-        x = x + y * scale1.astype(self.dtype)
+        )(y, scale1, patch_mask, rotation)
+        x = x + y
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm2")(x)
-        y = mlp(self.mlp_dim, self.dtype, name="mlp")(y)
-        return x + y * scale2.astype(self.dtype)
+        return x + mlp(self.mlp_dim, self.dtype, name="mlp")(y, scale2)
 
 
 class ViT(nn.Module):
