@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from eomt_jax.losses import mask_losses
-from eomt_jax.ops import points as point_ops
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Targets
 
@@ -120,13 +119,18 @@ def _run(
         )
         pair_rngs = rngs[image.reshape(-1)]
         pair_rngs = fold_in(fold_in(pair_rngs, target.reshape(-1)), prediction)
-        points, weights = mask_losses.uncertain_points(
-            pair_rngs,
-            logits,
-            num_points=options.num_points,
-            oversample_ratio=options.oversample_ratio,
-            importance_ratio=options.importance_ratio,
-        )
+
+        def sample(logits):
+            points, sampled, weights = mask_losses.uncertain_points(
+                pair_rngs,
+                logits,
+                num_points=options.num_points,
+                oversample_ratio=options.oversample_ratio,
+                importance_ratio=options.importance_ratio,
+            )
+            return sampled, (points, weights)
+
+        sampled, pull_back, (points, weights) = jax.vjp(sample, logits, has_aux=True)
         values = target_masks.sample_each(
             targets,
             points,
@@ -134,8 +138,7 @@ def _run(
             target=target.reshape(-1),
         )
 
-        def losses(logits):
-            sampled = point_ops.sample_each(logits, points)
+        def losses(sampled):
             mask = mask_losses.binary_cross_entropy(sampled, values, weights)
             dice = mask_losses.dice(sampled, values, weights)
             parts = jnp.where(real.reshape(-1), jnp.stack([mask, dice]), 0.0)
@@ -143,14 +146,15 @@ def _run(
             return weighted.sum(), parts
 
         if with_gradient:
-            chunk_gradient, parts = jax.grad(losses, has_aux=True)(logits)
+            sampled_gradient, parts = jax.grad(losses, has_aux=True)(sampled)
+            (chunk_gradient,) = pull_back(sampled_gradient)
             chunk_gradient = jnp.split(chunk_gradient, num_predictions)
             gradient = tuple(
                 g.at[image[m], query[m]].add(chunk_gradient[m])
                 for m, g in enumerate(gradient)
             )
         else:
-            _, parts = losses(logits)
+            _, parts = losses(sampled)
         sums = sums.at[:, prediction, image.reshape(-1)].add(parts)
         return start + chunk_size, sums, gradient
 

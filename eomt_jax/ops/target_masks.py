@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from eomt_jax.ops.points import neighbours
+from eomt_jax.ops.points import IN_BOUNDS, neighbours
 from eomt_jax.types import Targets
 
 
@@ -31,7 +31,7 @@ def sample_all(
     image = jnp.arange(batch)[:, None]
     values = jnp.zeros((batch, num_points, num_targets))
     for k in range(4):
-        found = pixels[image, indices[..., k]]
+        found = pixels.at[image, indices[..., k]].get(**IN_BOUNDS)
         belongs = _belongs_to_each(targets, found, num_targets)
         values += jnp.where(belongs, weights[..., k, None], 0.0)
     return values
@@ -63,10 +63,12 @@ def sample_each(
     for k in range(4):
         place = first + indices[..., k]
         if num_bytes:
-            byte = pixels[place * num_bytes[0] + target // 8]
+            place = place * num_bytes[0] + target // 8
+            byte = pixels.at[place].get(**IN_BOUNDS)
             belongs = (byte >> (target % 8).astype(jnp.uint8)) & 1 == 1
         else:
-            belongs = pixels[place].astype(jnp.int32) == target + 1
+            found = pixels.at[place].get(**IN_BOUNDS)
+            belongs = found.astype(jnp.int32) == target + 1
         values += jnp.where(belongs, weights[..., k], 0.0)
     return values
 

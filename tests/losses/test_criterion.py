@@ -14,6 +14,9 @@ from eomt_jax.losses.matcher import MATCHERS
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.types import Outputs, Targets
 
+# What is compared here agrees to the last digits.
+pytestmark = pytest.mark.usefixtures("optimized_programs")
+
 CRITERION = Criterion(num_points=48)
 NUM_QUERIES = 6
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.losses import mask_losses
+from eomt_jax.ops.points import sample_each
 
 
 def test_losses_by_hand():
@@ -31,11 +32,13 @@ def test_points_of_weight_0_do_not_count(rng):
         )
 
 
-def test_pairwise_costs_equal_the_losses_of_each_pair(rng):
-    logits = 3 * jax.random.normal(rng, (50, 4))
-    targets = jax.random.uniform(jax.random.key(1), (50, 3))
+@pytest.mark.parametrize("num_points", [50, 96])
+@pytest.mark.parametrize("scale", [3, 100])
+def test_pairwise_costs_equal_the_losses_of_each_pair(rng, num_points, scale):
+    logits = scale * jax.random.normal(rng, (num_points, 4))
+    targets = jax.random.uniform(jax.random.key(1), (num_points, 3))
     bce, dice = mask_losses.pairwise_costs(logits, targets)
-    ones = jnp.ones(50)
+    ones = jnp.ones(num_points)
     for q in range(4):
         for t in range(3):
             pair = (logits[:, q], targets[:, t], ones)
@@ -72,8 +75,9 @@ def test_uncertain_points_lie_where_the_logits_change_sign(rng):
         oversample_ratio=3.0,
         importance_ratio=0.75,
     )
-    points, weights = jax.jit(choose)(jax.random.split(rng, 2), logits)
+    points, sampled, weights = jax.jit(choose)(jax.random.split(rng, 2), logits)
     assert points.shape == (2, 192 + 16, 2)
+    np.testing.assert_array_equal(sampled, sample_each(logits, points))
     np.testing.assert_allclose(weights.sum(-1), 64)
     np.testing.assert_array_equal(weights[:, 192:], 1)
     for distance, kept in zip(np.abs(points[:, :192, 1] - 0.5), weights[:, :192] == 1):
