@@ -61,8 +61,11 @@ class IdMap(SegmentMasks):
         return IdMap(crop_map(self.ids, geometry), self.num_segments)
 
     def visible(self) -> Bool[np.ndarray, " T"]:
+        # Marking every pixel is slow, and a segment begins wherever the id changes.
+        ids = self.ids.ravel()
         seen = np.zeros(self.num_segments + 1, bool)
-        seen[self.ids] = True
+        seen[ids[:1]] = True
+        seen[ids[1:][ids[1:] != ids[:-1]]] = True
         return seen[1:]
 
     def compact(
