@@ -1,11 +1,11 @@
-"""Times a config's network and training step on this machine."""
+"""Times a config's network, training step and input pipeline on this machine."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from eomt_jax.benchmark import inference, train_step
+from eomt_jax.benchmark import inference, input_pipeline, train_step
 from eomt_jax.benchmark.blank_split import open_or_blank
 from eomt_jax.training.setup import Config, setup
 
@@ -22,7 +22,7 @@ def measure(
 
     Args:
       config: as configs/common.py lists it.
-      what: "inference", "train_step".
+      what: "inference", "train_step", "input_pipeline".
       batch_sizes: of inference.
       rounds: in which all that is compared takes turns.
       torch_modes: keys of torch_rival.MODES to compare inference with; any of them
@@ -32,8 +32,8 @@ def measure(
       The numbers, by measurement.
 
     Raises:
-      ValueError: the config contradicts itself; or the training step is asked for and
-        its dataset isn't prepared.
+      ValueError: the config contradicts itself; or the training step or its input is asked
+        for and the dataset isn't prepared.
     """
     report = {}
     if "inference" in what:
@@ -60,4 +60,11 @@ def measure(
         result = train_step.measure(run, rounds=rounds, against_torch=bool(torch_modes))
         print(train_step.format_result(result), flush=True)
         report["train_step"] = train_step.as_json(result)
+    if "input_pipeline" in what:
+        run = setup(config, devices=jax.devices()[:1])
+        result = input_pipeline.measure(
+            run.source, run.train_options, rounds=rounds, seed=config.seed
+        )
+        print(input_pipeline.format_result(result), flush=True)
+        report["input_pipeline"] = input_pipeline.as_json(result)
     return report

@@ -3,8 +3,9 @@
 eomt-benchmark --config=configs/coco_panoptic_vits_640_2x.py --measure=inference
 eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 
-The first times the network and the training step on this machine's devices, with
---against=transformers beside PyTorch's, all taking turns. The second compiles training
+The first times the network, the training step or, with --measure=input_pipeline, the
+preparation of samples on this machine, the first two with --against=transformers beside
+PyTorch's, all taking turns. The second compiles training
 and evaluation for a TPU slice that needn't be here, and says per chip how much memory
 they take and how long they take at least.
 """
@@ -25,7 +26,9 @@ _COMPILE_FOR = flags.DEFINE_string(
 _PROGRAMS = flags.DEFINE_list(
     "programs", ["train", "eval"], "Which of the two to compile."
 )
-_MEASURE = flags.DEFINE_list("measure", [], "What to time: inference, train_step.")
+_MEASURE = flags.DEFINE_list(
+    "measure", [], "What to time: inference, train_step, input_pipeline."
+)
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Of inference.")
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 10, "In which all that is compared takes turns."
@@ -44,7 +47,7 @@ _THREADS = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers as well.")
 flags.mark_flag_as_required("config")
 
-_MEASURES = ("inference", "train_step")
+_MEASURES = ("inference", "train_step", "input_pipeline")
 
 
 def main() -> None:
@@ -62,7 +65,7 @@ def _run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
     if bool(_COMPILE_FOR.value) == bool(_MEASURE.value):
-        raise app.UsageError("give --measure=inference,train_step or --compile-for")
+        raise app.UsageError(f"give --measure={','.join(_MEASURES)} or --compile-for")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     try:

@@ -26,7 +26,10 @@ def call(*arguments):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((RECIPE,), "give --measure=inference,train_step or --compile-for"),
+        (
+            (RECIPE,),
+            "give --measure=inference,train_step,input_pipeline or --compile-for",
+        ),
         ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
         ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
         (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
