@@ -2,14 +2,15 @@
 
 Every operation ends in uint8 again and cuts the fraction off instead of rounding it,
 because torchvision does. What depends on one channel value alone goes through a table
-of 256 entries; what mixes channels runs in strips of rows, so that no float copy of a
-whole photograph ever exists.
+of 256 entries; hue, which Pillow cannot turn so finely, runs in strips of rows, so that
+no float copy of a whole photograph ever exists.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
+from PIL import Image
 
 MAX_BRIGHTNESS_CHANGE = 32 / 255
 MAX_CONTRAST_CHANGE = 0.5
@@ -17,7 +18,7 @@ MAX_SATURATION_CHANGE = 0.5
 MAX_HUE_CHANGE = 18 / 360
 
 # ITU-R 601 luma to four digits, as torchvision has it (they sum to 0.9999).
-_LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
+_LUMA = (0.2989, 0.587, 0.114)
 _STRIP_PIXELS = 1 << 15
 
 
@@ -58,7 +59,7 @@ def draw_color_jitter(rng: np.random.Generator) -> ColorJitter:
     )
 
 
-def jitter_color(image: UInt8[np.ndarray, "H W 3"], jitter: ColorJitter) -> np.ndarray:
+def jitter_color(image: Image.Image, jitter: ColorJitter) -> Image.Image:
     """Brightness, then contrast before or after saturation and hue."""
     if jitter.brightness is not None:
         image = adjust_brightness(image, jitter.brightness)
@@ -73,45 +74,38 @@ def jitter_color(image: UInt8[np.ndarray, "H W 3"], jitter: ColorJitter) -> np.n
     return image
 
 
-def adjust_brightness(image: UInt8[np.ndarray, "H W 3"], factor: float) -> np.ndarray:
+def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
     """factor · value."""
-    return _blend_table(factor, 0.0)[image]
+    return image.point(_blend_table(factor, 0.0) * 3)
 
 
-def adjust_contrast(image: UInt8[np.ndarray, "H W 3"], factor: float) -> np.ndarray:
+def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
     """Away from the photograph's mean grey (factor > 1) or towards it."""
-    # Each pixel's grey is a whole number, so a float64 sum of them is exact.
-    total = sum(float(_gray(strip).sum(dtype=np.float64)) for strip in _strips(image))
-    mean = total / (image.shape[0] * image.shape[1])
-    return _blend_table(factor, mean)[image]
+    counts = np.array(_gray(image).histogram())
+    mean = float(counts @ np.arange(256)) / (image.width * image.height)
+    return image.point(_blend_table(factor, mean) * 3)
 
 
-def adjust_saturation(image: UInt8[np.ndarray, "H W 3"], factor: float) -> np.ndarray:
+def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
     """Away from each pixel's own grey (factor > 1) or towards it."""
-    out = np.empty_like(image)
-    for strip, target in zip(_strips(image), _strips(out), strict=True):
-        gray = _gray(strip)[..., None] * np.float32(1 - factor)
-        mixed = strip * np.float32(factor)
-        mixed += gray
-        np.clip(mixed, 0, 255, out=mixed)
-        target[...] = mixed.astype(np.uint8)
-    return out
+    return Image.blend(Image.merge("RGB", [_gray(image)] * 3), image, factor)
 
 
-def adjust_hue(image: UInt8[np.ndarray, "H W 3"], shift: float) -> np.ndarray:
+def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
     """Turns the hue, keeping saturation and value of the HSV cone.
 
     Args:
       image: RGB.
       shift: in turns, −½ to ½; ½ gives the complementary colours.
     """
-    out = np.empty_like(image)
-    for strip, target in zip(_strips(image), _strips(out), strict=True):
-        # Planes: NumPy is far faster on contiguous channels than along an axis of 3.
-        planes = strip.transpose(2, 0, 1).astype(np.float32, order="C")
-        _turn_hue(planes, shift)
-        target[...] = planes.transpose(1, 2, 0).astype(np.uint8)
-    return out
+    # Planes: NumPy is far faster on contiguous channels than along an axis of 3.
+    planes = np.stack([np.asarray(plane) for plane in image.split()])
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = planes[:, top : top + rows].astype(np.float32)
+        _turn_hue(strip, shift)
+        planes[:, top : top + rows] = strip
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
 
 
 def _turn_hue(planes: Float32[np.ndarray, "3 H W"], shift: float) -> None:
@@ -138,23 +132,14 @@ def _turn_hue(planes: Float32[np.ndarray, "3 H W"], shift: float) -> None:
     planes *= np.float32(255.999 / 255)
 
 
-def _blend_table(factor: float, other: float) -> UInt8[np.ndarray, "256"]:
+def _blend_table(factor: float, other: float) -> list[int]:
     """factor · value + (1 − factor) · other for each of the 256 values."""
     table = np.arange(256, dtype=np.float32) * np.float32(factor)
     table += np.float32((1 - factor) * other)
-    return np.clip(table, 0, 255).astype(np.uint8)
+    return np.clip(table, 0, 255).astype(np.uint8).tolist()
 
 
-def _gray(strip: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "H W"]:
+def _gray(image: Image.Image) -> Image.Image:
     """Whole-numbered luma."""
-    gray = strip[..., 0] * _LUMA[0]
-    gray += strip[..., 1] * _LUMA[1]
-    gray += strip[..., 2] * _LUMA[2]
-    return np.floor(gray, out=gray)
-
-
-def _strips(image: np.ndarray) -> list[np.ndarray]:
-    """Views of consecutive rows, each small enough to stay in the cache as floats."""
-    height, width, _ = image.shape
-    rows = max(1, _STRIP_PIXELS // width)
-    return [image[top : top + rows] for top in range(0, height, rows)]
+    # Pillow adds ½ before it cuts the fraction off.
+    return image.convert("L", (*_LUMA, -0.5))

@@ -146,7 +146,7 @@ class TrainSampler:
         else:
             return None
         if jitter is not None:
-            image = Image.fromarray(color.jitter_color(np.asarray(image), jitter))
+            image = color.jitter_color(image, jitter)
         size = options.image_size
         return {
             "image": transforms.crop_image(image, geometry),
