@@ -119,13 +119,7 @@ class TrainSampler:
     def _sample(self, index: int, rng: np.random.Generator) -> Sample | None:
         """None where the photograph is damaged or shows no target in any draw."""
         options = self.options
-        try:
-            record, image = load(self.source, index)
-        except DamagedImageError as error:
-            if options.on_damaged == "stop":
-                raise
-            logging.warning("%s; another one takes its place", error)
-            return None
+        record = self.source[index]
         keep = ~record.is_crowd
         with naming_image(self.source, index):
             targets.check_num_targets(int(keep.sum()), self.max_targets)
@@ -134,7 +128,7 @@ class TrainSampler:
             jitter = color.draw_color_jitter(rng) if options.color_jitter else None
             geometry = transforms.draw_geometry(
                 rng,
-                (image.height, image.width),
+                record.size,
                 crop_size=options.image_size,
                 scale_range=options.scale_range,
             )
@@ -144,6 +138,13 @@ class TrainSampler:
             if visible.any():
                 break
         else:
+            return None
+        try:
+            image = decode(self.source, record, resized=geometry.resized)
+        except DamagedImageError as error:
+            if options.on_damaged == "stop":
+                raise
+            logging.warning("%s; another one takes its place", error)
             return None
         if jitter is not None:
             image = color.jitter_color(image, jitter)
@@ -185,20 +186,27 @@ def load(source: Source, index: int) -> tuple[Any, Image.Image]:
       DamagedImageError: naming the image, the dataset and the split.
     """
     record = source[index]
+    return record, decode(source, record)
+
+
+def decode(
+    source: Source, record: Any, *, resized: tuple[int, int] | None = None
+) -> Image.Image:
+    """The photograph of a record; smaller where it will be `resized` to much less.
+
+    Raises:
+      DamagedImageError: see load.
+    """
     try:
-        image = transforms.decode_image(record.image_bytes)
-        if (image.height, image.width) != record.size:
-            height, width = record.size
-            raise ValueError(
-                f"{image.height}×{image.width} pixels, its segments {height}×{width}"
-            )
+        return transforms.decode_image(
+            record.image_bytes, size=record.size, resized=resized
+        )
     except ValueError as error:
         raise DamagedImageError(
             f"damaged image {record.image_id!r} in {_name(source)}: {error}. Prepare "
             "the dataset anew from intact archives, or train without such images: "
             "config.dataset.on_damaged='replace'"
         ) from error
-    return record, image
 
 
 def _name(source: Source) -> str:

@@ -185,22 +185,43 @@ def pad_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
     return out
 
 
-def decode_image(encoded: bytes) -> Image.Image:
+def decode_image(
+    encoded: bytes,
+    *,
+    size: tuple[int, int] | None = None,
+    resized: tuple[int, int] | None = None,
+) -> Image.Image:
     """Bytes of a JPEG or PNG → RGB, whatever colours the file has.
 
     An orientation in the file's EXIF is not applied: the published masks were drawn on
     the pixels as they are stored.
 
+    Args:
+      encoded: the file.
+      size: (height, width) that its segments have.
+      resized: (height, width) that it will be resized to. A JPEG of 4 times that or
+        more is decoded at ½, ¼ or ⅛ of its size, rounded up, and no smaller than twice
+        `resized`, which leaves the antialiasing to the resizing.
+
     Raises:
-      ValueError: the bytes are no image, or end before the image does.
+      ValueError: the bytes are no image, or end before the image does, or show one of
+        another size.
     """
     try:
         image = Image.open(io.BytesIO(encoded))
+        found = image.height, image.width
+        if resized is not None:
+            image.draft("RGB", (2 * resized[1], 2 * resized[0]))
         image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
+        image = image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow reports a broken PNG as SyntaxError, everything else as OSError.
         raise ValueError(f"{error} ({len(encoded)} bytes)") from error
+    if size is not None and found != size:
+        raise ValueError(
+            f"{found[0]}×{found[1]} pixels, its segments {size[0]}×{size[1]}"
+        )
+    return image
 
 
 def _resize(

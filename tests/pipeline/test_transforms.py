@@ -143,6 +143,41 @@ def test_decode_image_ignores_the_orientation_in_exif(encode_image):
     )
 
 
+@pytest.mark.parametrize(
+    ("image_format", "resized", "decoded"),
+    [
+        ("JPEG", (101, 151), (403, 605)),
+        ("JPEG", (100, 150), (202, 303)),
+        ("JPEG", (50, 75), (101, 152)),
+        ("JPEG", (20, 75), (101, 152)),
+        ("JPEG", (5, 7), (51, 76)),
+        ("PNG", (5, 7), (403, 605)),
+    ],
+)
+def test_decode_image_is_never_smaller_than_twice_what_it_is_resized_to(
+    encode_image, image_format, resized, decoded
+):
+    encoded = encode_image(Image.new("RGB", (605, 403)), image_format)
+    image = transforms.decode_image(encoded, size=(403, 605), resized=resized)
+    assert (image.height, image.width) == decoded
+    with pytest.raises(ValueError, match="403×605 pixels, its segments 403×604"):
+        transforms.decode_image(encoded, size=(403, 604), resized=resized)
+
+
+@pytest.mark.parametrize("side", [96, 50, 24])
+def test_crop_of_a_photograph_decoded_smaller_is_nearly_the_same(encode_image, side):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8))
+    encoded = encode_image(coarse.resize((400, 400)), "JPEG", quality=95)
+    geometry = Geometry(flip=True, resized=(side, side), offset=(0, 0), crop_size=side)
+    small = transforms.decode_image(encoded, resized=geometry.resized)
+    assert max(small.size) < 400
+    whole = transforms.crop_image(transforms.decode_image(encoded), geometry)
+    difference = np.abs(transforms.crop_image(small, geometry) - whole.astype(int))
+    # Two filters after one another are not quite the one: a little sharper.
+    assert difference.mean() < 1.5 and np.percentile(difference, 99) < 10
+
+
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 def test_decode_image_raises_when_the_file_is_cut_short(
     photograph, encode_image, image_format
