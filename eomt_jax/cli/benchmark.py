@@ -5,9 +5,9 @@ eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 
 The first times the network, the training step or, with --measure=input_pipeline, the
 preparation of samples on this machine, the first two with --against=transformers beside
-PyTorch's, all taking turns. The second compiles training
-and evaluation for a TPU slice that needn't be here, and says per chip how much memory
-they take and how long they take at least.
+PyTorch's, all taking turns. The second compiles training and evaluation for a TPU slice
+that needn't be here, and says per chip how much memory they take and how long they take
+at least.
 """
 
 import json
