@@ -1,12 +1,14 @@
-"""Times a config's network, training step and input pipeline on this machine."""
+"""Times a config's network, training step, input pipeline and evaluation here."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from eomt_jax.benchmark import inference, input_pipeline, train_step
+from eomt_jax.benchmark import evaluation, inference, input_pipeline, train_step
 from eomt_jax.benchmark.blank_split import open_or_blank
+from eomt_jax.pipeline.records import open_split
 from eomt_jax.training.setup import Config, setup
 
 
@@ -16,24 +18,26 @@ def measure(
     what: Sequence[str],
     batch_sizes: Sequence[int],
     rounds: int,
+    num_images: int = 16,
     torch_modes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Prints a table for each measurement as soon as it is made.
 
     Args:
       config: as configs/common.py lists it.
-      what: "inference", "train_step", "input_pipeline".
+      what: "inference", "train_step", "input_pipeline", "evaluation".
       batch_sizes: of inference.
       rounds: in which all that is compared takes turns.
-      torch_modes: keys of torch_rival.MODES to compare inference with; any of them
-        compares the training step with an eager one.
+      num_images: that are evaluated a round, the first of config.dataset.eval_split.
+      torch_modes: keys of torch_rival.MODES to compare inference and evaluation with;
+        any of them compares the training step with an eager one.
 
     Returns:
       The numbers, by measurement.
 
     Raises:
-      ValueError: the config contradicts itself; or the training step or its input is asked
-        for and the dataset isn't prepared.
+      ValueError: the config contradicts itself; or anything but inference is asked for
+        and the dataset isn't prepared.
     """
     report = {}
     if "inference" in what:
@@ -67,4 +71,38 @@ def measure(
         )
         print(input_pipeline.format_result(result), flush=True)
         report["input_pipeline"] = input_pipeline.as_json(result)
+    if "evaluation" in what:
+        result = _evaluation(config, num_images, rounds, torch_modes)
+        print(evaluation.format_result(result), flush=True)
+        report["evaluation"] = evaluation.as_json(result)
     return report
+
+
+def _evaluation(
+    config: Config, num_images: int, rounds: int, torch_modes: Sequence[str]
+) -> evaluation.Evaluation:
+    data = config.dataset
+    run = setup(config, devices=jax.devices()[:1])
+    model = run.initialization.model
+    source = open_split(data.data_dir, data.name, data.eval_split)
+    make_rivals = None
+    if torch_modes:
+        from eomt_jax.benchmark import torch_evaluation
+
+        make_rivals = functools.partial(
+            torch_evaluation.make_rivals,
+            model=model,
+            criterion=config.criterion,
+            source=source,
+            modes=torch_modes,
+        )
+    return evaluation.measure(
+        model,
+        run.create_state().params,
+        source,
+        num_images=num_images,
+        batch_size=config.eval.batch_size,
+        rounds=rounds,
+        num_threads=data.num_threads,
+        make_rivals=make_rivals,
+    )

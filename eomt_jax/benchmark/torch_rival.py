@@ -23,6 +23,7 @@ class Rival:
 
     Attributes:
       device: "cuda" where JAX computes on a GPU, "cpu" otherwise.
+      dtype: torch's, of parameters and activations.
     """
 
     def __init__(self, model: EoMT, params: Any, criterion: Any):
@@ -40,11 +41,20 @@ class Rival:
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("this torch is built without CUDA: nothing to compare")
-        self._dtype = getattr(torch, np.dtype(model.vit.dtype).name)
+        self.dtype = getattr(torch, np.dtype(model.vit.dtype).name)
         network = create_network(model, params, criterion).eval()
         # Kept at one it would mask, and predict before each block, in inference too.
         network.attn_mask_probs.zero_()
-        self._network = network.to(self.device, self._dtype)
+        self._network = network.to(self.device, self.dtype)
+
+    def network(self, mode: str) -> Callable[..., Any]:
+        """What is called with pixel_values; a key of MODES."""
+        import torch
+
+        options = MODES[mode]
+        if options is None:
+            return self._network
+        return torch.compile(self._network, **options)
 
     def job(self, images: np.ndarray, mode: str) -> Callable[[], Any]:
         """What predicts masks and classes of `images` once; a key of MODES.
@@ -53,11 +63,8 @@ class Rival:
         """
         import torch
 
-        pixels = pixel_values(images).to(self.device, self._dtype)
-        options = MODES[mode]
-        call = self._network
-        if options is not None:
-            call = torch.compile(call, **options)
+        pixels = pixel_values(images).to(self.device, self.dtype)
+        call = self.network(mode)
 
         def predict() -> None:
             with torch.inference_mode():

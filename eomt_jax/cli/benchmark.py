@@ -3,11 +3,11 @@
 eomt-benchmark --config=configs/coco_panoptic_vits_640_2x.py --measure=inference
 eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 
-The first times the network, the training step or, with --measure=input_pipeline, the
-preparation of samples on this machine, the first two with --against=transformers beside
-PyTorch's, all taking turns. The second compiles training and evaluation for a TPU slice
-that needn't be here, and says per chip how much memory they take and how long they take
-at least.
+The first times what --measure names on this machine's devices: inference, train_step,
+input_pipeline (samples a second of one core) or evaluation (photographs on disk to PQ).
+With --against=transformers PyTorch does the same, all taking turns. The second compiles
+training and evaluation for a TPU slice that needn't be here, and says per chip how much
+memory they take and how long they take at least.
 """
 
 import json
@@ -27,9 +27,12 @@ _PROGRAMS = flags.DEFINE_list(
     "programs", ["train", "eval"], "Which of the two to compile."
 )
 _MEASURE = flags.DEFINE_list(
-    "measure", [], "What to time: inference, train_step, input_pipeline."
+    "measure", [], "inference, train_step, input_pipeline, evaluation: what to time."
 )
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Of inference.")
+_IMAGES = flags.DEFINE_integer(
+    "images", 16, "Evaluated a round: the first of the validation split."
+)
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 10, "In which all that is compared takes turns."
 )
@@ -39,7 +42,7 @@ _AGAINST = flags.DEFINE_enum(
 _MODES = flags.DEFINE_list(
     "torch_modes",
     ["eager", "compiled"],
-    "How PyTorch's network is called in inference: eager, compiled, max-autotune.",
+    "How PyTorch's network is called in inference and evaluation: eager, compiled, max-autotune.",
 )
 _THREADS = flags.DEFINE_integer(
     "torch_threads", 0, "Of torch, on CPU; 0: the processors that JAX takes."
@@ -47,7 +50,7 @@ _THREADS = flags.DEFINE_integer(
 _OUT = flags.DEFINE_string("out", "", "JSON file for the numbers as well.")
 flags.mark_flag_as_required("config")
 
-_MEASURES = ("inference", "train_step", "input_pipeline")
+_MEASURES = ("inference", "train_step", "input_pipeline", "evaluation")
 
 
 def main() -> None:
@@ -109,6 +112,8 @@ def _measure() -> tuple[bool, dict[str, Any]]:
         raise app.UsageError(f"--batch_sizes={_BATCH_SIZES.value}: numbers from 1")
     if _ROUNDS.value < 1:
         raise app.UsageError(f"--rounds={_ROUNDS.value}: at least 1")
+    if _IMAGES.value < 1:
+        raise app.UsageError(f"--images={_IMAGES.value}: at least 1")
     # Beside torch, JAX must not take all of a GPU's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from eomt_jax.benchmark import machine, measure
@@ -124,6 +129,7 @@ def _measure() -> tuple[bool, dict[str, Any]]:
         what=tuple(_MEASURE.value),
         batch_sizes=[int(size) for size in _BATCH_SIZES.value],
         rounds=_ROUNDS.value,
+        num_images=_IMAGES.value,
         torch_modes=tuple(_MODES.value) if _AGAINST.value else (),
     )
     return True, {"machine": compared, **report}

@@ -28,7 +28,7 @@ def call(*arguments):
     [
         (
             (RECIPE,),
-            "give --measure=inference,train_step,input_pipeline or --compile-for",
+            "give --measure=inference,train_step,input_pipeline,evaluation or",
         ),
         ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
         ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
