@@ -15,7 +15,9 @@ def keep_freed_memory() -> None:
 
     XLA takes the temporary memory of a program in one piece at each call and frees it
     afterwards. By default glibc hands pieces of that size back to the system, which
-    then maps and clears every page anew: a third of the time of a training step.
+    then maps and clears every page anew: a third of the time of a training step, which
+    runs in the thread that calls it, as all programs with a host callback do. (Others run
+    in XLA's threads, whose arenas map what is larger than 64 MB in any case.)
 
     For commands, since it is a setting of the whole process; before JAX is asked for
     its devices, since threads keep the arena that they begin with. Nothing changes
@@ -27,7 +29,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_ARENA_MAX, 1)  # The others map what is larger than 64 MB, whatever else.
+    mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
 

@@ -19,6 +19,24 @@ def random_inputs(num_rows):
     return query, key, value, mask.at[:, :, 0].set(True)
 
 
+def test_attention_equals_its_definition_in_float64():
+    query, key, value, mask = random_inputs(37)
+    found = attention.attend(query, key, value, mask)
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    logits = np.einsum("brnd,bknd->bnrk", query, key) / np.sqrt(8)
+    weights = np.exp(logits) * np.asarray(mask)[:, None]
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bnrk,bknd->brnd", weights, value)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_backward_pass_keeps_no_probabilities():
+    query, key, value, mask = random_inputs(37)
+    _, vjp = jax.vjp(lambda *heads: attention.attend(*heads, mask), query, key, value)
+    kept = sum(x.size for x in jax.tree.leaves(vjp))
+    assert kept <= query.size + key.size + value.size + mask.size
+
+
 def output_and_gradients(query, key, value, mask):
     """[output, gradient of query, of key, of value] in float32."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eomt_jax.models import layers
 from eomt_jax.models.layers import depthwise_conv3x3
 
 
@@ -41,3 +42,26 @@ def test_depthwise_kernel_gradient_of_bfloat16_is_summed_in_float32(rng):
     _, gradient = vjp(x)
     assert gradient.dtype == jnp.bfloat16
     assert gradient[1, 1, 0] == 4096
+
+
+def test_depthwise_kernel_gradient_is_the_same_by_row_and_in_one_piece(rng):
+    """Each is the way of other platforms."""
+    padded = jax.random.normal(rng, (2, 7, 6, 4))
+    gradient = jax.random.normal(jax.random.key(1), (2, 5, 4, 4))
+    np.testing.assert_allclose(
+        layers._sum_by_row(padded, gradient),
+        layers._sum_products(padded, gradient),
+        atol=1e-5,
+    )
+
+
+def test_scaled_dense_is_a_dense_layer_and_a_scale_after_it(rng):
+    x = jax.random.normal(rng, (2, 5, 3, 4))
+    scale = jnp.linspace(-1, 2, 6)
+    layer = layers.ScaledDense(6, num_axes=2)
+    params = layer.init(rng, x, scale)["params"]
+    assert params["kernel"].shape == (3, 4, 6)
+    params["bias"] = jnp.arange(6.0)
+    expected = (x.reshape(2, 5, 12) @ params["kernel"].reshape(12, 6)) + params["bias"]
+    found = layer.apply({"params": params}, x, scale)
+    np.testing.assert_allclose(found, expected * scale, atol=1e-5)
