@@ -1,11 +1,8 @@
-"""A panoptic evaluation is timed, and PyTorch's is the same job."""
+"""A panoptic evaluation is timed, whole and in parts."""
 
 import dataclasses
-import functools
-from collections import defaultdict
 
 import jax
-import numpy as np
 import pytest
 
 from data import prepare, shapes
@@ -74,59 +71,3 @@ def test_another_annotation_than_panoptic_is_refused(job, monkeypatch):
     )
     with pytest.raises(ValueError, match="annotated for semantic segmentation alone"):
         evaluation.measure(model, params, source, num_images=1, batch_size=1, rounds=1)
-
-
-@pytest.mark.parity
-def test_pytorch_finds_the_same_quality(job, config):
-    pytest.importorskip("transformers")
-    pytest.importorskip("torch").set_num_threads(1)
-    from eomt_jax.benchmark import torch_evaluation
-
-    model, _, source = job
-    result = evaluation.measure(
-        *job,
-        num_images=3,
-        batch_size=2,
-        rounds=1,
-        num_kept=2,
-        make_rivals=functools.partial(
-            torch_evaluation.make_rivals,
-            model=model,
-            criterion=config.criterion,
-            source=source,
-            modes=("eager",),
-        ),
-    )
-    ours, theirs = result.scores[evaluation.OURS], result.scores["PyTorch, eager"]
-    assert (ours.tp, ours.fp, ours.fn) == (theirs.tp, theirs.fp, theirs.fn)
-    assert ours.tp + ours.fp > 0
-    assert ours.pq == pytest.approx(theirs.pq, abs=0.01)
-    parts = result.rival_parts["PyTorch, eager"]
-    assert sum(parts.values()) <= result.timings["PyTorch, eager"].median
-
-
-@pytest.mark.parity
-def test_pytorch_counts_a_good_prediction_as_panopticapi():
-    """One match, one wrong class, one on a crowd, one on void, one target missed."""
-    pytest.importorskip("transformers")
-    from eomt_jax.benchmark import torch_evaluation
-
-    target_map = np.repeat([1, 1, 1, 2, 2, 3, 0, 4], 4)[None]
-    id_map = np.repeat([1, 1, 1, 2, 2, 3, 4, 0], 4)[None]
-    id_map[0, 11] = 0
-    counts = defaultdict(lambda: np.zeros(4))
-    torch_evaluation.add_counts(
-        counts,
-        id_map,
-        {1: 0, 2: 1, 3: 2, 4: 1},
-        target_map,
-        {1: 0, 2: 0, 3: 2, 4: 1},
-        {3},
-    )
-    assert {label: list(row) for label, row in counts.items()} == {
-        0: [11 / 12, 1, 0, 1],
-        1: [0, 0, 1, 1],
-    }
-    score = torch_evaluation.total_score(counts)
-    assert (score.tp, score.fp, score.fn) == (1, 1, 2)
-    assert score.pq == pytest.approx(100 * (11 / 12 / 1.5) / 2)
