@@ -33,8 +33,7 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU by erf, as PyTorch has it.
 
-    jax.nn.gelu's goes by erfc, which XLA makes of several functions: thrice the time
-    on a CPU.
+    jax.nn.gelu's goes by erfc, which XLA makes of several functions on a CPU.
     """
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(math.sqrt(0.5)).astype(x.dtype)))
 
@@ -80,7 +79,6 @@ class ScaledDense(nn.Module):
         self, x: Float[Array, "*shape"], scale: Float[Array, " D"]
     ) -> Float[Array, "*out D"]:
         axes = x.shape[-self.num_axes :]
-        # Fans don't matter to this init, which the axes would hide from another.
         kernel = self.param("kernel", vit_init, (*axes, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(

@@ -1,13 +1,11 @@
 """What the allocator of a process that computes on a CPU does with freed memory."""
 
 import ctypes
-import importlib.metadata
-import importlib.util
 
 import jax
 
 # Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
@@ -19,25 +17,14 @@ def keep_freed_memory() -> None:
     runs in the thread that calls it, as all programs with a host callback do. (Others run
     in XLA's threads, whose arenas map what is larger than 64 MB in any case.)
 
-    For commands, since it is a setting of the whole process; before JAX is asked for
-    its devices, since threads keep the arena that they begin with. Nothing changes
-    where an accelerator may be, or with another C library than glibc.
+    For commands, since it is a setting of the whole process. Nothing changes where JAX
+    computes on an accelerator, or with another C library than glibc.
     """
-    if not _only_cpu():
+    if jax.default_backend() != "cpu":
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def _only_cpu() -> bool:
-    """Whether JAX will compute on a CPU, without asking it, which starts threads."""
-    platforms = jax.config.jax_platforms  # pyright: ignore
-    if platforms:
-        return platforms.partition(",")[0] == "cpu"
-    plugins = importlib.metadata.entry_points(group="jax_plugins")
-    return not plugins and importlib.util.find_spec("libtpu") is None

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import types
 
 from eomt_jax.parallel import host_memory
 
@@ -11,16 +10,15 @@ COUNT_PAGE_FAULTS = """
 import resource
 import sys
 
-from eomt_jax.parallel.host_memory import keep_freed_memory
-
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-
 import jax
 import jax.numpy as jnp
 
+from eomt_jax.parallel.host_memory import keep_freed_memory
+
 # As programs with a host callback run, such as the training step.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+if sys.argv[1] == "keep":
+    keep_freed_memory()
 
 def use(x):
     return (x @ x.T) @ x  # 81 MB between the two.
@@ -52,11 +50,10 @@ def test_freed_memory_is_not_mapped_anew():
     assert page_faults("keep") < 2_000 < page_faults("return")
 
 
-def test_where_an_accelerator_may_be_nothing_changes(monkeypatch):
+def test_with_an_accelerator_nothing_changes(monkeypatch):
     def refuse(name):
         raise AssertionError("the C library was asked for")
 
-    config = types.SimpleNamespace(jax_platforms="tpu,cpu")
-    monkeypatch.setattr(host_memory, "jax", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(host_memory.jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(host_memory.ctypes, "CDLL", refuse)
     host_memory.keep_freed_memory()
