@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+import types
+
+import pytest
 
 from eomt_jax.parallel import host_memory
 
@@ -15,10 +18,10 @@ import jax.numpy as jnp
 
 from eomt_jax.parallel.host_memory import keep_freed_memory
 
-# As programs with a host callback run, such as the training step.
-jax.config.update("jax_cpu_enable_async_dispatch", False)
 if sys.argv[1] == "keep":
     keep_freed_memory()
+# False: as programs with a host callback run, such as the training step.
+jax.config.update("jax_cpu_enable_async_dispatch", sys.argv[2] == "async")
 
 def use(x):
     return (x @ x.T) @ x  # 81 MB between the two.
@@ -33,10 +36,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(how: str) -> int:
+def page_faults(freed: str, dispatch: str) -> int:
     """Of one call of a program with 81 MB of temporary memory: 20,000 pages."""
     found = subprocess.run(
-        [sys.executable, "-c", COUNT_PAGE_FAULTS, how],
+        [sys.executable, "-c", COUNT_PAGE_FAULTS, freed, dispatch],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         capture_output=True,
         text=True,
@@ -46,14 +49,43 @@ def page_faults(how: str) -> int:
     return int(found.stdout)
 
 
-def test_freed_memory_is_not_mapped_anew():
-    assert page_faults("keep") < 2_000 < page_faults("return")
+@pytest.mark.parametrize("dispatch", ["async", "sync"])
+def test_freed_memory_is_not_mapped_anew(dispatch):
+    assert page_faults("keep", dispatch) < 2_000 < page_faults("return", dispatch)
 
 
-def test_with_an_accelerator_nothing_changes(monkeypatch):
+@pytest.fixture
+def c_library(monkeypatch):
+    """Counts how often the C library is asked for, and gives none."""
+    asked = []
+
     def refuse(name):
-        raise AssertionError("the C library was asked for")
+        asked.append(name)
+        raise OSError
 
-    monkeypatch.setattr(host_memory.jax, "default_backend", lambda: "tpu")
     monkeypatch.setattr(host_memory.ctypes, "CDLL", refuse)
+    return asked
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "tpu", "cuda,cpu"])
+def test_with_an_accelerator_asked_for_nothing_changes(
+    monkeypatch, c_library, platforms
+):
+    monkeypatch.setattr(
+        host_memory.jax, "config", types.SimpleNamespace(jax_platforms=platforms)
+    )
     host_memory.keep_freed_memory()
+    assert not c_library
+
+
+@pytest.mark.parametrize("library", ["jax_plugins", "libtpu", None])
+def test_with_an_accelerators_library_nothing_changes(monkeypatch, c_library, library):
+    monkeypatch.setattr(
+        host_memory.jax, "config", types.SimpleNamespace(jax_platforms=None)
+    )
+    monkeypatch.setattr(
+        host_memory.importlib.util, "find_spec", lambda module: module == library
+    )
+    monkeypatch.setattr(host_memory.metadata, "entry_points", lambda group: ())
+    host_memory.keep_freed_memory()
+    assert bool(c_library) == (library is None)
