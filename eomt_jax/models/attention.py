@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
-from eomt_jax.models.layers import ScaledDense, vit_init
+from eomt_jax.models.layers import Dense, project, vit_init
 from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
@@ -138,7 +138,7 @@ class QkvProjection(nn.Module):
         heads = (self.num_heads, embed_dim // self.num_heads)
         kernel = self.param("kernel", vit_init, (embed_dim, 3, *heads))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        out = jnp.einsum("bnd,dchk->bnchk", x, kernel)
+        out: Any = project(x, kernel)
         parts = QKV_BIASES[self.bias]
         if not parts:
             return out
@@ -197,6 +197,4 @@ class Attention(nn.Module):
                 ],
                 axis=1,
             )
-        return ScaledDense(embed_dim, num_axes=2, dtype=self.dtype, name="out")(
-            out, scale
-        )
+        return Dense(embed_dim, num_axes=2, dtype=self.dtype, name="out")(out, scale)

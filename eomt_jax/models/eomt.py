@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from eomt_jax.models.layers import MaskHead, Upscale, uniform_fan_in
+from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.types import Outputs
@@ -45,7 +45,7 @@ class EoMT(nn.Module):
             "queries", nn.initializers.normal(1.0), (self.num_queries, dim)
         )
         init = uniform_fan_in(dim)
-        self.class_head = nn.Dense(
+        self.class_head = Dense(
             self.num_classes + 1, kernel_init=init, bias_init=init, dtype=dtype
         )
         self.mask_head = MaskHead(dtype)

@@ -3,6 +3,7 @@
 Legend: B batch, N tokens, D embedding, h w patch grid.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -58,8 +59,59 @@ class LayerNorm(nn.Module):
         return (x * scale + bias).astype(self.dtype)
 
 
-class ScaledDense(nn.Module):
-    """A Dense layer over the last axes, and LayerScale after it.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(
+    x: Float[Array, "*shape"], kernel: Float[Array, "*axes"], num_axes: int = 1
+) -> Float[Array, "*out"]:
+    """Contracts the last axes of `x` with the first of `kernel`, as jnp.tensordot does.
+
+    The gradient of the kernel sums over all tokens of the batch. XLA writes out the
+    transposed activations for that on a CPU, unless they are plain matrices; elsewhere
+    to make them so is a copy itself, or moves shards.
+    """
+    return jnp.tensordot(x, kernel, num_axes)
+
+
+def _project_forward(x, kernel, num_axes):
+    return project(x, kernel, num_axes), (x, kernel)
+
+
+def _project_backward(num_axes, residuals, gradient):
+    x, kernel = residuals
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=functools.partial(_sum_matrices, num_axes=num_axes),
+        default=functools.partial(_sum_tokens, num_axes=num_axes),
+    )
+    axes = tuple(range(num_axes - kernel.ndim, 0))
+    return jnp.tensordot(gradient, kernel, (axes, axes)), kernel_gradient
+
+
+def _sum_tokens(
+    x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
+) -> Float[Array, "*axes"]:
+    """The gradient of a kernel that contracts so many axes of `x`."""
+    tokens = tuple(range(x.ndim - num_axes))
+    return jnp.tensordot(x, gradient, (tokens, tokens))
+
+
+def _sum_matrices(
+    x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
+) -> Float[Array, "*axes"]:
+    """The same by a product of matrices."""
+    tokens, axes = x.shape[: x.ndim - num_axes], x.shape[x.ndim - num_axes :]
+    features = gradient.shape[len(tokens) :]
+    rows = math.prod(tokens)
+    out = x.reshape(rows, math.prod(axes)).T @ gradient.reshape(rows, -1)
+    return out.reshape(*axes, *features)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+class Dense(nn.Module):
+    """A linear layer over the last axes, with LayerScale after it where one is given.
 
     The scale goes to the weights and not to the result: a pass over activations less,
     and over their gradients.
@@ -67,24 +119,28 @@ class ScaledDense(nn.Module):
     Attributes:
       features: D.
       num_axes: how many axes are contracted.
+      kernel_init, bias_init: initializers.
       dtype: of the result.
     """
 
     features: int
     num_axes: int = 1
+    kernel_init: nn.initializers.Initializer = vit_init
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*shape"], scale: Float[Array, " D"]
+        self, x: Float[Array, "*shape"], scale: Float[Array, " D"] | None = None
     ) -> Float[Array, "*out D"]:
         axes = x.shape[-self.num_axes :]
-        kernel = self.param("kernel", vit_init, (*axes, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = promote_dtype(
-            x, kernel * scale, bias * scale, dtype=self.dtype
-        )
-        return jnp.tensordot(x, kernel, self.num_axes) + bias
+        kernel = self.param("kernel", self.kernel_init, (*axes, self.features))
+        bias = self.param("bias", self.bias_init, (self.features,))
+        if scale is not None:
+            kernel, bias = kernel * scale, bias * scale
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        out: Any = project(x, kernel, self.num_axes)
+        return out + bias
 
 
 class Mlp(nn.Module):
@@ -98,10 +154,8 @@ class Mlp(nn.Module):
         self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
     ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
-        x = nn.Dense(
-            self.hidden_dim, kernel_init=vit_init, dtype=self.dtype, name="up"
-        )(x)
-        return ScaledDense(embed_dim, dtype=self.dtype, name="down")(gelu(x), scale)
+        x = Dense(self.hidden_dim, dtype=self.dtype, name="up")(x)
+        return Dense(embed_dim, dtype=self.dtype, name="down")(gelu(x), scale)
 
 
 class SwiGlu(nn.Module):
@@ -117,11 +171,9 @@ class SwiGlu(nn.Module):
         self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
     ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
-        x = nn.Dense(
-            2 * self.hidden_dim, kernel_init=vit_init, dtype=self.dtype, name="gate_up"
-        )(x)
+        x = Dense(2 * self.hidden_dim, dtype=self.dtype, name="gate_up")(x)
         gate, value = jnp.split(x, 2, axis=-1)
-        down = ScaledDense(embed_dim, dtype=self.dtype, name="down")
+        down = Dense(embed_dim, dtype=self.dtype, name="down")
         return down(nn.silu(gate) * value, scale)
 
 
@@ -135,7 +187,7 @@ class MaskHead(nn.Module):
         embed_dim = x.shape[-1]
         init = uniform_fan_in(embed_dim)
         for i in range(3):
-            x = nn.Dense(
+            x = Dense(
                 embed_dim,
                 kernel_init=init,
                 bias_init=init,

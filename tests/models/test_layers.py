@@ -55,10 +55,31 @@ def test_depthwise_kernel_gradient_is_the_same_by_row_and_in_one_piece(rng):
     )
 
 
+@pytest.mark.parametrize("shape", [(6,), (2, 3)], ids=str)
+@pytest.mark.parametrize("tokens", [(5,), (2, 5)], ids=str)
+def test_projection_has_the_gradients_of_tensordot(rng, tokens, shape):
+    x = jax.random.normal(rng, (*tokens, *shape))
+    kernel = jax.random.normal(jax.random.key(1), (*shape, 3, 4))
+    gradient = jax.random.normal(jax.random.key(2), (*tokens, 3, 4))
+    num_axes = len(shape)
+    expected_out, pull = jax.vjp(
+        lambda *args: jnp.tensordot(*args, num_axes), x, kernel
+    )
+    out, found = jax.vjp(lambda *args: layers.project(*args, num_axes), x, kernel)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
+    for expected, of_project in zip(pull(gradient), found(gradient)):
+        np.testing.assert_allclose(of_project, expected, atol=1e-5)
+    # One is the way of a CPU, the other of all else.
+    for sums in (layers._sum_matrices, layers._sum_tokens):
+        np.testing.assert_allclose(
+            sums(x, gradient, num_axes=num_axes), pull(gradient)[1], atol=1e-5
+        )
+
+
 def test_scaled_dense_is_a_dense_layer_and_a_scale_after_it(rng):
     x = jax.random.normal(rng, (2, 5, 3, 4))
     scale = jnp.linspace(-1, 2, 6)
-    layer = layers.ScaledDense(6, num_axes=2)
+    layer = layers.Dense(6, num_axes=2)
     params = layer.init(rng, x, scale)["params"]
     assert params["kernel"].shape == (3, 4, 6)
     params["bias"] = jnp.arange(6.0)
