@@ -4,7 +4,7 @@ Legend: B batch, N tokens, Q queries, R rows that attend, D embedding, heads,
 Dh = D / heads, hw patches.
 """
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -35,84 +35,119 @@ def attend(
     Above MAX_LOGITS the rows go in equal chunks, one after the other. A row's numbers
     are the same either way.
 
-    Probabilities are not kept for the backward pass, which computes them again: to
-    write and to read them takes longer than the product that they come from.
+    The backward pass computes the weights of all pairs again, from two numbers that
+    are kept for each row: to write and to read them takes as long as the product that
+    they come from, and more memory than all else in a block.
     """
-    return _attend(query, key, value, mask)
+    return _forward(query, key, value, mask)[0]
 
 
 def _forward(query, key, value, mask):
-    return _attend(query, key, value, mask), (query, key, value, mask)
+    # Heads first, so that each product is of matrices as they lie in memory.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    mask = None if mask is None else mask[:, None]
+
+    def attend_chunk(_, rows):
+        query, mask = rows
+        logits = _logits(query, key, mask)
+        highest = logits.max(-1, keepdims=True)
+        weights = jnp.exp(logits - highest)
+        total = weights.sum(-1, keepdims=True)
+        out = jnp.matmul((weights / total).astype(value.dtype), value)
+        return None, (out, highest, 1.0 / total)
+
+    rows = query, mask
+    _, of_rows = _over_chunks(attend_chunk, None, rows, num_tokens=key.shape[2])
+    return of_rows[0].swapaxes(1, 2), (rows, of_rows, key, value)
 
 
-def _backward(inputs, gradient):
-    query, key, value, mask = inputs
-    attend_masked = functools.partial(_attend, mask=mask)
-    return *jax.vjp(attend_masked, query, key, value)[1](gradient), None
+def _backward(kept, gradient):
+    # Or the compiler would see what it has computed before, and keep it.
+    rows, of_rows, key, value = jax.lax.optimization_barrier(kept)
+    rows = (*rows, *of_rows, gradient.swapaxes(1, 2))
+
+    def chunk_gradients(sums, rows):
+        query, mask, out, highest, inverse_sum, gradient = rows
+        weights = jnp.exp(_logits(query, key, mask) - highest)
+        gradient = gradient.astype(jnp.float32) * inverse_sum
+        mean = (gradient * out).sum(-1, keepdims=True)
+        gradient = gradient.astype(value.dtype)
+        of_weights = jnp.matmul(
+            gradient, value.swapaxes(2, 3), preferred_element_type=jnp.float32
+        )
+        of_logits = (weights * (of_weights - mean)).astype(key.dtype)
+        products = (of_logits, _scaled(query)), (weights.astype(value.dtype), gradient)
+        # Over the chunks they are summed, which bfloat16 is too coarse for.
+        sums = tuple(
+            total + jnp.matmul(x.swapaxes(2, 3), y, preferred_element_type=jnp.float32)
+            for total, (x, y) in zip(sums, products)
+        )
+        return sums, _scaled(jnp.matmul(of_logits, key))
+
+    zeros = jnp.zeros(key.shape, jnp.float32)
+    (of_key, of_value), of_query = _over_chunks(
+        chunk_gradients, (zeros, zeros), rows, num_tokens=key.shape[2]
+    )
+    gradients = of_query, of_key.astype(key.dtype), of_value.astype(value.dtype)
+    return *(x.swapaxes(1, 2) for x in gradients), None
 
 
 attend.defvjp(_forward, _backward)
 
 
-def _attend(
-    query: Float[Array, "B R heads Dh"],
-    key: Float[Array, "B N heads Dh"],
-    value: Float[Array, "B N heads Dh"],
-    mask: Bool[Array, "B R N"] | None,
-) -> Float[Array, "B R heads Dh"]:
-    # Heads first, so that each product is of matrices as they lie in memory.
-    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    mask = None if mask is None else mask[:, None]
-    num_rows, num_tokens = query.shape[2], key.shape[2]
-    num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
-    if num_chunks == 1:
-        return _attend_rows(query, key, value, mask).swapaxes(1, 2)
-    # Whole tiles of an accelerator.
-    chunk_rows = -(-num_rows // num_chunks // 8) * 8
-    return _attend_chunks(query, key, value, mask, chunk_rows).swapaxes(1, 2)
+def _scaled(x: Float[Array, "*shape Dh"]) -> Float[Array, "*shape Dh"]:
+    return x * x.shape[-1] ** -0.5
 
 
-def _attend_chunks(
+def _logits(
     query: Float[Array, "B heads R Dh"],
     key: Float[Array, "B heads N Dh"],
-    value: Float[Array, "B heads N Dh"],
     mask: Bool[Array, "B 1 R N"] | None,
-    chunk_rows: int,
-) -> Float[Array, "B heads R Dh"]:
-    batch, num_heads, num_rows, head_dim = query.shape
-    # Their gradients are summed over the chunks, which bfloat16 is too coarse for.
-    wide_key, wide_value = key.astype(jnp.float32), value.astype(jnp.float32)
+) -> Float[Array, "B heads R N"]:
+    logits = jnp.matmul(
+        _scaled(query), key.swapaxes(2, 3), preferred_element_type=jnp.float32
+    )
+    if mask is None:
+        return logits
+    return jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def attend_chunk(rows):
-        query, mask = rows
-        key_value = wide_key.astype(query.dtype), wide_value.astype(value.dtype)
-        return _attend_rows(query, *key_value, mask)
+
+def _over_chunks(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    rows: tuple[Any, ...],
+    *,
+    num_tokens: int,
+) -> tuple[Any, Any]:
+    """Scans `function` over equal chunks of rows.
+
+    Args:
+      function: see jax.lax.scan.
+      carry: at first.
+      rows: arrays [B, 1 or heads, R, anything], or None.
+      num_tokens: that each row attends to.
+
+    Returns:
+      The last carry, and what belongs to the rows, as they lie.
+    """
+    num_rows = rows[0].shape[2]
+    num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
+    if num_chunks == 1:
+        return function(carry, rows)
+    # Whole tiles of an accelerator.
+    chunk_rows = -(-num_rows // num_chunks // 8) * 8
 
     def split(x: Array) -> Array:
         x = jnp.pad(x, ((0, 0), (0, 0), (0, -num_rows % chunk_rows), (0, 0)))
         x = x.reshape(*x.shape[:2], -1, chunk_rows, x.shape[-1])
         return jnp.moveaxis(x, 2, 0)
 
-    out = jax.lax.map(attend_chunk, jax.tree.map(split, (query, mask)))
-    out = jnp.moveaxis(out, 0, 2).reshape(batch, num_heads, -1, head_dim)
-    return out[:, :, :num_rows]
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :num_rows]
 
-
-def _attend_rows(
-    query: Float[Array, "B heads R Dh"],
-    key: Float[Array, "B heads N Dh"],
-    value: Float[Array, "B heads N Dh"],
-    mask: Bool[Array, "B 1 R N"] | None,
-) -> Float[Array, "B heads R Dh"]:
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.matmul(
-        query * scale, key.swapaxes(2, 3), preferred_element_type=jnp.float32
-    )
-    if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-    probs = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-    return jnp.matmul(probs, value)
+    carry, of_rows = jax.lax.scan(function, carry, jax.tree.map(split, rows))
+    return carry, jax.tree.map(join, of_rows)
 
 
 # Which of query, key and value have a bias.
