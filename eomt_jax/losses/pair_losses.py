@@ -23,8 +23,9 @@ from eomt_jax.losses import mask_losses
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Targets
 
-# More would waste work on the last chunk, fewer would starve a large device.
-CHUNK_SIZE = 16
+# Pairs of a prediction in a chunk: two an image, up to a limit. More would waste work on
+# the last chunk, fewer would starve a large device.
+PAIRS_PER_IMAGE, MAX_CHUNK_SIZE = 2, 16
 
 MaskLogits = tuple[Float[Array, "B Q h w"], ...]
 Sums = tuple[Float[Array, "M B"], Float[Array, "M B"], Float[Array, "M B"]]
@@ -101,7 +102,7 @@ def _run(
     matched = (query_of_target >= 0).reshape(num_predictions, -1)
     queries = jnp.maximum(query_of_target, 0).reshape(num_predictions, -1)
     num_pairs = matched.sum(-1)
-    chunk_size = min(CHUNK_SIZE, batch * num_targets)
+    chunk_size = min(MAX_CHUNK_SIZE, batch * min(PAIRS_PER_IMAGE, num_targets))
     # Real pairs first; filled up so that the last chunk is whole.
     order = jnp.argsort(~matched, axis=-1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, chunk_size)))
