@@ -6,6 +6,7 @@ grid, L2 blocks with queries.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
+from eomt_jax.models.layers import (
+    Dense,
+    MaskHead,
+    Upscale,
+    mask_product,
+    uniform_fan_in,
+)
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.types import Outputs
@@ -114,10 +121,8 @@ class EoMT(nn.Module):
         patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
         pixels = self.upscale(patches.reshape(batch, *self.vit.grid_size, dim))
         _, height, width, _ = pixels.shape
-        mask_logits = jnp.matmul(
-            self.mask_head(queries),
-            pixels.reshape(batch, height * width, dim).swapaxes(1, 2),
-            preferred_element_type=jnp.float32,
+        mask_logits: Any = mask_product(
+            self.mask_head(queries), pixels.reshape(batch, height * width, dim)
         )
         mask_logits = mask_logits.reshape(batch, -1, height, width)
         return mask_logits, self.class_head(queries).astype(jnp.float32)

@@ -221,6 +221,73 @@ class TransposedConv2x2(nn.Module):
         return x.reshape(batch, 2 * height, 2 * width, dim) + bias
 
 
+# Queries of an image that a target is matched to, as a rule.
+FEW_QUERIES = 32
+
+
+@jax.custom_vjp
+def mask_product(
+    queries: Float[Array, "B Q D"], pixels: Float[Array, "B P D"]
+) -> Float[Array, "B Q P"]:
+    """Products of mask embeddings and pixel features, in float32.
+
+    The loss has a gradient for the masks of matched queries alone. So the gradients
+    are products of FEW_QUERIES where that is enough; but not on an accelerator, which
+    would have to wait for the answer.
+    """
+    return _product(queries, pixels)
+
+
+def _product(queries, pixels):
+    return jnp.matmul(
+        queries, pixels.swapaxes(1, 2), preferred_element_type=jnp.float32
+    )
+
+
+def _mask_product_forward(queries, pixels):
+    return mask_product(queries, pixels), (queries, pixels)
+
+
+def _mask_product_backward(residuals, gradient):
+    return jax.lax.platform_dependent(
+        *residuals, gradient, cpu=_gradients_of_matched, default=_gradients_of_all
+    )
+
+
+def _gradients_of_all(
+    queries: Float[Array, "B Q D"],
+    pixels: Float[Array, "B P D"],
+    gradient: Float[Array, "B Q P"],
+) -> tuple[Float[Array, "B Q D"], Float[Array, "B P D"]]:
+    return jax.vjp(_product, queries, pixels)[1](gradient)
+
+
+def _gradients_of_matched(
+    queries: Float[Array, "B Q D"],
+    pixels: Float[Array, "B P D"],
+    gradient: Float[Array, "B Q P"],
+) -> tuple[Float[Array, "B Q D"], Float[Array, "B P D"]]:
+    """The same, whatever the number of queries that have a gradient."""
+    if queries.shape[1] <= FEW_QUERIES:
+        return _gradients_of_all(queries, pixels, gradient)
+    matched = (gradient != 0).any(-1)
+
+    def of_few():
+        _, rows = jax.lax.top_k(matched.astype(jnp.int32), FEW_QUERIES)
+        at = jnp.arange(len(queries))[:, None], rows
+        of_rows, of_pixels = _gradients_of_all(queries[at], pixels, gradient[at])
+        return jnp.zeros_like(queries).at[at].set(of_rows), of_pixels
+
+    return jax.lax.cond(
+        matched.sum(-1).max() <= FEW_QUERIES,
+        of_few,
+        lambda: _gradients_of_all(queries, pixels, gradient),
+    )
+
+
+mask_product.defvjp(_mask_product_forward, _mask_product_backward)
+
+
 def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w D"]]:
     """What each tap of a 3×3 kernel sees, row by row, of a map with a border."""
     height, width = padded.shape[1] - 2, padded.shape[2] - 2

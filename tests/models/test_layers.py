@@ -86,3 +86,21 @@ def test_scaled_dense_is_a_dense_layer_and_a_scale_after_it(rng):
     expected = (x.reshape(2, 5, 12) @ params["kernel"].reshape(12, 6)) + params["bias"]
     found = layer.apply({"params": params}, x, scale)
     np.testing.assert_allclose(found, expected * scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("matched", [(0, 0), (3, 32), (33, 2), (60, 60)], ids=str)
+def test_mask_product_has_the_gradients_of_a_product(rng, matched):
+    """Fewer queries with a gradient than FEW_QUERIES, as many, and more."""
+    keys = jax.random.split(rng, 4)
+    queries = jax.random.normal(keys[0], (2, 60, 8))
+    pixels = jax.random.normal(keys[1], (2, 35, 8))
+    gradient = jax.random.normal(keys[2], (2, 60, 35))
+    rank = jax.random.permutation(keys[3], jnp.arange(60))
+    gradient *= (rank < jnp.array(matched)[:, None])[..., None]
+    out, pull = jax.vjp(layers.mask_product, queries, pixels)
+    expected, expected_pull = jax.vjp(
+        lambda q, p: jnp.einsum("bqd,bpd->bqp", q, p), queries, pixels
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for found, wanted in zip(pull(gradient), expected_pull(gradient), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
