@@ -29,8 +29,8 @@ def measure(
       batch_sizes: of inference.
       rounds: in which all that is compared takes turns.
       num_images: that are evaluated a round, the first of config.dataset.eval_split.
-      torch_modes: keys of torch_rival.MODES to compare inference and evaluation with;
-        any of them compares the training step with an eager one.
+      torch_modes: keys of torch_rival.MODES to compare all but the input pipeline
+        with.
 
     Returns:
       The numbers, by measurement.
@@ -61,7 +61,7 @@ def measure(
         report["inference"] = inference.as_json(results)
     if "train_step" in what:
         run = setup(config, devices=jax.devices()[:1])
-        result = train_step.measure(run, rounds=rounds, against_torch=bool(torch_modes))
+        result = train_step.measure(run, rounds=rounds, torch_modes=torch_modes)
         print(train_step.format_result(result), flush=True)
         report["train_step"] = train_step.as_json(result)
     if "input_pipeline" in what:

@@ -51,12 +51,21 @@ class Reference:
       step: optimizer steps done.
     """
 
-    def __init__(self, run: Setup, params: PyTree):
+    def __init__(
+        self,
+        run: Setup,
+        params: PyTree,
+        *,
+        compile_options: Mapping[str, Any] | None = None,
+    ):
         """Begins where our run does.
 
         Args:
           run: what the config describes.
           params: our initial parameters.
+          compile_options: torch.compile's, for the network's blocks and heads. What is
+            between them, the loss with scipy in it and AdamW, stay as they are; None:
+            all does.
 
         Raises:
           ValueError: the run freezes blocks, which the reference doesn't.
@@ -72,6 +81,10 @@ class Reference:
         torch.manual_seed(config.seed)
         model = run.initialization.model
         self.network = create_network(model, params, config.criterion)
+        if compile_options is not None:
+            whole: Any = self.network
+            for part in (*whole.layers, whole.upscale_block, whole.mask_head):
+                part.compile(**compile_options)
         self.adamw = _create_adamw(self.network, model, params, config.optimizer)
         self.step = 0
         self._clip_norm = config.optimizer.clip_norm

@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ class TrainStep:
     Attributes:
       batch_size: images.
       num_targets: real ones in the batch.
-      timings: by name: OURS, its parts and, with a rival, "transformers".
+      timings: by name: OURS, its parts and, with rivals, "PyTorch, <mode>".
       matching: seconds a step that scipy takes on the host.
       data: seconds to read and prepare a batch, by all readers together.
       flops: of forward and backward pass, nothing counted twice.
@@ -61,14 +62,14 @@ class TrainStep:
         }
 
 
-def measure(run: Setup, *, rounds: int, against_torch: bool = False) -> TrainStep:
+def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> TrainStep:
     """Times the step that `run` trains with, at the mask probabilities it begins at.
 
     Args:
       run: on one device where it is compared.
       rounds: in which all take turns.
-      against_torch: also transformers' network and loss with torch's AdamW, eager, on
-        the same batch.
+      torch_modes: keys of torch_rival.MODES for transformers' network and loss with
+        torch's AdamW, on the same batch.
     """
     config: Any = run.config
     model = run.initialization.model
@@ -136,11 +137,8 @@ def measure(run: Setup, *, rounds: int, against_torch: bool = False) -> TrainSte
 
         rate = MatrixRate(model.vit.dtype)
         jobs = {OURS: ours, PEAK: rate, **{name: part(name) for name in programs}}
-        if against_torch:
-            from eomt_jax.benchmark.torch_reference import Reference
-
-            reference = Reference(run, params)
-            jobs["transformers"] = lambda: reference.train_step(host_batch)
+        if torch_modes:
+            jobs |= _rivals(run, params, host_batch, torch_modes)
         timings = take_turns(jobs, rounds=rounds)
         matching = float(np.median(solving[solved:])) if solving[solved:] else 0.0
     peak = rate.flops / timings.pop(PEAK).median
@@ -154,6 +152,21 @@ def measure(run: Setup, *, rounds: int, against_torch: bool = False) -> TrainSte
         flops=3 * forward_flops(model, training=True) * config.batch_size,
         peak=peak,
     )
+
+
+def _rivals(
+    run: Setup, params: Any, batch: Batch, modes: Sequence[str]
+) -> dict[str, Callable[[], Any]]:
+    from eomt_jax.benchmark.torch_reference import Reference
+    from eomt_jax.benchmark.torch_rival import MODES
+
+    rivals = {
+        mode: Reference(run, params, compile_options=MODES[mode]) for mode in modes
+    }
+    return {
+        f"PyTorch, {mode}": functools.partial(rival.train_step, batch)
+        for mode, rival in rivals.items()
+    }
 
 
 @contextlib.contextmanager
@@ -181,10 +194,9 @@ def format_result(result: TrainStep) -> str:
         "| training step | batch | time | ± | images/s | ours is faster by |",
         "|---|---|---|---|---|---|",
     ]
-    for name in (OURS, "transformers"):
-        if name not in result.timings:
+    for name, timing in result.timings.items():
+        if name in (FORWARD, LOSS, GRADIENT):
             continue
-        timing = result.timings[name]
         ratio = "" if name == OURS else f"{ours.ratio_to(timing):.2f} ×"
         lines.append(
             f"| {name} | {result.batch_size} | {timing.median * 1e3:.0f} ms "

@@ -42,7 +42,7 @@ _AGAINST = flags.DEFINE_enum(
 _MODES = flags.DEFINE_list(
     "torch_modes",
     ["eager", "compiled"],
-    "How PyTorch's network is called in inference and evaluation: eager, compiled, max-autotune.",
+    "How PyTorch's network is called: eager, compiled, max-autotune.",
 )
 _THREADS = flags.DEFINE_integer(
     "torch_threads", 0, "Of torch, on CPU; 0: the processors that JAX takes."

@@ -194,6 +194,28 @@ def test_first_loss_agrees_within_the_sampling_noise(config, empty):
     assert abs(np.mean(ours) - np.mean(theirs)) < 4 * noise + 1e-5 * np.mean(theirs)
 
 
+# What torch itself warns of while it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_parts_train_as_eager_ones_do(config):
+    run = setup(config, devices=jax.devices()[:1])
+    params = make_params(run.initialization.model, scale=0.15)
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph
+
+    found = []
+    for options in (None, {"backend": backend}):
+        reference = torch_reference.Reference(run, params, compile_options=options)
+        torch.manual_seed(0)
+        found.append(reference.train_step(small_batch()))
+        assert bool(compiled) == (options is not None)
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        np.testing.assert_allclose(found[1][name], value, rtol=1e-5, err_msg=name)
+
+
 def test_rates_of_every_parameter_are_ours(config):
     run = setup(config, devices=jax.devices()[:1])
     params = make_params(run.initialization.model)
