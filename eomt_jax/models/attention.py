@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Bool, Float
 
-from eomt_jax.models.layers import Dense, project, vit_init
+from eomt_jax.models.functions import project
+from eomt_jax.models.layers import Dense, vit_init
 from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any

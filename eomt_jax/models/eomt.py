@@ -14,13 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from eomt_jax.models.layers import (
-    Dense,
-    MaskHead,
-    Upscale,
-    mask_product,
-    uniform_fan_in,
-)
+from eomt_jax.models.functions import mask_product
+from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.types import Outputs
@@ -120,11 +115,7 @@ class EoMT(nn.Module):
         queries = tokens[:, : self.num_queries]
         patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
         pixels = self.upscale(patches.reshape(batch, *self.vit.grid_size, dim))
-        _, height, width, _ = pixels.shape
-        mask_logits: Any = mask_product(
-            self.mask_head(queries), pixels.reshape(batch, height * width, dim)
-        )
-        mask_logits = mask_logits.reshape(batch, -1, height, width)
+        mask_logits: Any = mask_product(self.mask_head(queries), pixels)
         return mask_logits, self.class_head(queries).astype(jnp.float32)
 
     def patch_mask(

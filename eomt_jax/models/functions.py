@@ -1,0 +1,367 @@
+"""Functions with gradients of their own.
+
+What JAX derives would keep more for the backward pass than it costs to compute again,
+or goes by ways that a CPU is slow at. The barriers are for XLA, which would see that it
+has computed something before, and keep that.
+
+Legend: B batch, Q queries, D embedding, h w map.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU by erf, as PyTorch has it.
+
+    jax.nn.gelu's goes by erfc, which XLA makes of several functions on a CPU.
+    """
+    return 0.5 * x * _twice_normal_cdf(x)
+
+
+def _twice_normal_cdf(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return 1.0 + jax.lax.erf(x * _constant(math.sqrt(0.5), x))
+
+
+def _constant(value: float, like: Array) -> Any:
+    return np.float32(value).astype(like.dtype)
+
+
+def _gelu_forward(x):
+    return gelu(x), x
+
+
+def _gelu_backward(x, gradient):
+    x = jax.lax.optimization_barrier(x)
+    density = jnp.exp(-0.5 * x * x) * _constant(1 / math.sqrt(2 * math.pi), x)
+    return (gradient * (0.5 * _twice_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "*shape D"],
+    scale: Float[Array, " D"],
+    bias: Float[Array, " D"],
+    epsilon: float,
+) -> Float[Array, "*shape D"]:
+    """Normalises the last axis in float32, and returns float32.
+
+    Not flax's: the two-pass variance is what other frameworks compute, and bfloat16
+    activations must not be squared in bfloat16.
+    """
+    standardized, _ = _standardize(x, epsilon)
+    return standardized * scale + bias
+
+
+def _standardize(
+    x: Float[Array, "*shape D"], epsilon: float
+) -> tuple[Float[Array, "*shape D"], Float[Array, "*shape 1"]]:
+    """Mean 0 and deviation 1 over the last axis, and what that multiplied by."""
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
+    return x * inverse, inverse
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    return layer_norm(x, scale, bias, epsilon), (x, scale)
+
+
+def _layer_norm_backward(epsilon, residuals, gradient):
+    x, scale = jax.lax.optimization_barrier(residuals)
+    standardized, inverse = _standardize(x, epsilon)
+    rows = tuple(range(x.ndim - 1))
+    of_x = _standardize_gradient(gradient * scale, standardized, inverse)
+    of_scale = (gradient * standardized).sum(rows)
+    return of_x.astype(x.dtype), of_scale, gradient.sum(rows)
+
+
+def _standardize_gradient(
+    gradient: Float[Array, "*shape D"],
+    standardized: Float[Array, "*shape D"],
+    inverse: Float[Array, "*shape 1"],
+) -> Float[Array, "*shape D"]:
+    along = (gradient * standardized).mean(-1, keepdims=True)
+    mean = gradient.mean(-1, keepdims=True)
+    return inverse * (gradient - mean - standardized * along)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def depthwise_conv3x3(
+    x: Float[Array, "B h w D"], kernel: Float[Array, "3 3 D"]
+) -> Float[Array, "B h w D"]:
+    """3×3 convolution of each channel by itself, zero padding 1.
+
+    Nine shifted multiply-adds: XLA fuses them, while its grouped convolution is more
+    than ten times slower on CPU. The gradient is nine more; the one that JAX derives
+    keeps nine maps of x's size at a time.
+    """
+    return _depthwise_forward(x, kernel)[0]
+
+
+def _depthwise_forward(x, kernel):
+    padded = _with_border(x)
+    return _sum_taps(padded, kernel), (padded, kernel)
+
+
+def _depthwise_backward(residuals, gradient):
+    padded, kernel = residuals
+    taps = jax.lax.platform_dependent(
+        padded, gradient, cpu=_sum_by_row, default=_sum_products
+    )
+    kernel_gradient = taps.reshape(kernel.shape).astype(kernel.dtype)
+    return _sum_taps(_with_border(gradient), kernel[::-1, ::-1]), kernel_gradient
+
+
+def _with_border(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+    """`x` with a pixel of zeros around it.
+
+    A CPU is to read all nine maps from this one: XLA would see that the middle one is
+    `x`, and compute that anew where it is the result of cheap operations.
+    """
+
+    def pad(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+        return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    return jax.lax.platform_dependent(
+        x, cpu=lambda x: jax.lax.optimization_barrier(pad(x)), default=pad
+    )
+
+
+def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w D"]]:
+    """What each tap of a 3×3 kernel sees, row by row, of a map with a border."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    for dy in range(3):
+        for dx in range(3):
+            yield padded[:, dy : dy + height, dx : dx + width]
+
+
+def _sum_taps(
+    padded: Float[Array, "B h2 w2 D"], kernel: Float[Array, "3 3 D"]
+) -> Float[Array, "B h w D"]:
+    taps = zip(_shifted(padded), kernel.reshape(9, -1), strict=True)
+    out = functools.reduce(operator.add, (shifted * tap for shifted, tap in taps))
+    # Changes nothing. But XLA's CPU backend gives chains that end in a reduction, such
+    # as a norm's, to a library, for which it would write out each shifted map.
+    return jax.lax.reduce_precision(out, exponent_bits=8, mantissa_bits=23)
+
+
+def _sum_products(
+    padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
+) -> Float[Array, "9 D"]:
+    """Sums of each tap's products with the gradient, in float32."""
+    return jnp.stack(
+        [
+            jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
+            for shifted in _shifted(padded)
+        ]
+    )
+
+
+def _sum_by_row(
+    padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
+) -> Float[Array, "9 D"]:
+    """The same a row at a time: of whole maps XLA would write out nine on a CPU."""
+
+    def add_row(i, sums):
+        rows = jax.lax.dynamic_slice_in_dim(padded, i, 3, axis=1)
+        row = jax.lax.dynamic_slice_in_dim(gradient, i, 1, axis=1).astype(jnp.float32)
+        return [total + tap * row for total, tap in zip(sums, _shifted(rows))]
+
+    zeros = jnp.zeros((len(gradient), 1, *gradient.shape[2:]), jnp.float32)
+    sums = jax.lax.fori_loop(0, gradient.shape[1], add_row, [zeros] * 9)
+    return jnp.stack([total.sum((0, 1, 2)) for total in sums])
+
+
+depthwise_conv3x3.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(
+    x: Float[Array, "*shape"], kernel: Float[Array, "*axes"], num_axes: int = 1
+) -> Float[Array, "*out"]:
+    """Contracts the last axes of `x` with the first of `kernel`, as jnp.tensordot does.
+
+    The gradient of the kernel sums over all tokens of the batch. XLA writes out the
+    transposed activations for that on a CPU, unless they are plain matrices; elsewhere
+    to make them so is a copy itself, or moves shards.
+    """
+    return jnp.tensordot(x, kernel, num_axes)
+
+
+def _project_forward(x, kernel, num_axes):
+    return project(x, kernel, num_axes), (x, kernel)
+
+
+def _project_backward(num_axes, residuals, gradient):
+    x, kernel = residuals
+    kernel_gradient = jax.lax.platform_dependent(
+        x,
+        gradient,
+        cpu=functools.partial(_sum_matrices, num_axes=num_axes),
+        default=functools.partial(_sum_tokens, num_axes=num_axes),
+    )
+    axes = tuple(range(num_axes - kernel.ndim, 0))
+    return jnp.tensordot(gradient, kernel, (axes, axes)), kernel_gradient
+
+
+def _sum_tokens(
+    x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
+) -> Float[Array, "*axes"]:
+    """The gradient of a kernel that contracts so many axes of `x`."""
+    tokens = tuple(range(x.ndim - num_axes))
+    return jnp.tensordot(x, gradient, (tokens, tokens))
+
+
+def _sum_matrices(
+    x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
+) -> Float[Array, "*axes"]:
+    """The same by a product of matrices."""
+    tokens, axes = x.shape[: x.ndim - num_axes], x.shape[x.ndim - num_axes :]
+    features = gradient.shape[len(tokens) :]
+    rows = math.prod(tokens)
+    out = x.reshape(rows, math.prod(axes)).T @ gradient.reshape(rows, -1)
+    return out.reshape(*axes, *features)
+
+
+project.defvjp(_project_forward, _project_backward)
+
+
+class PixelFeatures(flax.struct.PyTreeNode):
+    """Pixel features whose last norm is still to come.
+
+    Attributes:
+      maps: what is to be normalised, in the compute dtype.
+      scale: of the norm.
+      bias: of the norm.
+      epsilon: of the norm.
+    """
+
+    maps: Float[Array, "B h w D"]
+    scale: Float[Array, " D"]
+    bias: Float[Array, " D"]
+    epsilon: float = flax.struct.field(pytree_node=False)
+
+    def normalized(self) -> Float[Array, "B h w D"]:
+        """In the compute dtype."""
+        x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon)
+        return x.astype(self.maps.dtype)
+
+
+# Queries of an image that a target is matched to, as a rule.
+FEW_QUERIES = 32
+
+
+@jax.custom_vjp
+def mask_product(
+    queries: Float[Array, "B Q D"], pixels: PixelFeatures
+) -> Float[Array, "B Q h w"]:
+    """Products of mask embeddings and normalised pixel features, in float32.
+
+    The loss has a gradient for the masks of matched queries alone. So the gradients
+    are products of FEW_QUERIES where that is enough; but not on an accelerator, which
+    would have to wait for the answer. Of the pixel features nothing is kept but what
+    is to be normalised.
+    """
+    return _product(queries, pixels)
+
+
+def _product(queries: Float[Array, "B Q D"], pixels: PixelFeatures) -> Any:
+    batch, height, width, dim = pixels.maps.shape
+    features = pixels.normalized().reshape(batch, height * width, dim)
+    out = jnp.matmul(
+        queries, features.swapaxes(1, 2), preferred_element_type=jnp.float32
+    )
+    return out.reshape(batch, -1, height, width)
+
+
+def _mask_product_forward(queries, pixels):
+    return mask_product(queries, pixels), (queries, pixels)
+
+
+def _mask_product_backward(residuals, gradient):
+    return jax.lax.platform_dependent(
+        *residuals, gradient, cpu=_gradients_of_matched, default=_derived_gradients
+    )
+
+
+def _derived_gradients(
+    queries: Float[Array, "B Q D"],
+    pixels: PixelFeatures,
+    gradient: Float[Array, "B Q h w"],
+) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
+    """As JAX has them."""
+    return jax.vjp(_product, queries, pixels)[1](gradient)
+
+
+def _gradients_of_matched(
+    queries: Float[Array, "B Q D"],
+    pixels: PixelFeatures,
+    gradient: Float[Array, "B Q h w"],
+) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
+    """The same, whatever the number of queries that have a gradient."""
+    if queries.shape[1] <= FEW_QUERIES:
+        return _gradients(queries, pixels, gradient)
+    matched = (gradient != 0).any((2, 3))
+
+    def of_few():
+        _, rows = jax.lax.top_k(matched.astype(jnp.int32), FEW_QUERIES)
+        at = jnp.arange(len(queries))[:, None], rows
+        of_rows, of_pixels = _gradients(queries[at], pixels, gradient[at])
+        return jnp.zeros_like(queries).at[at].set(of_rows), of_pixels
+
+    return jax.lax.cond(
+        matched.sum(-1).max() <= FEW_QUERIES,
+        of_few,
+        lambda: _gradients(queries, pixels, gradient),
+    )
+
+
+def _gradients(
+    queries: Float[Array, "B Q D"],
+    pixels: PixelFeatures,
+    gradient: Float[Array, "B Q h w"],
+) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
+    """The same in few passes over the maps, in float32.
+
+    What JAX derives has a CPU write out the norm's statistics at the maps' size.
+    """
+    batch, _, _, dim = pixels.maps.shape
+    maps = pixels.maps.reshape(batch, -1, dim)
+    gradient = gradient.reshape(*queries.shape[:2], -1)
+    embeddings = queries.astype(jnp.float32)
+    standardized, inverse = _standardize(maps, pixels.epsilon)
+
+    # Sums over pixels go by the maps as they lie, without the standardised ones.
+    weights = gradient * inverse.swapaxes(1, 2)
+    mean = maps.astype(jnp.float32).mean(-1, keepdims=True)
+    sums = jnp.matmul(weights, maps) - jnp.matmul(weights, mean)
+    totals = gradient.sum(-1, keepdims=True)
+    of_queries = sums * pixels.scale + totals * pixels.bias
+
+    of_normalized = jnp.matmul(gradient.swapaxes(1, 2), embeddings * pixels.scale)
+    of_maps = _standardize_gradient(of_normalized, standardized, inverse)
+    return of_queries.astype(queries.dtype), pixels.replace(
+        maps=of_maps.astype(pixels.maps.dtype).reshape(pixels.maps.shape),
+        scale=(sums * embeddings).sum((0, 1)),
+        bias=(totals * embeddings).sum((0, 1)),
+    )
+
+
+mask_product.defvjp(_mask_product_forward, _mask_product_backward)

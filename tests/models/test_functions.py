@@ -1,0 +1,160 @@
+"""Functions that have gradients of their own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models import functions
+from eomt_jax.models.functions import PixelFeatures, depthwise_conv3x3
+
+
+def grouped_convolution(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 1)])
+def test_depthwise_convolution_and_its_gradients_equal_a_grouped_one(rng, size):
+    keys = jax.random.split(rng, 3)
+    x, weights = jax.random.normal(keys[0], (2, 2, *size, 6))
+    kernel = jax.random.normal(keys[1], (3, 3, 6))
+
+    def results(convolution):
+        out, vjp = jax.vjp(convolution, x, kernel)
+        return out, *vjp(weights)
+
+    found, expected = results(depthwise_conv3x3), results(grouped_convolution)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_depthwise_kernel_gradient_of_bfloat16_is_summed_in_float32(rng):
+    """4096 ones: bfloat16 counts no further than 256."""
+    x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+    _, vjp = jax.vjp(depthwise_conv3x3, x, jnp.ones((3, 3, 1), jnp.bfloat16))
+    _, gradient = vjp(x)
+    assert gradient.dtype == jnp.bfloat16
+    assert gradient[1, 1, 0] == 4096
+
+
+def test_depthwise_kernel_gradient_is_the_same_by_row_and_in_one_piece(rng):
+    """Each is the way of other platforms."""
+    padded = jax.random.normal(rng, (2, 7, 6, 4))
+    gradient = jax.random.normal(jax.random.key(1), (2, 5, 4, 4))
+    np.testing.assert_allclose(
+        functions._sum_by_row(padded, gradient),
+        functions._sum_products(padded, gradient),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("shape", [(6,), (2, 3)], ids=str)
+@pytest.mark.parametrize("tokens", [(5,), (2, 5)], ids=str)
+def test_projection_has_the_gradients_of_tensordot(rng, tokens, shape):
+    x = jax.random.normal(rng, (*tokens, *shape))
+    kernel = jax.random.normal(jax.random.key(1), (*shape, 3, 4))
+    gradient = jax.random.normal(jax.random.key(2), (*tokens, 3, 4))
+    num_axes = len(shape)
+    expected_out, pull = jax.vjp(
+        lambda *args: jnp.tensordot(*args, num_axes), x, kernel
+    )
+    out, found = jax.vjp(lambda *args: functions.project(*args, num_axes), x, kernel)
+    np.testing.assert_allclose(out, expected_out, atol=1e-5)
+    for expected, of_project in zip(pull(gradient), found(gradient)):
+        np.testing.assert_allclose(of_project, expected, atol=1e-5)
+    # One is the way of a CPU, the other of all else.
+    for sums in (functions._sum_matrices, functions._sum_tokens):
+        np.testing.assert_allclose(
+            sums(x, gradient, num_axes=num_axes), pull(gradient)[1], atol=1e-5
+        )
+
+
+def test_gelu_and_its_gradient_are_the_exact_ones(rng):
+    x = 3 * jax.random.normal(rng, (1000,))
+
+    def results(gelu):
+        return *jax.value_and_grad(lambda x: gelu(x).sum())(x), gelu(x)
+
+    expected = results(functools.partial(jax.nn.gelu, approximate=False))
+    for a, b in zip(results(functions.gelu), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    x = x.astype(jnp.bfloat16)
+    assert jax.vjp(functions.gelu, x)[1](x)[0].dtype == jnp.bfloat16
+
+
+def plain_norm(x, scale, bias):
+    x = x.astype(jnp.float32)
+    deviation = jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return (x - x.mean(-1, keepdims=True)) / deviation * scale + bias
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layer_norm_has_the_gradients_of_its_formula(rng, dtype):
+    keys = jax.random.split(rng, 4)
+    x = (1 + 2 * jax.random.normal(keys[0], (2, 5, 16))).astype(dtype)
+    scale, bias = 1 + 0.3 * jax.random.normal(keys[1], (2, 16))
+    gradient = jax.random.normal(keys[2], x.shape)
+    out, pull = jax.vjp(lambda *a: functions.layer_norm(*a, 1e-6), x, scale, bias)
+    expected, expected_pull = jax.vjp(plain_norm, x, scale, bias)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for found, wanted in zip(pull(gradient), expected_pull(gradient), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_allclose(
+            found.astype(jnp.float32),
+            wanted.astype(jnp.float32),
+            atol=1e-5,
+            rtol=1e-5 if dtype == jnp.float32 else 0.01,
+        )
+
+
+@pytest.mark.parametrize("matched", [(0, 0), (3, 32), (33, 2), (60, 60)], ids=str)
+def test_mask_product_has_the_gradients_of_a_norm_and_a_product(rng, matched):
+    """Fewer queries with a gradient than FEW_QUERIES, as many, and more."""
+    keys = jax.random.split(rng, 6)
+    queries = jax.random.normal(keys[0], (2, 60, 8))
+    maps = 1 + jax.random.normal(keys[1], (2, 5, 7, 8))
+    scale, bias = 1 + 0.3 * jax.random.normal(keys[4], (2, 8))
+    gradient = jax.random.normal(keys[2], (2, 60, 5, 7))
+    rank = jax.random.permutation(keys[3], jnp.arange(60))
+    gradient *= (rank < jnp.array(matched)[:, None])[..., None, None]
+    pixels = PixelFeatures(maps, scale, bias, 1e-6)
+    out, pull = jax.vjp(functions.mask_product, queries, pixels)
+    expected, expected_pull = jax.vjp(
+        lambda q, *p: jnp.einsum("bqd,bhwd->bqhw", q, plain_norm(*p)),
+        *(queries, maps, scale, bias),
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    wanted = expected_pull(gradient)
+    # What JAX derives is the way of accelerators.
+    derived = functions._derived_gradients(queries, pixels, gradient)
+    for found in (pull(gradient), derived):
+        for a, b in zip(jax.tree.leaves(found), wanted, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
+def test_mask_product_of_bfloat16_has_gradients_close_to_those_of_float32(rng):
+    keys = jax.random.split(rng, 3)
+    queries = jax.random.normal(keys[0], (1, 40, 64))
+    maps = 1 + jax.random.normal(keys[1], (1, 8, 8, 64))
+    gradient = jax.random.normal(keys[2], (1, 40, 8, 8))
+    gradient *= (jnp.arange(40) < 5)[:, None, None]
+
+    def gradients(dtype):
+        pixels = PixelFeatures(maps.astype(dtype), jnp.ones(64), jnp.zeros(64), 1e-6)
+        out, pull = jax.vjp(functions.mask_product, queries.astype(dtype), pixels)
+        assert out.dtype == jnp.float32
+        return jax.tree.leaves(pull(gradient))
+
+    for a, b in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        a = a.astype(jnp.float32)
+        assert jnp.linalg.norm(a - b) < 0.02 * jnp.linalg.norm(b)
