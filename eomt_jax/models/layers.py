@@ -52,7 +52,8 @@ class LayerNorm(nn.Module):
     def affine(self, dim: int) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
         """Scale and bias by themselves."""
         scale = self.param("scale", nn.initializers.ones, (dim,))
-        return scale, self.param("bias", nn.initializers.zeros, (dim,))
+        bias = self.param("bias", nn.initializers.zeros, (dim,))
+        return jnp.asarray(scale), jnp.asarray(bias)
 
 
 class Dense(nn.Module):
