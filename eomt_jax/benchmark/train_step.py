@@ -19,11 +19,14 @@ from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.training.setup import Setup, mask_probs_schedule
 from eomt_jax.training.step import make_loss
-from eomt_jax.types import Batch
+from eomt_jax.types import Array, Batch, Outputs, Targets
 
 OURS, PEAK = "eomt_jax", "matrix product"
 # Programs that hold ever more of the step; the differences are its parts.
 FORWARD, LOSS, GRADIENT = "forward", "forward and loss", "without optimizer"
+# The loss of a prediction that lies ready, and its gradient; so too with as many rows of
+# padding again.
+LOSS_ALONE, PADDED = "loss and its gradient", "loss, twice the padding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class TrainStep:
     Attributes:
       batch_size: images.
       num_targets: real ones in the batch.
+      max_targets: of an image, with padding.
       timings: by name: OURS, its parts and, with rivals, "PyTorch, <mode>".
       matching: seconds a step that scipy takes on the host.
       data: seconds to read and prepare a batch, by all readers together.
@@ -42,6 +46,7 @@ class TrainStep:
 
     batch_size: int
     num_targets: int
+    max_targets: int
     timings: Mapping[str, Timing]
     matching: float
     data: float
@@ -122,6 +127,23 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
         name: jax.jit(function).lower(state.params, batch).compile()
         for name, function in functions.items()
     }
+
+    @jax.jit
+    def loss_alone(outputs: Outputs, targets: Targets) -> Any:
+        def of_outputs(outputs: Outputs) -> Array:
+            rng = jax.random.key(0)
+            return criterion(outputs, targets, rng=rng, rows=rows).total
+
+        return jax.value_and_grad(of_outputs)(outputs)
+
+    outputs = programs[FORWARD](state.params, batch)
+    targets = jax.device_put(host_batch.targets, jax.devices()[0])
+    alone = {
+        name: functools.partial(
+            loss_alone.lower(outputs, targets).compile(), outputs, targets
+        )
+        for name, targets in {LOSS_ALONE: targets, PADDED: _pad(targets)}.items()
+    }
     with _watched() as solving:
         train_step: Any = run.train_step
         step = train_step.lower(state, batch).compile()
@@ -137,6 +159,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
 
         rate = MatrixRate(model.vit.dtype)
         jobs = {OURS: ours, PEAK: rate, **{name: part(name) for name in programs}}
+        jobs |= alone
         if torch_modes:
             jobs |= _rivals(run, params, host_batch, torch_modes)
         timings = take_turns(jobs, rounds=rounds)
@@ -146,11 +169,27 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
     return TrainStep(
         batch_size=config.batch_size,
         num_targets=int((valid & ~np.asarray(host_batch.targets.is_crowd)).sum()),
+        max_targets=valid.shape[1],
         timings=timings,
         matching=matching,
         data=data,
         flops=3 * forward_flops(model, training=True) * config.batch_size,
         peak=peak,
+    )
+
+
+def _pad(targets: Targets) -> Targets:
+    """With as many rows again, all of them padding."""
+
+    def double(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1])])
+
+    labels, valid, crowd = map(
+        double, (targets.labels, targets.valid, targets.is_crowd)
+    )
+    bits = None if targets.mask_bits is None else double(targets.mask_bits)
+    return dataclasses.replace(
+        targets, labels=labels, valid=valid, is_crowd=crowd, mask_bits=bits
     )
 
 
@@ -195,7 +234,7 @@ def format_result(result: TrainStep) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, timing in result.timings.items():
-        if name in (FORWARD, LOSS, GRADIENT):
+        if name in (FORWARD, LOSS, GRADIENT, LOSS_ALONE, PADDED):
             continue
         ratio = "" if name == OURS else f"{ours.ratio_to(timing):.2f} ×"
         lines.append(
@@ -214,7 +253,15 @@ def format_result(result: TrainStep) -> str:
         f"{share:.0%} of the {result.peak / 1e9:.4g} GFLOP/s that large products "
         "reached in the same rounds"
     )
-    return "\n".join([*lines, last])
+    loss, padded = (result.timings[name].median for name in (LOSS_ALONE, PADDED))
+    loss_line = (
+        f"matching, loss and its gradient by themselves: {loss * 1e3:.1f} ms, "
+        f"{loss / ours.median:.0%} of the step, {loss / result.batch_size * 1e3:.1f} ms "
+        f"an image, scipy {result.matching / result.batch_size * 1e3:.2f} ms of it; "
+        f"targets padded to {2 * result.max_targets} and not {result.max_targets} rows "
+        f"make the step {(padded - loss) / ours.median:+.1%} longer"
+    )
+    return "\n".join([*lines, loss_line, last])
 
 
 def as_json(result: TrainStep) -> dict[str, Any]:
@@ -222,6 +269,7 @@ def as_json(result: TrainStep) -> dict[str, Any]:
     return {
         "batch_size": result.batch_size,
         "num_targets": result.num_targets,
+        "max_targets": result.max_targets,
         "flops": result.flops,
         "peak_flops_per_second": result.peak,
         "host_matching_seconds": result.matching,

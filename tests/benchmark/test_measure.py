@@ -51,5 +51,11 @@ def test_training_step_is_taken_apart(run):
     parts = result.parts()
     sums = sum(parts[name] for name in parts if name != "of it scipy on the host")
     assert sums == pytest.approx(result.timings[train_step.OURS].median)
-    assert "matching and loss" in train_step.format_result(result)
+    table = train_step.format_result(result)
+    assert "matching and loss" in table
+    padded = f"padded to {2 * result.max_targets} and not {result.max_targets} rows"
+    assert padded in table
+    # The loss by itself, which holds its gradient too, is not the whole step.
+    alone = result.timings[train_step.LOSS_ALONE].median
+    assert 0 < alone < result.timings[train_step.OURS].median
     assert train_step.as_json(result)["batch_size"] == 2
