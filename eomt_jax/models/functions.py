@@ -130,18 +130,16 @@ def _depthwise_backward(residuals, gradient):
 
 
 def _with_border(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
-    """`x` with a pixel of zeros around it.
+    """`x` with a pixel of zeros around it, from which all nine maps are read.
 
-    A CPU is to read all nine maps from this one: XLA would see that the middle one is
-    `x`, and compute that anew where it is the result of cheap operations.
+    Else XLA would see that the middle one is `x`, and on a CPU compute that anew.
     """
+    return _unchanged(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
 
-    def pad(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
-        return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    return jax.lax.platform_dependent(
-        x, cpu=lambda x: jax.lax.optimization_barrier(pad(x)), default=pad
-    )
+def _unchanged(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """What XLA doesn't look through; export knows it, other than a barrier."""
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 
 def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w D"]]:
@@ -157,9 +155,9 @@ def _sum_taps(
 ) -> Float[Array, "B h w D"]:
     taps = zip(_shifted(padded), kernel.reshape(9, -1), strict=True)
     out = functools.reduce(operator.add, (shifted * tap for shifted, tap in taps))
-    # Changes nothing. But XLA's CPU backend gives chains that end in a reduction, such
-    # as a norm's, to a library, for which it would write out each shifted map.
-    return jax.lax.reduce_precision(out, exponent_bits=8, mantissa_bits=23)
+    # XLA's CPU backend gives chains that end in a reduction, such as a norm's, to a
+    # library, for which it would write out each shifted map.
+    return _unchanged(out)
 
 
 def _sum_products(
