@@ -14,6 +14,7 @@ from eomt_jax.inference import geometry, instance, panoptic, semantic
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.pipeline import transforms
@@ -175,13 +176,16 @@ def last_logits(
     On a single CPU one image goes after the other: the caches hold the activations of
     one, and a batch is no faster anywhere else in it.
     """
+    devices = jax.devices()[:1] if mesh is None else mesh.devices.reshape(-1)
+    on_cpu = devices[0].platform == "cpu"
+    if on_cpu and isinstance(model, EoMT):
+        model = model.clone(vit=model.vit.clone(on_cpu=True))
 
     def predict(images: Array) -> tuple[Array, Array]:
         outputs: Any = apply_sharded(model, params, images, mesh=mesh)
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
-    devices = jax.devices()[:1] if mesh is None else mesh.devices.reshape(-1)
-    if len(devices) > 1 or devices[0].platform != "cpu":
+    if len(devices) > 1 or not on_cpu:
         return predict(images)
     logits = jax.lax.map(lambda image: predict(image[None]), images)
     return jax.tree.map(lambda x: x.squeeze(1), logits)

@@ -24,6 +24,10 @@ Dtype = Any
 MAX_LOGITS = 2**22
 
 
+# exp of it, summed over a hundred thousand tokens, is still a number of float32.
+MAX_EXPONENT = 75.0
+
+
 @jax.custom_vjp
 def attend(
     query: Float[Array, "B R heads Dh"],
@@ -43,7 +47,35 @@ def attend(
     return _forward(query, key, value, mask)[0]
 
 
-def _forward(query, key, value, mask):
+def attend_on_cpu(
+    query: Float[Array, "B R heads Dh"],
+    key: Float[Array, "B N heads Dh"],
+    value: Float[Array, "B N heads Dh"],
+) -> Float[Array, "B R heads Dh"]:
+    """`attend` without the rows' maxima, where they aren't needed: a tenth faster.
+
+    Softmax is the same of keys less their mean. Then each row's logits are 0 on
+    average, so that its exponentials don't all vanish, and none of them exceeds the
+    length of the longest query times that of the longest key. Where that is at most
+    MAX_EXPONENT none overflows. (A DINOv2 ViT-S on photographs of COCO at 640 pixels:
+    in all blocks but the first. Without the mean, in seven of twelve.)
+
+    For a forward pass; an accelerator would have to wait for which it is.
+    """
+    key = key - key.mean(1, keepdims=True)
+    longest_query, longest_key = (
+        jnp.linalg.norm(x.astype(jnp.float32), axis=-1).max((0, 1))
+        for x in (_scaled(query), key)
+    )
+
+    def attend_unshifted(query, key, value):
+        return _forward(query, key, value, None, shifted=False)[0]
+
+    small = (longest_query * longest_key).max() <= MAX_EXPONENT
+    return jax.lax.cond(small, attend_unshifted, attend, query, key, value)
+
+
+def _forward(query, key, value, mask, shifted=True):
     # Heads first, so that each product is of matrices as they lie in memory.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     mask = None if mask is None else mask[:, None]
@@ -52,6 +84,8 @@ def _forward(query, key, value, mask):
         query, mask = rows
         logits = _logits(query, key, mask)
         highest = logits.max(-1, keepdims=True)
+        if not shifted:
+            highest = jnp.zeros_like(highest)
         weights = jnp.exp(logits - highest)
         total = weights.sum(-1, keepdims=True)
         out = jnp.matmul((weights / total).astype(value.dtype), value)
@@ -196,11 +230,13 @@ class Attention(nn.Module):
       num_heads: heads.
       qkv_bias: see QkvProjection.
       dtype: of activations.
+      on_cpu: takes `attend_on_cpu` where nothing is closed.
     """
 
     num_heads: int
     qkv_bias: str = "all"
     dtype: Dtype = jnp.float32
+    on_cpu: bool = False
 
     @nn.compact
     def __call__(
@@ -219,7 +255,7 @@ class Attention(nn.Module):
             query = rotate_patches(query, rotation)
             key = rotate_patches(key, rotation)
         if patch_mask is None:
-            out = attend(query, key, value)
+            out = (attend_on_cpu if self.on_cpu else attend)(query, key, value)
         else:
             num_queries, num_patches = patch_mask.shape[1:]
             always_open = jnp.ones(

@@ -35,6 +35,7 @@ class Block(nn.Module):
     layer_scale_init: float
     layer_norm_eps: float
     dtype: Dtype
+    on_cpu: bool = False
 
     @nn.compact
     def __call__(
@@ -52,7 +53,11 @@ class Block(nn.Module):
         x = split_rows(x)
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm1")(x)
         y = Attention(
-            self.num_heads, qkv_bias=self.qkv_bias, dtype=self.dtype, name="attention"
+            self.num_heads,
+            qkv_bias=self.qkv_bias,
+            dtype=self.dtype,
+            on_cpu=self.on_cpu,
+            name="attention",
         )(y, scale1, patch_mask, rotation)
         x = x + y
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm2")(x)
@@ -78,6 +83,7 @@ class ViT(nn.Module):
       dtype: of activations; parameters, norms and softmax stay float32.
       remat: recompute each block in the backward pass instead of keeping it; in an
         EoMT each prediction too.
+      on_cpu: what is faster on a CPU and slower elsewhere, in a forward pass.
     """
 
     embed_dim: int
@@ -96,6 +102,7 @@ class ViT(nn.Module):
     layer_norm_eps: float = 1e-6
     dtype: Dtype = jnp.float32
     remat: bool = False
+    on_cpu: bool = False
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -149,6 +156,7 @@ class ViT(nn.Module):
                 layer_scale_init=self.layer_scale_init,
                 layer_norm_eps=self.layer_norm_eps,
                 dtype=self.dtype,
+                on_cpu=self.on_cpu,
                 name=f"block_{i}",
             )
             for i in range(self.depth)

@@ -19,14 +19,21 @@ def random_inputs(num_rows):
     return query, key, value, mask.at[:, :, 0].set(True)
 
 
+def definition(query, key, value, mask=None):
+    """In float64."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    logits = np.einsum("brnd,bknd->bnrk", query, key) / np.sqrt(8)
+    if mask is not None:
+        logits = np.where(np.asarray(mask)[:, None], logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("bnrk,bknd->brnd", weights, value)
+
+
 def test_attention_equals_its_definition_in_float64():
     query, key, value, mask = random_inputs(37)
     found = attention.attend(query, key, value, mask)
-    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
-    logits = np.einsum("brnd,bknd->bnrk", query, key) / np.sqrt(8)
-    weights = np.exp(logits) * np.asarray(mask)[:, None]
-    weights /= weights.sum(-1, keepdims=True)
-    expected = np.einsum("bnrk,bknd->brnd", weights, value)
+    expected = definition(query, key, value, mask)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -84,6 +91,25 @@ def test_gradients_of_bfloat16_are_summed_over_chunks_in_float32(monkeypatch):
     chunks = output_and_gradients(*rounded, mask)
     for a, b, c in zip(exact[2:], whole[2:], chunks[2:], strict=True):
         assert np.abs(c - a).mean() < 1.3 * np.abs(b - a).mean()
+
+
+@pytest.mark.parametrize("max_logits", [2**22, 8 * NUM_TOKENS])
+@pytest.mark.parametrize("factor, shifts", [(1, 0), (7.9, 0), (8, 1), (1000, 1)])
+def test_attention_on_a_cpu_takes_maxima_only_where_exponentials_would_overflow(
+    monkeypatch, factor, shifts, max_logits
+):
+    """The keys' mean is 50 lengths away from 0, and counts for nothing."""
+    query, key, value, _ = random_inputs(37)
+    query, key = factor * query, key + 50.0
+    expected = definition(query, key, value)
+    monkeypatch.setattr(attention, "MAX_LOGITS", max_logits)
+    found = attention.attend_on_cpu(query, key, value)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    calls = []
+    monkeypatch.setattr(attention, "attend", lambda *heads: calls.append(1) or heads[0])
+    with jax.disable_jit():
+        attention.attend_on_cpu(query, key, value)
+    assert len(calls) == shifts
 
 
 @pytest.mark.parametrize("rows, chunk", [(1605, None), (4101, 824), (6405, 584)])
