@@ -52,6 +52,7 @@ def as_json(run: Setup, slice_: Slice, programs: list[Program]) -> dict[str, Any
     return {
         "slice": slice_.name,
         "chips": slice_.num_chips,
+        "compiler": slice_.compiler,
         "variant": config.model.variant,
         "dataset": config.dataset.name,
         "image_size": config.image_size,
@@ -82,7 +83,7 @@ def format_report(run: Setup, slice_: Slice, programs: list[Program]) -> str:
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     head = (
         f"{slice_.name}: {slice_.num_chips} chips; mesh {mesh}; "
-        f"{run.config.model.variant} at {run.config.image_size} px"
+        f"{run.config.model.variant} at {run.config.image_size} px; {slice_.compiler}"
     )
     parts = [_format_program(run, slice_, program) for program in programs]
     return "\n".join([head, *parts])

@@ -1,6 +1,7 @@
 """Slices of TPUs that aren't here, described by libtpu, and what their chips can do."""
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -54,12 +55,14 @@ class Slice:
       num_chips: of them; a v4 chip is two devices, each with half of everything.
       device: what one device can do.
       devices: of JAX, which nothing can run on.
+      compiler: with its version, on which the memory that a program takes depends.
     """
 
     name: str
     num_chips: int
     device: Chip
     devices: tuple[Any, ...]
+    compiler: str
 
 
 def open_slice(name: str) -> Slice:
@@ -88,16 +91,19 @@ def open_slice(name: str) -> Slice:
         ("TPU_WORKER_HOSTNAMES", "localhost"),
     ):
         os.environ.setdefault(variable, value)
+    num_chips = math.prod(map(int, match[2].split("x")))
+    # To libtpu 0.0.42 one chip is no slice, unless its host has no more.
+    options = {"chips_per_host_bounds": (1, 1, 1)} if num_chips == 1 else {}
     try:
-        devices = topologies.get_topology_desc(name, "tpu").devices
+        devices = topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition(": ")[2] or str(error)
         raise ValueError(
             f"libtpu knows no slice {name!r} ({reason.splitlines()[0]}); there are "
             f"{EXAMPLES}"
         ) from error
-    num_chips = math.prod(map(int, match[2].split("x")))
     share = num_chips / len(devices)
     chip = dataclasses.asdict(CHIPS[match[1]])
     device = Chip(**{field: value * share for field, value in chip.items()})
-    return Slice(name, num_chips, device, tuple(devices))
+    compiler = f"libtpu {importlib.metadata.version('libtpu')}"
+    return Slice(name, num_chips, device, tuple(devices), compiler)

@@ -25,7 +25,9 @@ def compiled(tmp_path_factory):
         config.batch_size, config.accumulation = 8, 2
         config.eval.batch_size = 4
         config.mesh.fsdp = 2
-        slice_ = tpu_topology.Slice("cpu:4", 4, CHIP, tuple(jax.devices()[:4]))
+        slice_ = tpu_topology.Slice(
+            "cpu:4", 4, CHIP, tuple(jax.devices()[:4]), "the CPU's compiler"
+        )
         run, programs = tpu_compile.compile_config(config, slice_)
     return run, slice_, programs
 
