@@ -177,7 +177,7 @@ def last_logits(
     one, and a batch is no faster anywhere else in it.
     """
     devices = jax.devices()[:1] if mesh is None else mesh.devices.reshape(-1)
-    on_cpu = devices[0].platform == "cpu"
+    on_cpu = len(devices) == 1 and devices[0].platform == "cpu"
     if on_cpu and isinstance(model, EoMT):
         model = model.clone(vit=model.vit.clone(on_cpu=True))
 
@@ -185,7 +185,7 @@ def last_logits(
         outputs: Any = apply_sharded(model, params, images, mesh=mesh)
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
-    if len(devices) > 1 or not on_cpu:
+    if not on_cpu:
         return predict(images)
     logits = jax.lax.map(lambda image: predict(image[None]), images)
     return jax.tree.map(lambda x: x.squeeze(1), logits)

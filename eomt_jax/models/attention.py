@@ -23,7 +23,6 @@ Dtype = Any
 # pixels (1605 × 1805); at 1280 all would take 4 GB an image and block of ViT-g.
 MAX_LOGITS = 2**22
 
-
 # exp of it, summed over a hundred thousand tokens, is still a number of float32.
 MAX_EXPONENT = 75.0
 

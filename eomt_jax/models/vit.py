@@ -83,7 +83,7 @@ class ViT(nn.Module):
       dtype: of activations; parameters, norms and softmax stay float32.
       remat: recompute each block in the backward pass instead of keeping it; in an
         EoMT each prediction too.
-      on_cpu: what is faster on a CPU and slower elsewhere, in a forward pass.
+      on_cpu: attention in the form that is fastest there, in a forward pass.
     """
 
     embed_dim: int
