@@ -57,7 +57,7 @@ def attend_on_cpu(
     average, so that its exponentials don't all vanish, and none of them exceeds the
     length of the longest query times that of the longest key. Where that is at most
     MAX_EXPONENT none overflows. (A DINOv2 ViT-S on photographs of COCO at 640 pixels:
-    in all blocks but the first. Without the mean, in seven of twelve.)
+    in all blocks but the first. With the mean, in eight of twelve.)
 
     For a forward pass; an accelerator would have to wait for which it is.
     """

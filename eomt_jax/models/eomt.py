@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from eomt_jax.models.functions import mask_product
 from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
+from eomt_jax.models.mask_product import mask_product
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.types import Outputs

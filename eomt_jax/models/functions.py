@@ -4,7 +4,7 @@ What JAX derives would keep more for the backward pass than it costs to compute 
 or goes by ways that a CPU is slow at. The barriers are for XLA, which would see that it
 has computed something before, and keep that.
 
-Legend: B batch, Q queries, D embedding, h w map.
+Legend: B batch, D embedding, h w map.
 """
 
 import functools
@@ -13,7 +13,6 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,11 +61,11 @@ def layer_norm(
     Not flax's: the two-pass variance is what other frameworks compute, and bfloat16
     activations must not be squared in bfloat16.
     """
-    standardized, _ = _standardize(x, epsilon)
+    standardized, _ = standardize(x, epsilon)
     return standardized * scale + bias
 
 
-def _standardize(
+def standardize(
     x: Float[Array, "*shape D"], epsilon: float
 ) -> tuple[Float[Array, "*shape D"], Float[Array, "*shape 1"]]:
     """Mean 0 and deviation 1 over the last axis, and what that multiplied by."""
@@ -82,18 +81,19 @@ def _layer_norm_forward(x, scale, bias, epsilon):
 
 def _layer_norm_backward(epsilon, residuals, gradient):
     x, scale = jax.lax.optimization_barrier(residuals)
-    standardized, inverse = _standardize(x, epsilon)
+    standardized, inverse = standardize(x, epsilon)
     rows = tuple(range(x.ndim - 1))
-    of_x = _standardize_gradient(gradient * scale, standardized, inverse)
+    of_x = standardize_gradient(gradient * scale, standardized, inverse)
     of_scale = (gradient * standardized).sum(rows)
     return of_x.astype(x.dtype), of_scale, gradient.sum(rows)
 
 
-def _standardize_gradient(
+def standardize_gradient(
     gradient: Float[Array, "*shape D"],
     standardized: Float[Array, "*shape D"],
     inverse: Float[Array, "*shape 1"],
 ) -> Float[Array, "*shape D"]:
+    """Of what was standardised, from the gradient of the result."""
     along = (gradient * standardized).mean(-1, keepdims=True)
     mean = gradient.mean(-1, keepdims=True)
     return inverse * (gradient - mean - standardized * along)
@@ -239,127 +239,3 @@ def _sum_matrices(
 
 
 project.defvjp(_project_forward, _project_backward)
-
-
-class PixelFeatures(flax.struct.PyTreeNode):
-    """Pixel features whose last norm is still to come.
-
-    Attributes:
-      maps: what is to be normalised, in the compute dtype.
-      scale: of the norm.
-      bias: of the norm.
-      epsilon: of the norm.
-    """
-
-    maps: Float[Array, "B h w D"]
-    scale: Float[Array, " D"]
-    bias: Float[Array, " D"]
-    epsilon: float = flax.struct.field(pytree_node=False)
-
-    def normalized(self) -> Float[Array, "B h w D"]:
-        """In the compute dtype."""
-        x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon)
-        return x.astype(self.maps.dtype)
-
-
-# Queries of an image that a target is matched to, as a rule.
-FEW_QUERIES = 32
-
-
-@jax.custom_vjp
-def mask_product(
-    queries: Float[Array, "B Q D"], pixels: PixelFeatures
-) -> Float[Array, "B Q h w"]:
-    """Products of mask embeddings and normalised pixel features, in float32.
-
-    The loss has a gradient for the masks of matched queries alone. So the gradients
-    are products of FEW_QUERIES where that is enough; but not on an accelerator, which
-    would have to wait for the answer. Of the pixel features nothing is kept but what
-    is to be normalised.
-    """
-    return _product(queries, pixels)
-
-
-def _product(queries: Float[Array, "B Q D"], pixels: PixelFeatures) -> Any:
-    batch, height, width, dim = pixels.maps.shape
-    features = pixels.normalized().reshape(batch, height * width, dim)
-    out = jnp.matmul(
-        queries, features.swapaxes(1, 2), preferred_element_type=jnp.float32
-    )
-    return out.reshape(batch, -1, height, width)
-
-
-def _mask_product_forward(queries, pixels):
-    return mask_product(queries, pixels), (queries, pixels)
-
-
-def _mask_product_backward(residuals, gradient):
-    return jax.lax.platform_dependent(
-        *residuals, gradient, cpu=_gradients_of_matched, default=_derived_gradients
-    )
-
-
-def _derived_gradients(
-    queries: Float[Array, "B Q D"],
-    pixels: PixelFeatures,
-    gradient: Float[Array, "B Q h w"],
-) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """As JAX has them."""
-    return jax.vjp(_product, queries, pixels)[1](gradient)
-
-
-def _gradients_of_matched(
-    queries: Float[Array, "B Q D"],
-    pixels: PixelFeatures,
-    gradient: Float[Array, "B Q h w"],
-) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """The same, whatever the number of queries that have a gradient."""
-    if queries.shape[1] <= FEW_QUERIES:
-        return _gradients(queries, pixels, gradient)
-    matched = (gradient != 0).any((2, 3))
-
-    def of_few():
-        _, rows = jax.lax.top_k(matched.astype(jnp.int32), FEW_QUERIES)
-        at = jnp.arange(len(queries))[:, None], rows
-        of_rows, of_pixels = _gradients(queries[at], pixels, gradient[at])
-        return jnp.zeros_like(queries).at[at].set(of_rows), of_pixels
-
-    return jax.lax.cond(
-        matched.sum(-1).max() <= FEW_QUERIES,
-        of_few,
-        lambda: _gradients(queries, pixels, gradient),
-    )
-
-
-def _gradients(
-    queries: Float[Array, "B Q D"],
-    pixels: PixelFeatures,
-    gradient: Float[Array, "B Q h w"],
-) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """The same in few passes over the maps, in float32.
-
-    What JAX derives has a CPU write out the norm's statistics at the maps' size.
-    """
-    batch, _, _, dim = pixels.maps.shape
-    maps = pixels.maps.reshape(batch, -1, dim)
-    gradient = gradient.reshape(*queries.shape[:2], -1)
-    embeddings = queries.astype(jnp.float32)
-    standardized, inverse = _standardize(maps, pixels.epsilon)
-
-    # Sums over pixels go by the maps as they lie, without the standardised ones.
-    weights = gradient * inverse.swapaxes(1, 2)
-    mean = maps.astype(jnp.float32).mean(-1, keepdims=True)
-    sums = jnp.matmul(weights, maps) - jnp.matmul(weights, mean)
-    totals = gradient.sum(-1, keepdims=True)
-    of_queries = sums * pixels.scale + totals * pixels.bias
-
-    of_normalized = jnp.matmul(gradient.swapaxes(1, 2), embeddings * pixels.scale)
-    of_maps = _standardize_gradient(of_normalized, standardized, inverse)
-    return of_queries.astype(queries.dtype), pixels.replace(
-        maps=of_maps.astype(pixels.maps.dtype).reshape(pixels.maps.shape),
-        scale=(sums * embeddings).sum((0, 1)),
-        bias=(totals * embeddings).sum((0, 1)),
-    )
-
-
-mask_product.defvjp(_mask_product_forward, _mask_product_backward)

@@ -14,12 +14,12 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from eomt_jax.models.functions import (
-    PixelFeatures,
     depthwise_conv3x3,
     gelu,
     layer_norm,
     project,
 )
+from eomt_jax.models.mask_product import PixelFeatures
 
 Dtype = Any
 
