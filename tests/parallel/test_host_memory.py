@@ -11,6 +11,7 @@ from eomt_jax.parallel import host_memory
 
 COUNT_PAGE_FAULTS = """
 import resource
+import statistics
 import sys
 
 import jax
@@ -34,13 +35,15 @@ def faults():
     use(x).block_until_ready()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-# A call may begin before the one before it has freed its memory, and then takes more.
-print(min(faults() for _ in range(6)))
+# A piece that something small now lies in no longer suffices, nor one that the call
+# before hasn't freed yet: another is taken, in up to a tenth of the calls, until there
+# are enough of them.
+print(statistics.median(faults() for _ in range(60)))
 """
 
 
-def page_faults(freed: str, dispatch: str) -> int:
-    """The fewest of a call of a program with 81 MB of temporary memory: 20,000 pages."""
+def page_faults(freed: str, dispatch: str) -> float:
+    """Usual for a call of a program with 81 MB of temporary memory: 20,000 pages."""
     found = subprocess.run(
         [sys.executable, "-c", COUNT_PAGE_FAULTS, freed, dispatch],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
@@ -49,7 +52,7 @@ def page_faults(freed: str, dispatch: str) -> int:
         timeout=120,
         check=True,
     )
-    return int(found.stdout)
+    return float(found.stdout)
 
 
 @pytest.mark.parametrize("dispatch", ["async", "sync"])
