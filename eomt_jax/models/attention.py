@@ -180,6 +180,10 @@ def _over_chunks(
         x = jnp.moveaxis(x, 0, 2)
         return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :num_rows]
 
+    if carry is not None:
+        # A loop that begins with zeros has a TPU's compiler take the memory for them at
+        # any time: that of all blocks at once.
+        carry, rows = jax.lax.optimization_barrier((carry, rows))
     carry, of_rows = jax.lax.scan(function, carry, jax.tree.map(split, rows))
     return carry, jax.tree.map(join, of_rows)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from eomt_jax.models.functions import backward_in_turn
 from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
 from eomt_jax.models.mask_product import mask_product
 from eomt_jax.models.vit import ViT
@@ -99,7 +100,10 @@ class EoMT(nn.Module):
         for i, block in enumerate(self.vit.blocks[num_plain_blocks:]):
             patch_mask = None
             if mask_probs is not None:
-                predictions.append(predict(self, x))
+                prediction = predict(self, x)
+                if self.vit.remat:
+                    x, prediction = backward_in_turn(x, prediction)
+                predictions.append(prediction)
                 patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i], rows)
             x = block(x, patch_mask, rotation)
         predictions.append(predict(self, x))

@@ -20,6 +20,27 @@ from jaxtyping import Array, Float
 
 
 @jax.custom_vjp
+def backward_in_turn(x: Any, branch: Any) -> tuple[Any, Any]:
+    """Both as they are; the branch's backward pass waits for the gradient of x.
+
+    For what is computed from x and again in the backward pass. The losses' gradients
+    are there at once, for all branches that leave a trunk: XLA may then compute them
+    all anew side by side, and hold them all.
+
+    Args:
+      x: an array, or a tree of them, that the trunk goes on with.
+      branch: of x.
+    """
+    return x, branch
+
+
+backward_in_turn.defvjp(
+    lambda x, branch: ((x, branch), None),
+    lambda _, gradients: jax.lax.optimization_barrier(gradients),
+)
+
+
+@jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The exact GELU by erf, as PyTorch has it.
 

@@ -55,6 +55,20 @@ def test_compiled_backward_pass_computes_the_weights_again(optimized_programs):
     assert grad.lower(query, key, value).compile().as_text().count("exponential(") == 2
 
 
+def test_sums_over_chunks_begin_when_the_gradient_is_there(monkeypatch):
+    """Else a TPU's compiler takes the memory of all blocks' sums at once."""
+    monkeypatch.setattr(attention, "MAX_LOGITS", 8 * NUM_TOKENS)
+    out, vjp = jax.vjp(attention.attend, *random_inputs(37))
+    equations = jax.make_jaxpr(vjp)(out).eqns
+    [loop] = [eqn for eqn in equations if eqn.primitive.name == "scan"]
+    before = loop.params["num_consts"]
+    sums = loop.invars[before : before + loop.params["num_carry"]]
+    [barrier] = [eqn for eqn in equations if sums[0] in eqn.outvars]
+    assert barrier.primitive.name == "optimization_barrier"
+    # The rows: query, mask, output, the two numbers and the gradient.
+    assert len(sums) == 2 and len(barrier.outvars) == len(sums) + 6
+
+
 def output_and_gradients(query, key, value, mask):
     """[output, gradient of query, of key, of value] in float32."""
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eomt_jax.models import eomt
 from eomt_jax.models.attention import attend
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
@@ -87,6 +88,28 @@ def test_remat_keeps_no_pixel_features_for_the_backward_pass(params, images, rem
 
     shapes = [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(residuals, params))]
     assert ((2, 8, 12, 16) in shapes) is not remat
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_with_remat_predictions_before_the_last_go_backward_in_turn(
+    monkeypatch, params, images, remat
+):
+    """The blocks' gradient is for the tokens that the prediction came from."""
+    pairs = []
+
+    def in_turn(x, prediction):
+        pairs.append((x.shape, prediction[0].shape))
+        return x, prediction
+
+    monkeypatch.setattr(eomt, "backward_in_turn", in_turn)
+    model = small_model(remat=remat)
+    jax.eval_shape(
+        lambda p: model.apply(
+            {"params": p}, images, jnp.ones(2), rngs={"mask": jax.random.key(1)}
+        ),
+        params,
+    )
+    assert pairs == [((2, 5 + 5 + 24, 16), (2, 5, 8, 12))] * (2 if remat else 0)
 
 
 def test_masking_without_an_rng_says_what_to_pass(params, images):
