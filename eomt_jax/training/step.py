@@ -126,9 +126,15 @@ def make_train_step(
         )
 
         def grads_of(batch: Batch, rows: jax.Array) -> tuple[PyTree, Metrics]:
+            params = state.params
+            if accumulation > 1 and mesh.shape["fsdp"] > 1:
+                # Else XLA gathers all blocks' weights before the first part, for all
+                # parts, and keeps them.
+                params, batch = jax.lax.optimization_barrier((params, batch))
+
             def trained_loss(trained: PyTree) -> tuple[jax.Array, Metrics]:
                 return loss(
-                    merge(state.params, trained),
+                    merge(params, trained),
                     batch,
                     rng=state.rng,
                     step=state.step,
@@ -136,7 +142,9 @@ def make_train_step(
                     normalizers=normalizers,
                 )
 
-            return jax.grad(trained_loss, has_aux=True)(trained)
+            return jax.grad(trained_loss, has_aux=True)(
+                trainable(params, frozen_blocks)
+            )
 
         rows = jnp.arange(len(batch.valid))
         if accumulation == 1:

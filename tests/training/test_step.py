@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ from eomt_jax.models import variants
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.training import optimizer, schedules
-from eomt_jax.training.state import create_state, param_shapes
+from eomt_jax.training.state import abstract_state, create_state, param_shapes
 from eomt_jax.training.step import make_train_step
 from eomt_jax.types import Batch, Targets
 
@@ -36,9 +37,8 @@ def create_batch():
     )
 
 
-def repeat_step(num_steps, *, frozen_blocks=0, **options):
-    """Steps on one device: (step, batch, states as NumPy, metrics), states from 0 on."""
-    mesh = create_mesh(devices=jax.devices()[:1])
+def create_step(mesh, *, frozen_blocks=0, accumulation=1, **options):
+    """(model, optimizer, step)"""
     model = variants.create_eomt(
         "tiny",
         num_classes=3,
@@ -63,7 +63,15 @@ def repeat_step(num_steps, *, frozen_blocks=0, **options):
         learning_rate_fns=schedules.learning_rate_schedules(**options),
         mesh=mesh,
         frozen_blocks=frozen_blocks,
+        accumulation=accumulation,
     )
+    return model, tx, train_step
+
+
+def repeat_step(num_steps, **options):
+    """Steps on one device: (step, batch, states as NumPy, metrics), states from 0 on."""
+    mesh = create_mesh(devices=jax.devices()[:1])
+    model, tx, train_step = create_step(mesh, **options)
     state = create_state(model, tx, jax.random.key(0), mesh)
     batch = place_batch(create_batch(), mesh)
     states, metrics = [jax.device_get(state)], []
@@ -169,3 +177,17 @@ def test_frozen_blocks_have_no_part_in_the_step(run):
     norm = np.sqrt(sum(jax.tree.leaves(squares)))
     np.testing.assert_allclose(metrics[0]["grad_norm"], norm, rtol=1e-4)
     assert norm < 0.999 * whole_metrics[0]["grad_norm"]
+
+
+def test_each_part_gathers_the_blocks_weights_anew():
+    """Gathered once for all parts they would lie on each device in whole."""
+    mesh = create_mesh(fsdp=2, devices=jax.devices()[:2])
+    model, tx, train_step = create_step(mesh, accumulation=2)
+    batch = jax.tree.map(
+        lambda leaf: np.tile(leaf, (2, *[1] * (leaf.ndim - 1))), create_batch()
+    )
+    state = abstract_state(model, tx, mesh)
+    program = train_step.lower(state, place_batch(batch, mesh)).compile().as_text()
+    [once] = [text for text in program.split("\n\n") if text.startswith("ENTRY")]
+    blocks = re.compile(r"= f32\[(16,3,2,8|2,8,16|16,32|32,16)\]\S* all-gather\(")
+    assert blocks.search(program) and not blocks.search(once)
