@@ -104,7 +104,7 @@ class EoMT(nn.Module):
                 if self.vit.remat:
                     x, prediction = backward_in_turn(x, prediction)
                 predictions.append(prediction)
-                patch_mask = self.patch_mask(predictions[-1][0], mask_probs[i], rows)
+                patch_mask = self.patch_mask(prediction[0], mask_probs[i], rows)
             x = block(x, patch_mask, rotation)
         predictions.append(predict(self, x))
         mask_logits, class_logits = zip(*predictions)
