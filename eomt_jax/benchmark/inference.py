@@ -55,12 +55,13 @@ def measure(
 
     Args:
       model: an EoMT.
-      params: its parameters, on the device.
+      params: its parameters in float32, on the device.
       batch_sizes: one result each.
       rounds: in which all take turns.
       rivals: by name what makes a job of images, uint8 [B, H, W, 3].
       seed: of the random images.
     """
+    params = jax.jit(model.inference_params)(params)
     predict = jax.jit(lambda params, images: last_logits(model, params, images))
     flops, rate = forward_flops(model, training=False), MatrixRate(model.vit.dtype)
     rng = np.random.default_rng(seed)

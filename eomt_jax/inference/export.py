@@ -23,6 +23,7 @@ from etils import epath
 from jaxtyping import Array, Float, UInt8
 
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.parallel.platform import ANY, tracing_for
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.new_folder import new_folder
@@ -76,9 +77,10 @@ def export_network(
     one_image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)
     params = jax.eval_shape(model.init, jax.random.key(0), one_image)["params"]
     weights = flax.traverse_util.flatten_dict(params, sep="/")
-    return jax.export.export(jax.jit(network), platforms=tuple(platforms))(
-        weights, images
-    )
+    with tracing_for(ANY):
+        return jax.export.export(jax.jit(network), platforms=tuple(platforms))(
+            weights, images
+        )
 
 
 def save_export(

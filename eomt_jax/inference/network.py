@@ -59,7 +59,8 @@ class Network:
         self.compile_seconds = 0.0
         self._model = model
         self._info = info
-        self._params = jax.device_put(params, jax.devices()[0])
+        params = jax.device_put(params, jax.devices()[0])
+        self._params = jax.jit(model.inference_params)(params)
         self._programs: dict[Any, Any] = {}
         self._lock = threading.Lock()
 

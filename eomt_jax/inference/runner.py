@@ -14,9 +14,9 @@ from eomt_jax.inference import geometry, instance, panoptic, semantic
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
-from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded
+from eomt_jax.parallel.platform import Platform, current_platform, platform_of
 from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.types import Array, Batch, DatasetInfo, Task
@@ -176,16 +176,13 @@ def last_logits(
     On a single CPU one image goes after the other: the caches hold the activations of
     one, and a batch is no faster anywhere else in it.
     """
-    devices = jax.devices()[:1] if mesh is None else mesh.devices.reshape(-1)
-    on_cpu = len(devices) == 1 and devices[0].platform == "cpu"
-    if on_cpu and isinstance(model, EoMT):
-        model = model.clone(vit=model.vit.clone(on_cpu=True))
+    platform = current_platform() if mesh is None else platform_of(mesh.devices.flat)
 
     def predict(images: Array) -> tuple[Array, Array]:
         outputs: Any = apply_sharded(model, params, images, mesh=mesh)
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
-    if not on_cpu:
+    if platform != Platform("cpu"):
         return predict(images)
     logits = jax.lax.map(lambda image: predict(image[None]), images)
     return jax.tree.map(lambda x: x.squeeze(1), logits)

@@ -59,6 +59,14 @@ class EoMT(nn.Module):
             dtype=dtype,
         )
 
+    @nn.nowrap
+    def inference_params(self, params: Any) -> Any:
+        """Returns the parameters in the form that costs least at each call.
+
+        See `ViT.inference_params`.
+        """
+        return self.vit.inference_params(params)
+
     def __call__(
         self,
         images: UInt8[Array | np.ndarray, "B H W 3"],

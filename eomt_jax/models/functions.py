@@ -123,43 +123,59 @@ def standardize_gradient(
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv3x3(
-    x: Float[Array, "B h w D"], kernel: Float[Array, "3 3 D"]
+    x: Float[Array, "B h w D"], kernel: Float[Array, "3 3 D"], barriers: bool = False
 ) -> Float[Array, "B h w D"]:
     """3×3 convolution of each channel by itself, zero padding 1.
 
     Nine shifted multiply-adds: XLA fuses them, while its grouped convolution is more
     than ten times slower on CPU. The gradient is nine more; the one that JAX derives
     keeps nine maps of x's size at a time.
+
+    Args:
+      x: the map.
+      kernel: one of 3×3 for each channel.
+      barriers: whether XLA must write out the map before and after the convolution.
+        Without, it computes what comes before for each tap anew on a GPU, a GELU nine
+        times over.
     """
-    return _depthwise_forward(x, kernel)[0]
+    return _depthwise_forward(x, kernel, barriers)[0]
 
 
-def _depthwise_forward(x, kernel):
-    padded = _with_border(x)
-    return _sum_taps(padded, kernel), (padded, kernel)
+def _depthwise_forward(x, kernel, barriers):
+    padded = _with_border(x, barriers)
+    return _sum_taps(padded, kernel, barriers), (padded, kernel)
 
 
-def _depthwise_backward(residuals, gradient):
+def _depthwise_backward(barriers, residuals, gradient):
     padded, kernel = residuals
     taps = jax.lax.platform_dependent(
         padded, gradient, cpu=_sum_by_row, default=_sum_products
     )
     kernel_gradient = taps.reshape(kernel.shape).astype(kernel.dtype)
-    return _sum_taps(_with_border(gradient), kernel[::-1, ::-1]), kernel_gradient
+    gradient = _with_border(gradient, barriers)
+    return _sum_taps(gradient, kernel[::-1, ::-1], barriers), kernel_gradient
 
 
-def _with_border(x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+def _with_border(
+    x: Float[Array, "B h w D"], barrier: bool
+) -> Float[Array, "B h2 w2 D"]:
     """`x` with a pixel of zeros around it, from which all nine maps are read.
 
     Else XLA would see that the middle one is `x`, and on a CPU compute that anew.
     """
-    return _unchanged(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+    return _unchanged(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), barrier)
 
 
-def _unchanged(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """What XLA doesn't look through; export knows it, other than a barrier."""
+def _unchanged(x: Float[Array, "*shape"], barrier: bool) -> Float[Array, "*shape"]:
+    """Identity that XLA does not optimise away.
+
+    A GPU's compiler fuses across all but a barrier. What replaces it elsewhere can be
+    exported to other formats.
+    """
+    if barrier:
+        return jax.lax.optimization_barrier(x)
     return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=23)
 
 
@@ -172,13 +188,13 @@ def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w 
 
 
 def _sum_taps(
-    padded: Float[Array, "B h2 w2 D"], kernel: Float[Array, "3 3 D"]
+    padded: Float[Array, "B h2 w2 D"], kernel: Float[Array, "3 3 D"], barrier: bool
 ) -> Float[Array, "B h w D"]:
     taps = zip(_shifted(padded), kernel.reshape(9, -1), strict=True)
     out = functools.reduce(operator.add, (shifted * tap for shifted, tap in taps))
     # XLA's CPU backend gives chains that end in a reduction, such as a norm's, to a
     # library, for which it would write out each shifted map.
-    return _unchanged(out)
+    return _unchanged(out, barrier)
 
 
 def _sum_products(

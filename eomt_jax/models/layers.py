@@ -20,6 +20,7 @@ from eomt_jax.models.functions import (
     project,
 )
 from eomt_jax.models.mask_product import PixelFeatures
+from eomt_jax.parallel.platform import current_platform
 
 Dtype = Any
 
@@ -89,6 +90,36 @@ class Dense(nn.Module):
         return out + bias
 
 
+class PatchEmbedding(nn.Module):
+    """Linear projection of square patches, as one matrix product.
+
+    It is a convolution whose stride is its size, with that layer's parameters.
+
+    Attributes:
+      features: D.
+      patch_size: p, of both sides.
+      dtype: of the result.
+    """
+
+    features: int
+    patch_size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        batch, height, width, channels = pixels.shape
+        size = self.patch_size
+        shape = (size, size, channels, self.features)
+        kernel = self.param("kernel", vit_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        pixels, kernel, bias = promote_dtype(pixels, kernel, bias, dtype=self.dtype)
+        rows, columns = height // size, width // size
+        patches = pixels.reshape(batch, rows, size, columns, size, channels)
+        patches = patches.swapaxes(2, 3).reshape(batch, rows, columns, -1)
+        out: Any = project(patches, kernel.reshape(-1, self.features))
+        return out + bias
+
+
 class Mlp(nn.Module):
     """Linear, exact GELU, Linear; scaled."""
 
@@ -97,7 +128,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
+        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"] | None
     ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
         x = Dense(self.hidden_dim, dtype=self.dtype, name="up")(x)
@@ -114,7 +145,7 @@ class SwiGlu(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"]
+        self, x: Float[Array, "*shape D"], scale: Float[Array, " D"] | None
     ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
         x = Dense(2 * self.hidden_dim, dtype=self.dtype, name="gate_up")(x)
@@ -176,7 +207,7 @@ class DepthwiseConv3x3(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         kernel = self.param("kernel", uniform_fan_in(9), (3, 3, x.shape[-1]))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        return depthwise_conv3x3(x, kernel)
+        return depthwise_conv3x3(x, kernel, current_platform().name == "gpu")
 
 
 class UpscaleBlock(nn.Module):

@@ -48,16 +48,18 @@ def patch_rotation(
 
 
 def rotate_patches(
-    x: Float[Array, "B R heads Dh"], rotation: Rotation
+    x: Float[Array, "B R heads Dh"], rotation: Rotation, *, num_tokens: int
 ) -> Float[Array, "B R heads Dh"]:
-    """Turns the last hw tokens, the patches; queries and prefix tokens stay.
+    """Turns the last hw of the first `num_tokens` tokens, which are the patches.
 
-    Computed in float32, returned in x's dtype.
+    Queries and prefix tokens before them stay, and padding behind them. Computed in
+    float32, returned in x's dtype.
     """
-    num_others = x.shape[1] - len(rotation.cos)
-    others, patches = x[:, :num_others], x[:, num_others:].astype(jnp.float32)
+    num_others = num_tokens - len(rotation.cos)
+    others, patches, padding = jnp.split(x, [num_others, num_tokens], axis=1)
+    patches = patches.astype(jnp.float32)
     first, second = jnp.split(patches, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
     cos, sin = (table[None, :, None] for table in rotation)
     patches = (patches * cos + turned * sin).astype(x.dtype)
-    return jnp.concatenate([others, patches], axis=1)
+    return jnp.concatenate([others, patches, padding], axis=1)

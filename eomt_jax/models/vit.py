@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from eomt_jax.models.attention import QKV_BIASES, Attention
-from eomt_jax.models.layers import LayerNorm, Mlp, SwiGlu, vit_init
+from eomt_jax.models.inference_params import inference_params
+from eomt_jax.models.layers import LayerNorm, Mlp, PatchEmbedding, SwiGlu, vit_init
 from eomt_jax.models.rotary import Rotation, patch_rotation
 from eomt_jax.parallel.partition import sharded_block, split_rows
 
@@ -35,7 +36,6 @@ class Block(nn.Module):
     layer_scale_init: float
     layer_norm_eps: float
     dtype: Dtype
-    on_cpu: bool = False
 
     @nn.compact
     def __call__(
@@ -44,9 +44,8 @@ class Block(nn.Module):
         patch_mask: Bool[Array, "B Q hw"] | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Array, "B N D"]:
-        scale_init = nn.initializers.constant(self.layer_scale_init)
         scale1, scale2 = (
-            jnp.asarray(self.param(name, scale_init, (x.shape[-1],)))
+            self.layer_scale(name, x.shape[-1])
             for name in ("layer_scale1", "layer_scale2")
         )
         mlp = {"gelu": Mlp, "swiglu": SwiGlu}[self.mlp_type]
@@ -56,12 +55,18 @@ class Block(nn.Module):
             self.num_heads,
             qkv_bias=self.qkv_bias,
             dtype=self.dtype,
-            on_cpu=self.on_cpu,
             name="attention",
         )(y, scale1, patch_mask, rotation)
         x = x + y
         y = LayerNorm(self.layer_norm_eps, self.dtype, name="norm2")(x)
         return x + mlp(self.mlp_dim, self.dtype, name="mlp")(y, scale2)
+
+    def layer_scale(self, name: str, dim: int) -> Float[Array, " D"] | None:
+        """A branch's LayerScale; None where `inference_params` has multiplied it in."""
+        if not self.is_initializing() and not self.has_variable("params", name):
+            return None
+        init = nn.initializers.constant(self.layer_scale_init)
+        return jnp.asarray(self.param(name, init, (dim,)))
 
 
 class ViT(nn.Module):
@@ -83,7 +88,6 @@ class ViT(nn.Module):
       dtype: of activations; parameters, norms and softmax stay float32.
       remat: recompute each block in the backward pass instead of keeping it; in an
         EoMT each prediction too.
-      on_cpu: attention in the form that is fastest there, in a forward pass.
     """
 
     embed_dim: int
@@ -102,7 +106,6 @@ class ViT(nn.Module):
     layer_norm_eps: float = 1e-6
     dtype: Dtype = jnp.float32
     remat: bool = False
-    on_cpu: bool = False
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -125,14 +128,8 @@ class ViT(nn.Module):
                 f"image_size {self.image_size} is not a multiple of patch_size "
                 f"{self.patch_size}."
             )
-        patch = (self.patch_size, self.patch_size)
-        self.patch_embedding = nn.Conv(
-            self.embed_dim,
-            patch,
-            strides=patch,
-            padding="VALID",
-            kernel_init=vit_init,
-            dtype=self.dtype,
+        self.patch_embedding = PatchEmbedding(
+            self.embed_dim, self.patch_size, dtype=self.dtype
         )
         if self.positions == "learned":
             self.position_embedding = self.param(
@@ -156,12 +153,26 @@ class ViT(nn.Module):
                 layer_scale_init=self.layer_scale_init,
                 layer_norm_eps=self.layer_norm_eps,
                 dtype=self.dtype,
-                on_cpu=self.on_cpu,
                 name=f"block_{i}",
             )
             for i in range(self.depth)
         ]
         self.norm = LayerNorm(self.layer_norm_eps, self.dtype)
+
+    @nn.nowrap
+    def inference_params(self, params: Any) -> Any:
+        """Returns the parameters in the form that costs least at each call.
+
+        Args:
+          params: the network's own or an EoMT's around it, in float32; call this under
+            jit, on devices like those of the calls.
+        """
+        return inference_params(
+            params,
+            dtype=self.dtype,
+            head_dim=self.embed_dim // self.num_heads,
+            qkv_bias=self.qkv_bias,
+        )
 
     def embed(
         self, images: UInt8[Array | np.ndarray, "B H W 3"]
@@ -176,7 +187,7 @@ class ViT(nn.Module):
             )
         mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
         pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
-        x = self.patch_embedding(pixels.astype(self.dtype))
+        x = self.patch_embedding(jnp.asarray(pixels, self.dtype))
         if self.positions == "learned":
             x = x + self.position_embedding.astype(self.dtype)
         prefix = self.class_token

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eomt_jax.parallel.mesh import AXES, BATCH_AXES
+from eomt_jax.parallel.platform import platform_of, tracing_for
 
 Array = jax.Array
 PyTree = Any
@@ -141,8 +142,9 @@ def apply_sharded(
     if mesh is None:
         return model.apply({"params": params}, *args, **kwargs)
     abstract = mesh.abstract_mesh
+    platform = platform_of(mesh.devices.flat)
     # JAX keeps the mesh of the context in the keys of what it has traced.
-    with jax.sharding.use_abstract_mesh(abstract):
+    with tracing_for(platform), jax.sharding.use_abstract_mesh(abstract):
         params = _gather(params, abstract, OTHER_RULES)
         return model.apply({"params": params}, *args, **kwargs)
 
@@ -162,7 +164,7 @@ def sharded_block(
         would cast them to the same afterwards.
       remat: keep nothing of the block for the backward pass but its inputs.
     """
-    mesh = _computing_mesh()
+    mesh = computing_mesh()
     if mesh is None or mesh.shape["fsdp"] == 1:
         return nn.remat(block) if remat else block
 
@@ -175,13 +177,13 @@ def sharded_block(
 
 def split_rows(x: Array) -> Array:
     """Activations that `apply_sharded` computes: split by rows of the batch alone."""
-    if _computing_mesh() is None:
+    if computing_mesh() is None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
-def _computing_mesh() -> AbstractMesh | None:
-    """That of `apply_sharded`, while it traces."""
+def computing_mesh() -> AbstractMesh | None:
+    """The mesh that `apply_sharded` set, or None outside of it."""
     mesh = jax.sharding.get_abstract_mesh()
     # A mesh of the user's own, or the inside of a shard_map, is none of ours.
     automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)

@@ -41,6 +41,10 @@ class BrightestChannel(nn.Module):
     def vit(self):
         return types.SimpleNamespace(image_size=(SIZE, SIZE))
 
+    @nn.nowrap
+    def inference_params(self, params):
+        return params
+
     @property
     def num_classes(self):
         return INFO.num_classes

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eomt_jax.models import eomt
-from eomt_jax.models.attention import attend
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.kernels.xla_attention import attend
 from eomt_jax.models.vit import ViT
 
 

@@ -38,7 +38,9 @@ def test_scores_depend_on_the_distance_of_patches_alone(rng):
     rotation = patch_rotation((4, 4), head_dim=8, theta=100.0)
 
     def at_all_patches(x):
-        return rotate_patches(jnp.tile(x, (1, 16, 1, 1)), rotation)[0, :, 0]
+        return rotate_patches(jnp.tile(x, (1, 16, 1, 1)), rotation, num_tokens=16)[
+            0, :, 0
+        ]
 
     scores = at_all_patches(query) @ at_all_patches(key).T
     scores = scores.reshape(4, 4, 4, 4)
@@ -49,7 +51,9 @@ def test_scores_depend_on_the_distance_of_patches_alone(rng):
 
 def test_only_the_last_tokens_are_turned(rng):
     x = jax.random.normal(rng, (2, 3 + 6, 2, 4))
-    turned = rotate_patches(x, patch_rotation((2, 3), head_dim=4, theta=100.0))
+    turned = rotate_patches(
+        x, patch_rotation((2, 3), head_dim=4, theta=100.0), num_tokens=x.shape[1]
+    )
     np.testing.assert_array_equal(turned[:, :3], x[:, :3])
     assert (jnp.abs(turned - x)[:, 3:].max(axis=(0, 2, 3)) > 1e-2).all()
     norms = [jnp.linalg.norm(y, axis=-1) for y in (turned, x)]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eomt_jax.models import attention
+from eomt_jax.models.kernels import xla_attention as attention
 
 NUM_TOKENS = 41
 

@@ -1,0 +1,1 @@
+"""Attention by platform. `attention.py` is the entry, and chooses."""

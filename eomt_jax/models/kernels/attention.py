@@ -1,0 +1,92 @@
+"""Unmasked attention: which kernel computes it on the devices of a program.
+
+Legend: B batch, R rows that attend, N tokens, M tokens with padding, heads, Dh channels
+of a head.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from eomt_jax.models.kernels import cudnn_attention, splash_attention
+from eomt_jax.models.kernels.cudnn_attention import attend_by_cudnn
+from eomt_jax.models.kernels.splash_attention import attend_by_splash
+from eomt_jax.models.kernels.xla_attention import attend, attend_on_cpu
+from eomt_jax.parallel.mesh import BATCH_AXES
+from eomt_jax.parallel.partition import computing_mesh
+from eomt_jax.parallel.platform import Platform, current_platform
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One way to compute unmasked attention.
+
+    Attributes:
+      name: "xla", "cpu", "cudnn" or "splash".
+      attend: (query [B, R, heads, Dh], key [B, M, heads, Dh], value likewise, *,
+        num_tokens) → [B, R, heads, Dh]; rows attend to the first `num_tokens` tokens.
+      token_multiple: M must be a multiple of it.
+      projects_at_once: whether queries, keys and values should come of one product.
+    """
+
+    name: str
+    attend: Callable[..., Float[Array, "B R heads Dh"]]
+    token_multiple: int = 1
+    projects_at_once: bool = False
+
+
+def choose_kernel(
+    *, dtype: jnp.dtype, head_dim: int, platform: Platform | None = None
+) -> Kernel:
+    """The fastest kernel for the devices that a program is traced for.
+
+    Args:
+      dtype: of queries, keys and values.
+      head_dim: Dh.
+      platform: the devices; by default those of `parallel.platform.current_platform`.
+    """
+    platform = platform or current_platform()
+    if splash_attention.supports(platform, dtype=dtype, head_dim=head_dim):
+        multiple = splash_attention.BLOCK
+        return Kernel("splash", _on_each_device(attend_by_splash), multiple)
+    if cudnn_attention.supports(platform, dtype=dtype, head_dim=head_dim):
+        return Kernel("cudnn", _on_each_device(_all_tokens(attend_by_cudnn)))
+    if platform == Platform("cpu"):
+        return Kernel("cpu", _all_tokens(attend_on_cpu), projects_at_once=True)
+    at_once = platform.name in ("cpu", "any")
+    return Kernel("xla", _all_tokens(attend), projects_at_once=at_once)
+
+
+def _all_tokens(function: Callable[..., Any]) -> Callable[..., Array]:
+    """Gives a function without padding the signature of those that know it."""
+
+    def attend_to_all(query, key, value, *, num_tokens: int) -> Array:
+        assert key.shape[1] == num_tokens
+        return function(query, key, value)
+
+    return attend_to_all
+
+
+def _on_each_device(function: Callable[..., Any]) -> Callable[..., Array]:
+    """Runs a kernel that XLA cannot split on each device's own images and heads."""
+
+    def attend_split(query, key, value, *, num_tokens: int) -> Array:
+        one_device = functools.partial(function, num_tokens=num_tokens)
+        mesh = computing_mesh()
+        if mesh is None:
+            return one_device(query, key, value)
+        num_heads = query.shape[2]
+        head_axis = "tensor" if num_heads % mesh.shape["tensor"] == 0 else None
+        spec = PartitionSpec(BATCH_AXES, None, head_axis)
+        split = jax.shard_map(
+            one_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
+        return split(query, key, value)
+
+    return attend_split

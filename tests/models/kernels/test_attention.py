@@ -1,0 +1,214 @@
+"""Every platform's kernel against one reference, and which of them is chosen."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models.attention import Attention
+from eomt_jax.models.kernels import attention
+from eomt_jax.models.kernels.attention import choose_kernel
+from eomt_jax.models.kernels.cudnn_attention import attend_by_cudnn
+from eomt_jax.models.kernels.splash_attention import attend_by_splash
+from eomt_jax.models.kernels.xla_attention import attend, attend_on_cpu
+from eomt_jax.parallel.mesh import batch_sharding, create_mesh
+from eomt_jax.parallel.partition import apply_sharded, param_shardings
+from eomt_jax.parallel.platform import ANY, Platform, platform_of, tracing_for
+
+H100, T4, TPU = Platform("gpu", (9, 0)), Platform("gpu", (7, 5)), Platform("tpu")
+
+
+def splash(query, key, value):
+    """The TPU's kernel without a TPU, with the padding that Attention gives it."""
+    num_tokens = key.shape[1]
+    key, value = (
+        jnp.pad(x, ((0, 0), (0, -num_tokens % 128), (0, 0), (0, 0)))
+        for x in (key, value)
+    )
+    return attend_by_splash(query, key, value, num_tokens=num_tokens, interpret=True)
+
+
+KERNELS = {
+    "xla": attend,
+    "cpu": attend_on_cpu,
+    "cudnn": functools.partial(attend_by_cudnn, implementation="xla"),
+    "splash": splash,
+}
+
+
+def random_inputs(num_rows, num_tokens, dtype=jnp.float32):
+    """query, key, value and the gradient of the output, one image of two heads."""
+    keys = jax.random.split(jax.random.key(num_tokens), 4)
+    sizes = (num_rows, num_tokens, num_tokens, num_rows)
+    return [
+        jax.random.normal(key, (1, size, 2, 64)).astype(dtype)
+        for key, size in zip(keys, sizes)
+    ]
+
+
+def definition(query, key, value, gradient):
+    """Output and gradients of query, key and value in float64, by NumPy."""
+    query, key, value, gradient = (
+        np.asarray(x, np.float64).swapaxes(1, 2) for x in (query, key, value, gradient)
+    )
+    scale = query.shape[-1] ** -0.5
+    logits = scale * query @ key.swapaxes(2, 3)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    out = weights @ value
+    of_weights = gradient @ value.swapaxes(2, 3)
+    of_logits = weights * (of_weights - (gradient * out).sum(-1, keepdims=True))
+    results = (
+        out,
+        scale * of_logits @ key,
+        scale * of_logits.swapaxes(2, 3) @ query,
+        weights.swapaxes(2, 3) @ gradient,
+    )
+    return [x.swapaxes(1, 2) for x in results]
+
+
+def results(kernel, query, key, value, gradient):
+    def run(query, key, value, gradient):
+        out, vjp = jax.vjp(kernel, query, key, value)
+        return out, *vjp(gradient)
+
+    return [
+        np.asarray(x, np.float64) for x in jax.jit(run)(query, key, value, gradient)
+    ]
+
+
+# Prefix and patches of 640 pixels; with 200 queries; rows and tokens of a block with
+# queries; odd ones and a single block.
+SIZES = [(1605, 1605), (1605, 1805), (301, 333), (128, 128), (1, 2)]
+
+
+@pytest.mark.usefixtures("optimized_programs")
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_equals_the_definition_in_float32(name, sizes):
+    inputs = random_inputs(*sizes)
+    found = results(KERNELS[name], *inputs)
+    for a, b in zip(found, definition(*inputs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
+
+
+@pytest.mark.usefixtures("optimized_programs")
+@pytest.mark.parametrize("name", ["cudnn", "splash"])
+def test_kernel_is_no_worse_than_xlas_in_bfloat16(name):
+    inputs = random_inputs(301, 333, jnp.bfloat16)
+    exact = definition(*inputs)
+    found, by_xla = (results(KERNELS[kernel], *inputs) for kernel in (name, "xla"))
+    for a, b, c in zip(exact, found, by_xla, strict=True):
+        assert np.abs(b - a).mean() < 1.1 * np.abs(c - a).mean()
+
+
+@pytest.mark.usefixtures("optimized_programs")
+@pytest.mark.parametrize("name", ["xla", "cpu", "cudnn", "splash"])
+def test_kernel_equals_the_definition_at_1280_pixels(name):
+    """200 rows of 6405 tokens: all rows would take the reference a minute."""
+    inputs = random_inputs(200, 6405)
+    found = results(KERNELS[name], *inputs)
+    for a, b in zip(found, definition(*inputs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    "platform, dtype, head_dim, name",
+    [
+        (H100, "bfloat16", 64, "cudnn"),
+        (H100, "float16", 64, "cudnn"),
+        (H100, "float32", 64, "xla"),
+        (H100, "bfloat16", 136, "xla"),
+        (H100, "bfloat16", 60, "xla"),
+        (T4, "bfloat16", 64, "xla"),
+        (Platform("gpu"), "bfloat16", 64, "xla"),
+        (TPU, "bfloat16", 64, "splash"),
+        (TPU, "bfloat16", 128, "splash"),
+        (TPU, "bfloat16", 32, "xla"),
+        (TPU, "float32", 64, "xla"),
+        (Platform("cpu"), "bfloat16", 64, "cpu"),
+        (Platform("cpu", num_devices=8), "float32", 64, "xla"),
+        (ANY, "bfloat16", 64, "xla"),
+    ],
+    ids=str,
+)
+def test_kernel_follows_devices_dtype_and_heads(platform, dtype, head_dim, name):
+    options = {"dtype": jnp.dtype(dtype), "head_dim": head_dim}
+    assert choose_kernel(**options, platform=platform).name == name
+    with tracing_for(platform):
+        assert choose_kernel(**options).name == name
+
+
+@pytest.mark.parametrize(
+    "name, capability, expected",
+    [
+        ("gpu", "9.0", H100),
+        ("cuda", "7.5", T4),
+        ("rocm", "gfx90a", Platform("gpu")),
+        ("tpu", None, TPU),
+    ],
+)
+def test_platform_is_read_from_devices(name, capability, expected):
+    device = types.SimpleNamespace(platform=name, compute_capability=capability)
+    assert platform_of([device]) == expected
+    assert platform_of([device] * 4).num_devices == 4
+
+
+def test_default_device_counts_where_no_mesh_is():
+    """Also where JAX was given another default device than its first."""
+    with jax.default_device(jax.devices("cpu")[1]):
+        kernel = choose_kernel(dtype=jnp.dtype("float32"), head_dim=64)
+    assert kernel.name == "cpu"
+
+
+def stand_in(name):
+    """A kernel of an accelerator that runs here."""
+    if name == "splash":
+        function, multiple = functools.partial(attend_by_splash, interpret=True), 128
+    else:
+        function, multiple = attention._all_tokens(KERNELS["cudnn"]), 1
+    return attention.Kernel(name, attention._on_each_device(function), multiple)
+
+
+@pytest.mark.usefixtures("optimized_programs")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", ["cudnn", "splash"])
+def test_layer_is_the_same_with_an_accelerators_kernel_on_a_2_by_2_mesh(
+    monkeypatch, name, masked
+):
+    """Outputs and gradients; tokens are odd, and heads are split over two devices."""
+    num_queries, num_tokens, dim = 6, 59, 128
+    layer = Attention(num_heads=2)
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, gradient = jax.random.normal(keys[0], (2, 2, num_tokens, dim))
+    mask = jax.random.bernoulli(keys[1], 0.5, (2, num_queries, 40)) if masked else None
+    scale = jnp.linspace(0.5, 1.5, dim)
+    params = layer.init(keys[2], x, scale)["params"]
+
+    def run(mesh):
+        def call(params, x):
+            return apply_sharded(layer, params, x, scale, mask, mesh=mesh)
+
+        def all_of(params, x):
+            out, vjp = jax.vjp(call, params, x)
+            return out, vjp(gradient)
+
+        if mesh is None:
+            placed = params, x
+        else:
+            shardings = param_shardings({"attention": params}, mesh)["attention"]
+            placed = jax.device_put((params, x), (shardings, batch_sharding(mesh)))
+        return jax.device_get(jax.jit(all_of)(*placed))
+
+    with tracing_for(ANY):
+        expected = run(None)
+    mesh = create_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    monkeypatch.setattr(
+        "eomt_jax.models.attention.choose_kernel", lambda **_: stand_in(name)
+    )
+    found = run(mesh)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())

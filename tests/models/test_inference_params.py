@@ -1,0 +1,73 @@
+"""Parameters for inference give the network's own numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models.variants import create_eomt
+from eomt_jax.parallel.platform import Platform, tracing_for
+
+ONE_CPU, OLD_GPU = Platform("cpu"), Platform("gpu")
+
+
+def random_network(dtype, **overrides):
+    """A tiny EoMT and parameters that are neither 0 nor 1."""
+    model = create_eomt(
+        "tiny",
+        num_classes=3,
+        num_queries=5,
+        image_size=(32, 32),
+        dtype=dtype,
+        **overrides,
+    )
+    images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256, jnp.int32)
+    images = images.astype(jnp.uint8)
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    return model, jax.tree.unflatten(tree, leaves), images
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("platform", [ONE_CPU, OLD_GPU], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "overrides",
+    [{}, {"qkv_bias": "no_key", "positions": "rotary"}, {"qkv_bias": "none"}],
+    ids=str,
+)
+def test_predictions_are_the_same(dtype, platform, overrides):
+    model, params, images = random_network(dtype, **overrides)
+
+    @jax.jit
+    def predict(params):
+        return model.apply({"params": params}, images)
+
+    with tracing_for(platform):
+        expected = predict(params)
+        prepared = jax.jit(model.inference_params)(params)
+        found = predict(prepared)
+    # Sums of other programs may round otherwise.
+    rounding = 1e-5 if dtype == "float32" else 1e-2
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=rounding * np.abs(b).max())
+
+
+def test_weights_take_the_dtype_and_lie_apart_where_they_multiply_apart():
+    model, params, _ = random_network("bfloat16")
+    with tracing_for(OLD_GPU):
+        apart = model.inference_params(params)
+    with tracing_for(ONE_CPU):
+        together = model.inference_params(params)
+    block = apart["vit"]["block_0"]
+    assert "layer_scale1" not in block and "layer_scale2" not in block
+    assert block["norm1"]["scale"].dtype == jnp.float32
+    assert block["mlp"]["down"]["kernel"].dtype == jnp.bfloat16
+    assert apart["queries"].dtype == jnp.bfloat16
+    assert block["attention"]["qkv"].keys() == {
+        f"{part}_{name}"
+        for part in ("query", "key", "value")
+        for name in ("kernel", "bias")
+    }
+    assert together["vit"]["block_0"]["attention"]["qkv"].keys() == {"kernel", "bias"}
