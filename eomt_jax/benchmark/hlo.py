@@ -1,17 +1,10 @@
-"""What a compiled program says of itself: its collectives, and why it doesn't fit."""
+"""Reads the text of compiled programs: which instructions run, and how often."""
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
-
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
+from collections.abc import Iterator
 
 _ITEM_BYTES = {
     "pred": 1,
@@ -24,178 +17,193 @@ _ITEM_BYTES = {
 }
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _CALLED = re.compile(
-    r"(calls|body|condition|to_apply|branch_computations)=(\{.*?\}|\S+)"
+    r"\b(calls|body|condition|to_apply|branch_computations|true_computation"
+    r"|false_computation)=(\{.*?\}|[^\s,]+)"
 )
 _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """All collectives of one kind that a device takes part in, in one run.
+class Array:
+    """Type and shape of one array, as f32[8,16].
 
     Attributes:
-      kind: one of KINDS.
-      count: how often.
-      bytes: of their larger sides: what is gathered, reduced or exchanged, on each
-        device.
-      wire_bytes: that each device sends, in rings.
+      dtype: as the compiler spells it.
+      shape: without its layout.
     """
 
-    kind: str
-    count: int
-    bytes: int
-    wire_bytes: float
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return _ITEM_BYTES.get(self.dtype, 1) * math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-def collectives(text: str) -> list[Collective]:
-    """Sums over a compiled program, by kind.
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
 
-    A loop's body counts as often as it runs where its condition compares with one
-    constant, as scans do; once where that isn't known.
-
-    Args:
-      text: of `jax.stages.Compiled.as_text()`.
+    Attributes:
+      name: without its %.
+      result: text of the result's shape; a tuple's has parentheses.
+      operation: "fusion", "all-reduce", …
+      operands: names of instructions of the same computation.
+      rest: all after the operation's first parenthesis.
     """
-    bodies = _computations(text)
-    found: dict[str, list[tuple[int, int, float]]] = {kind: [] for kind in KINDS}
-    seen = set()
-    for name, runs in _runs(bodies, _entry(text)).items():
-        for shape, operation, rest in _instructions(bodies[name]):
-            kind = operation.removesuffix("-start")
-            if kind not in found:
-                continue
-            # A collective that overlaps with others' work is written in several pieces.
-            channel = re.search(r"channel_id=(\d+)", rest)
-            key = channel[1] if channel else f"{name} {rest}"
-            if key in seen:
-                continue
-            seen.add(key)
-            size, members = _payload(kind, operation, shape), _group_size(rest)
-            if operation == "reduce-scatter":
-                size *= members
-            found[kind].append((runs, runs * size, runs * _sent(kind, size, members)))
-    return [
-        Collective(kind, *(sum(values) for values in zip(*rows)))
-        for kind, rows in found.items()
-        if rows
-    ]
 
+    name: str
+    result: str
+    operation: str
+    operands: tuple[str, ...]
+    rest: str
 
-def add_up(parts: Sequence[Collective]) -> tuple[Collective, ...]:
-    """One of each kind, in the order of KINDS."""
-    kinds = [kind for kind in KINDS if any(part.kind == kind for part in parts)]
-    return tuple(
-        Collective(
-            kind,
-            *(
-                sum(getattr(part, name) for part in parts if part.kind == kind)
-                for name in ("count", "bytes", "wire_bytes")
-            ),
+    @functools.cached_property
+    def arrays(self) -> tuple[Array, ...]:
+        """Arrays of the result; none of tokens."""
+        return tuple(
+            Array(dtype, tuple(map(int, filter(None, dims.split(",")))))
+            for dtype, dims in _SHAPE.findall(self.result)
+            if dtype in _ITEM_BYTES
         )
-        for kind in kinds
-    )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the result."""
+        return sum(array.bytes for array in self.arrays)
+
+    @functools.cached_property
+    def called(self) -> dict[str, tuple[str, ...]]:
+        """Names of the computations that it calls, by what it calls them for."""
+        return {
+            purpose: tuple(re.findall(r"[\w.\-]+", names))
+            for purpose, names in _CALLED.findall(self.rest)
+        }
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-    """Lines of each computation, by its name."""
-    bodies: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        if line[:1] not in (" ", "}") and (match := _COMPUTATION.match(line)):
-            lines = bodies.setdefault(match[1], [])
-        elif line.startswith(" "):
-            lines.append(line)
-    return bodies
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A compiled program.
+
+    Attributes:
+      computations: instructions of each computation, by its name.
+      entry: name of the computation that runs first.
+    """
+
+    computations: dict[str, tuple[Instruction, ...]]
+    entry: str
+
+    @functools.cached_property
+    def runs(self) -> dict[str, int]:
+        """How often each computation runs; several callers add up.
+
+        A loop's body counts as often as the compiler says that it runs, or its
+        condition, where that compares with one constant, as scans do; otherwise once.
+        """
+        return self._runs(inside_kernels=True)
+
+    @functools.cached_property
+    def scheduled(self) -> dict[str, int]:
+        """`runs` of those computations whose instructions run one by one.
+
+        Bodies of fusions and reductions aren't among them: they are one kernel.
+        """
+        return self._runs(inside_kernels=False)
+
+    def instructions(self) -> Iterator[tuple[Instruction, int]]:
+        """Yields what is scheduled, with how often it runs."""
+        for name, runs in self.scheduled.items():
+            for instruction in self.computations[name]:
+                yield instruction, runs
+
+    def _runs(self, *, inside_kernels: bool) -> dict[str, int]:
+        runs: dict[str, int] = {}
+
+        def add(name: str, times: int) -> None:
+            runs[name] = runs.get(name, 0) + times
+            for instruction in self.computations[name]:
+                called = instruction.called
+                trips = self._trip_count(instruction) if "body" in called else 1
+                for purpose, targets in called.items():
+                    if not inside_kernels and _is_kernel(instruction, purpose):
+                        continue
+                    for target in targets:
+                        if target in self.computations:
+                            add(target, times * trips)
+
+        add(self.entry, 1)
+        return runs
+
+    def _trip_count(self, loop: Instruction) -> int:
+        if known := _TRIPS.search(loop.rest):
+            return int(known[1])
+        condition = self.computations.get(loop.called["condition"][0], ())
+        limits = [
+            int(instruction.rest.partition(")")[0])
+            for instruction in condition
+            if instruction.operation == "constant"
+            and re.match(r"s32\[\]", instruction.result)
+        ]
+        counts_up = any("direction=LT" in line.rest for line in condition)
+        return limits[0] if len(limits) == 1 and counts_up else 1
 
 
-def _entry(text: str) -> str:
+def read(text: str) -> Module:
+    """Reads `jax.stages.Compiled.as_text()`.
+
+    Raises:
+      ValueError: it is no compiled program.
+    """
     match = re.search(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
     if not match:
         raise ValueError("this is no compiled program: it has no ENTRY")
-    return match[1]
+    lines: list[str] = []
+    bodies: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line[:1] not in (" ", "}") and (name := _COMPUTATION.match(line)):
+            lines = bodies.setdefault(name[1], [])
+        elif line.startswith(" ") and " = " in line:
+            lines.append(line)
+    computations = {
+        name: tuple(_instruction(line) for line in body)
+        for name, body in bodies.items()
+    }
+    return Module(computations, match[1])
 
 
-def _runs(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often each computation runs; several callers add up."""
-    runs: dict[str, int] = {}
-
-    def add(name: str, times: int) -> None:
-        runs[name] = runs.get(name, 0) + times
-        for line in bodies[name]:
-            called = dict(_CALLED.findall(line))
-            trips = 1
-            if "body" in called:
-                condition = called["condition"].strip("%,{}")
-                trips = _trip_count(bodies.get(condition, []))
-            for names in called.values():
-                for target in re.findall(r"[\w.\-]+", names):
-                    if target in bodies:
-                        add(target, times * trips)
-
-    add(entry, 1)
-    return runs
+def _is_kernel(instruction: Instruction, purpose: str) -> bool:
+    """Whether what an instruction calls is compiled into it."""
+    if purpose == "to_apply":
+        return instruction.operation != "call"
+    return purpose == "calls" and not instruction.operation.startswith("async")
 
 
-def _trip_count(condition: list[str]) -> int:
-    """Of a loop whose condition is `i < constant`; else 1."""
-    text = "\n".join(condition)
-    limits = re.findall(r"s32\[\]\S* constant\((\d+)\)", text)
-    return int(limits[0]) if len(limits) == 1 and "direction=LT" in text else 1
-
-
-def _instructions(lines: list[str]) -> Iterator[tuple[str, str, str]]:
-    """(shape, operation, the rest) of each line."""
-    for line in lines:
-        _, _, value = line.partition(" = ")
-        end = _closing(value) if value.startswith("(") else value.find(" ")
-        operation, _, rest = value[end:].strip().partition("(")
-        yield value[:end], operation, rest
+def _instruction(line: str) -> Instruction:
+    name, _, value = line.partition(" = ")
+    end = _closing(value) if value.startswith("(") else value.find(" ")
+    operation, _, rest = value[end:].strip().partition("(")
+    operands = rest[: _closing("(" + rest) - 2] if rest else ""
+    return Instruction(
+        name=name.strip().removeprefix("ROOT ").removeprefix("%"),
+        result=value[:end],
+        operation=operation,
+        operands=tuple(re.findall(r"%([\w.\-]+)", operands)),
+        rest=rest,
+    )
 
 
 def _closing(text: str) -> int:
-    """Past the parenthesis that closes the first one."""
+    """Position past the parenthesis that closes the first one."""
     depth = 0
     for i, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if not depth:
             return i + 1
     return len(text)
-
-
-def _payload(kind: str, operation: str, shape: str) -> int:
-    """Bytes of a collective's larger side, from the shape of its result."""
-    sizes = [
-        _ITEM_BYTES[dtype] * math.prod(map(int, filter(None, dims.split(","))))
-        for dtype, dims in _SHAPE.findall(shape)
-        if dtype in _ITEM_BYTES
-    ]
-    if operation.endswith("-start") and kind != "all-reduce":
-        # Operand, result and sometimes context: the larger one is the whole.
-        return max(sizes, default=0)
-    return sum(sizes)
-
-
-def _group_size(rest: str) -> int:
-    """Devices that take part in one collective."""
-    match = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
-    if match:
-        return len(match[1].split(","))
-    match = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
-    if match:
-        return int(match[1])
-    match = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest)
-    if match:
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
-    return 2
-
-
-def _sent(kind: str, size: int, members: int) -> float:
-    """Bytes that each member sends in a ring."""
-    if kind == "collective-permute":
-        return size
-    share = (members - 1) / members
-    return size * share * (2 if kind == "all-reduce" else 1)
 
 
 def memory_excess(message: str) -> tuple[float, float] | None:

@@ -159,7 +159,7 @@ def _row(recipe: str, result: dict[str, Any]) -> str:
     train, evaluation = programs["train"], programs["eval"]
     cells = [
         recipe,
-        result["slice"],
+        result["target"],
         " × ".join(str(size) for size in result["mesh"].values()),
         str(result["batch_size"]),
         str(result["accumulation"]),

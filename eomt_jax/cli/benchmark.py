@@ -89,17 +89,18 @@ def _compile() -> tuple[bool, dict[str, Any]]:
     unknown = set(_PROGRAMS.value) - {"train", "eval"}
     if unknown or not _PROGRAMS.value:
         raise app.UsageError(f"--programs takes train and eval, not {sorted(unknown)}")
-    # Before jax is imported: what compiles for a TPU must not look for one.
+    # Before jax is imported: what compiles for a device must not look for one.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from eomt_jax.benchmark import tpu_compile, tpu_report, tpu_topology
+    from eomt_jax.benchmark import ahead_of_time, compile_report
+    from eomt_jax.benchmark.target import open_target
 
-    slice_ = tpu_topology.open_slice(_COMPILE_FOR.value or "")
-    run, programs = tpu_compile.compile_config(
-        _CONFIG.value, slice_, programs=tuple(_PROGRAMS.value)
+    target = open_target(_COMPILE_FOR.value or "")
+    run, programs = ahead_of_time.compile_config(
+        _CONFIG.value, target, programs=tuple(_PROGRAMS.value)
     )
-    print(tpu_report.format_report(run, slice_, programs))
+    print(compile_report.format_report(run, target, programs))
     fits = all(program.fits for program in programs)
-    return fits, tpu_report.as_json(run, slice_, programs)
+    return fits, compile_report.as_json(run, target, programs)
 
 
 def _measure() -> tuple[bool, dict[str, Any]]:

@@ -30,7 +30,7 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
       saves_on_sigterm: see `parallel.processes.initialize`.
     """
     # After the flags, so that --help and misspelt fields answer at once.
-    from eomt_jax.parallel import ending, processes
+    from eomt_jax.parallel import ending, gpu_memory, processes
     from eomt_jax.training import hooks
 
     # ImportError: of an extra that only some inputs need.
@@ -40,6 +40,7 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
     )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    gpu_memory.claim_most_memory()
     with _in_a_line(told):
         processes.initialize(
             flags.FLAGS.coordinator,

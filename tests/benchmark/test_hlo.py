@@ -1,73 +1,91 @@
 """Reading compiled programs."""
 
-import jax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.benchmark import hlo
-from eomt_jax.parallel.mesh import create_mesh
 
-# A scan of ten passes, each with one reduction over four devices; and a gather of eight
-# floats that is written in two pieces.
+# A loop of twelve passes, as a GPU's compiler says; one that its condition counts; a
+# branch; and kernels that call computations of their own.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {
   %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
 }
 
-%body (p: (s32[], f32[16,8])) -> (s32[], f32[16,8]) {
-  %p = (s32[]{:T(128)}, f32[16,8]{1,0:T(8,128)}) parameter(0)
-  %all-reduce.1 = f32[16,8]{1,0:T(8,128)} all-reduce(%p), channel_id=1, \
-replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, to_apply=%add
+%fused (p: f32[8]) -> f32[8] {
+  %p.1 = f32[8]{0} parameter(0)
+  ROOT %double = f32[8]{0} add(%p.1, %p.1)
 }
 
-%condition (p: (s32[], f32[16,8])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(10)
-  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
-  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+%inner_body (i: s32[]) -> s32[] {
+  %i.1 = s32[] parameter(0)
+  ROOT %f.1 = f32[8]{0} fusion(%i.1), kind=kLoop, calls=%fused
 }
 
-%piece (p: bf16[4]) -> bf16[8] {
-  ROOT %gather.1 = bf16[8]{0} all-gather(%p), channel_id=2, replica_groups=[4,2]<=[8]
+%inner_condition (i: s32[]) -> pred[] {
+  %i.2 = s32[] parameter(0)
+  %limit = s32[] constant(3)
+  ROOT %lt = pred[] compare(%i.2, %limit), direction=LT
 }
 
-ENTRY %main (a: f32[16,8]) -> f32[16,8] {
-  %w = (s32[]{:T(128)}, f32[16,8]{1,0:T(8,128)}) while(%t), condition=%condition, \
-body=%body, metadata={op_name="jit(f)/while"}
-  %g = (bf16[4]{0}, bf16[8]{0}) all-gather-start(%p), channel_id=2, \
-replica_groups=[4,2]<=[8]
-  %f = bf16[8]{0} fusion(%g), kind=kCustom, calls=%piece
-  ROOT %s = f32[4,8]{1,0} reduce-scatter(%f), channel_id=3, \
-replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+%body (i: s32[]) -> s32[] {
+  %i.3 = s32[] parameter(0)
+  ROOT %w.1 = s32[] while(%i.3), condition=%inner_condition, body=%inner_body
+}
+
+%condition (i: s32[]) -> pred[] {
+  ROOT %c = pred[] fusion(%i.4), kind=kLoop, calls=%compared
+}
+
+%compared (i: s32[]) -> pred[] {
+  ROOT %i.5 = pred[] parameter(0)
+}
+
+%branch (x: f32[8]) -> f32[8] {
+  ROOT %x.2 = f32[8]{0} parameter(0)
+}
+
+ENTRY %main (a: f32[8], b: (f32[8], s32[])) -> (f32[8], s8[16]) {
+  %a = f32[8]{0} parameter(0)
+  %w = (s32[], f32[8]{0}) while(%t), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"12"},"known_init_step":{"init":"0"}}
+  %r = f32[] reduce(%a, %zero), dimensions={0}, to_apply=%add
+  %b = f32[8]{0} conditional(%p, %a, %a), true_computation=%branch, \
+false_computation=%branch
+  ROOT %t.1 = (f32[8]{0}, s8[16]{0}) custom-call(%a, /*index=1*/%b), \
+custom_call_target="f", metadata={op_name="jit(f)/call(%no)"}
 }
 """
 
 
-def test_collectives_are_summed_by_kind_with_loops_and_without_repeats():
-    found = {part.kind: part for part in hlo.collectives(PROGRAM)}
-    assert found == {
-        # Twice three quarters of 512 bytes leave each device, ten times.
-        "all-reduce": hlo.Collective("all-reduce", 10, 5120, 7680.0),
-        "all-gather": hlo.Collective("all-gather", 1, 16, 8.0),
-        "reduce-scatter": hlo.Collective("reduce-scatter", 1, 512, 384.0),
-    }
-    twice = hlo.add_up([*found.values(), found["all-gather"]])
-    assert [part.kind for part in twice] == [
-        "all-gather",
-        "all-reduce",
-        "reduce-scatter",
-    ]
-    assert twice[0] == hlo.Collective("all-gather", 2, 32, 16.0)
+def test_computations_run_as_often_as_loops_say():
+    module = hlo.read(PROGRAM)
+    assert module.entry == "main"
+    assert module.runs["inner_body"] == module.runs["fused"] == 36
+    assert module.runs["body"] == module.runs["condition"] == 12
+    assert module.runs["branch"] == 2 and module.runs["add"] == 1
 
 
-def test_collectives_of_a_real_program():
-    mesh = create_mesh(fsdp=4, devices=jax.devices()[:4])
-    split = NamedSharding(mesh, PartitionSpec("fsdp"))
-    x = jax.ShapeDtypeStruct((8, 16), "float32", sharding=split)
-    compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()
-    assert hlo.collectives(compiled.as_text()) == [
-        hlo.Collective("all-reduce", 1, 64, 96.0)
-    ]
+def test_bodies_of_kernels_are_not_scheduled():
+    scheduled = hlo.read(PROGRAM).scheduled
+    assert scheduled["inner_body"] == 36 and scheduled["branch"] == 2
+    assert not scheduled.keys() & {"fused", "compared", "add"}
+
+
+def test_instructions_are_read_with_operands_and_arrays():
+    call = hlo.read(PROGRAM).computations["main"][-1]
+    assert (call.name, call.operation) == ("t.1", "custom-call")
+    assert call.operands == ("a", "b")
+    assert call.arrays == (hlo.Array("f32", (8,)), hlo.Array("s8", (16,)))
+    assert call.bytes == 48
+    assert str(call.arrays[0]) == "f32[8]"
+
+
+def test_text_without_entry_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.read("module { func.func @main() }")
 
 
 TOO_LARGE = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in

@@ -24,7 +24,7 @@ def test_results_are_those_of_the_plans():
         if not file.exists():
             continue
         result = json.loads(file.read_text())
-        assert result["slice"] == plan.slice_name
+        assert result["target"] == plan.slice_name
         options = dict(option.split("=") for option in plan.options)
         assert result["accumulation"] == int(options.get("accumulation", 1))
         assert result["mesh"]["fsdp"] == int(options.get("mesh.fsdp", 1))

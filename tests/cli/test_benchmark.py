@@ -34,6 +34,8 @@ def call(*arguments):
         ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
         (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
         (("--compile-for=v5e:banana", RECIPE), "no TPU slice 'v5e:banana'"),
+        (("--compile-for=h100:banana", RECIPE), "no GPUs 'h100:banana'"),
+        (("--compile-for=banana", RECIPE), "no target 'banana'"),
     ],
 )
 def test_wrong_arguments_are_one_message(arguments, message):

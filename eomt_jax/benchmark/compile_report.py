@@ -1,10 +1,10 @@
-"""What a compile for a TPU slice found out, as text and as JSON."""
+"""What a compile for devices that aren't here found out, as text and as JSON."""
 
 import dataclasses
 from typing import Any
 
-from eomt_jax.benchmark.tpu_compile import Program
-from eomt_jax.benchmark.tpu_topology import Slice
+from eomt_jax.benchmark.ahead_of_time import Program
+from eomt_jax.benchmark.target import Target
 from eomt_jax.parallel.mesh import num_batch_shards
 from eomt_jax.training.setup import Setup
 
@@ -29,11 +29,11 @@ class Roofline:
     links: float
 
     @classmethod
-    def of(cls, program: Program, slice_: Slice) -> "Roofline":
-        device = slice_.device
+    def of(cls, program: Program, target: Target) -> "Roofline":
+        device = target.device
         wire = sum(part.wire_bytes for part in program.collectives)
         return cls(
-            compute=program.flops / len(slice_.devices) / device.flops,
+            compute=program.flops / len(target.devices) / device.flops,
             memory=program.bytes_accessed / device.memory_bandwidth,
             links=wire / device.link_bandwidth,
         )
@@ -46,13 +46,13 @@ class Roofline:
         return max(self.compute / efficiency, self.links)
 
 
-def as_json(run: Setup, slice_: Slice, programs: list[Program]) -> dict[str, Any]:
+def as_json(run: Setup, target: Target, programs: list[Program]) -> dict[str, Any]:
     """Plain values, with the fields of the config that matter for memory."""
     config = run.config
     return {
-        "slice": slice_.name,
-        "chips": slice_.num_chips,
-        "compiler": slice_.compiler,
+        "target": target.name,
+        "chips": target.num_chips,
+        "compiler": target.compiler,
         "variant": config.model.variant,
         "dataset": config.dataset.name,
         "image_size": config.image_size,
@@ -63,12 +63,12 @@ def as_json(run: Setup, slice_: Slice, programs: list[Program]) -> dict[str, Any
         "moments_dtype": config.optimizer.moments_dtype,
         "mesh": dict(run.mesh.shape),
         "efficiency": EFFICIENCY,
-        "programs": [_program_json(program, slice_) for program in programs],
+        "programs": [_program_json(program, target) for program in programs],
     }
 
 
-def _program_json(program: Program, slice_: Slice) -> dict[str, Any]:
-    roofline = Roofline.of(program, slice_)
+def _program_json(program: Program, target: Target) -> dict[str, Any]:
+    roofline = Roofline.of(program, target)
     return {
         **dataclasses.asdict(program),
         "fits": program.fits,
@@ -78,18 +78,19 @@ def _program_json(program: Program, slice_: Slice) -> dict[str, Any]:
     }
 
 
-def format_report(run: Setup, slice_: Slice, programs: list[Program]) -> str:
+def format_report(run: Setup, target: Target, programs: list[Program]) -> str:
     """What a human reads."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     head = (
-        f"{slice_.name}: {slice_.num_chips} chips; mesh {mesh}; "
-        f"{run.config.model.variant} at {run.config.image_size} px; {slice_.compiler}"
+        f"{target.name}; mesh {mesh}; "
+        f"{run.config.model.variant} at {run.config.image_size} px; {target.compiler}"
     )
-    parts = [_format_program(run, slice_, program) for program in programs]
-    return "\n".join([head, *parts])
+    parts = [_format_program(run, target, program) for program in programs]
+    notes = [_row("note", note) for note in target.notes]
+    return "\n".join([head, *notes, *parts])
 
 
-def _format_program(run: Setup, slice_: Slice, program: Program) -> str:
+def _format_program(run: Setup, target: Target, program: Program) -> str:
     config = run.config
     rows = program.images // num_batch_shards(run.mesh)
     what = f"{program.name}: {program.images} images, {rows} on a device"
@@ -113,30 +114,38 @@ def _format_program(run: Setup, slice_: Slice, program: Program) -> str:
             excess = _gigabytes(program.total - program.available)
             lines.append(_row("DOES NOT FIT", f"{excess} too much on each device"))
     if not program.fits:
-        lines += [_row("to turn", advice) for advice in advise(run, program)]
+        lines += [_row("to turn", advice) for advice in advise(run, target, program)]
     lines.append(_row("FLOPs", _flops(program)))
     if program.temporaries is not None:
-        lines += _format_speed(program, slice_)
+        lines += _format_speed(program, target)
     lines.append(_row("compiled in", f"{program.seconds:.0f} s"))
     return "\n".join(lines)
 
 
-def _format_speed(program: Program, slice_: Slice) -> list[str]:
+def _format_speed(program: Program, target: Target) -> list[str]:
     collectives = [
         _row(part.kind, f"{part.count} of {_gigabytes(part.bytes)} in all")
         for part in program.collectives
     ] or [_row("collectives", "none")]
-    roofline = Roofline.of(program, slice_)
+    roofline = Roofline.of(program, target)
     times = ", ".join(
         f"{name} {1000 * seconds:.1f} ms"
         for name, seconds in dataclasses.asdict(roofline).items()
     )
     seconds = roofline.seconds()
     estimate = (
-        f"{1000 * seconds:.0f} ms, {program.images / seconds:.0f} images a second at "
+        f"{1000 * seconds:.3g} ms, {program.images / seconds:.3g} images a second at "
         f"{EFFICIENCY:.0%} of the peak"
     )
-    return [*collectives, _row("roofline", times), _row("estimate", estimate)]
+    kernels = [f"{count} {name}" for name, count in program.attention.items()]
+    return [
+        _row("bytes", f"{_gigabytes(program.bytes_accessed)} read and written"),
+        _row("attention", f"{', '.join(kernels)}" if kernels else "XLA"),
+        _row("largest array", program.largest_array),
+        *collectives,
+        _row("roofline", times),
+        _row("estimate", estimate),
+    ]
 
 
 def _flops(program: Program) -> str:
@@ -151,7 +160,7 @@ def _flops(program: Program) -> str:
     return f"{text}; the compiler counts {ratio:.2f} times as many{once}"
 
 
-def advise(run: Setup, program: Program) -> list[str]:
+def advise(run: Setup, target: Target, program: Program) -> list[str]:
     """Flags that make a program smaller, the cheapest in time first."""
     config, mesh = run.config, run.mesh
     advice = []
@@ -174,7 +183,7 @@ def advise(run: Setup, program: Program) -> list[str]:
         f"--config.mesh.tensor={2 * mesh.shape['tensor']}: heads and feed-forward "
         "spread too; slower"
     )
-    advice.append("a larger slice")
+    advice.append(target.larger)
     return advice
 
 

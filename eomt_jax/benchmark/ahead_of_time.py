@@ -1,5 +1,6 @@
-"""Compiles a config's training and evaluation for a TPU slice that isn't here."""
+"""Compiles a config's training and evaluation for devices that aren't here."""
 
+import copy
 import dataclasses
 import math
 import time
@@ -8,10 +9,11 @@ from typing import Any
 import jax
 from absl import logging
 
-from eomt_jax.benchmark import hlo
+from eomt_jax.benchmark import hlo, traffic
 from eomt_jax.benchmark.blank_split import open_or_blank
+from eomt_jax.benchmark.collectives import Collective, add_up, collectives
 from eomt_jax.benchmark.flops import forward_flops, matmul_flops
-from eomt_jax.benchmark.tpu_topology import Slice
+from eomt_jax.benchmark.target import Target
 from eomt_jax.evaluation.evaluator import (
     count_function,
     evaluation_task,
@@ -44,8 +46,12 @@ class Program:
         twice as much for the backward pass of training.
       traced_flops: as `flops`, each loop's body once: what the compiler's can be
         compared with.
-      compiler_flops: the compiler's own count, over all devices.
-      bytes_accessed: of HBM, loops scaled as FLOPs are.
+      compiler_flops: the compiler's own count, over all devices; 0 where it has none.
+      bytes_accessed: of the device's main memory. A TPU's compiler counts them, loops
+        scaled as FLOPs are; otherwise they are counted in the compiled program.
+      attention: calls of kernels made for attention, by name; empty where XLA computes
+        it from products and a softmax.
+      largest_array: that an instruction computes, as "f32[8,16,1605,1605]".
       collectives: by kind.
       seconds: that tracing and compiling took.
     """
@@ -61,7 +67,9 @@ class Program:
     traced_flops: float
     compiler_flops: float = 0.0
     bytes_accessed: float = 0.0
-    collectives: tuple[hlo.Collective, ...] = ()
+    attention: dict[str, int] = dataclasses.field(default_factory=dict)
+    largest_array: str = ""
+    collectives: tuple[Collective, ...] = ()
     seconds: float = 0.0
 
     @property
@@ -75,29 +83,34 @@ class Program:
 
 
 def compile_config(
-    config: Config, slice_: Slice, *, programs: tuple[str, ...] = ("train", "eval")
+    config: Config, target: Target, *, programs: tuple[str, ...] = ("train", "eval")
 ) -> tuple[Setup, list[Program]]:
-    """Compiles for every device of the slice, and runs nothing.
+    """Compiles for every device of the target, and runs nothing.
 
     The dataset's own sizes count where it is prepared; of a published one that isn't,
     those in `blank_split`.
 
     Args:
       config: as configs/common.py lists it.
-      slice_: from `tpu_topology.open_slice`.
+      target: from `target.open_target`.
       programs: "train" and "eval" or one of them.
+
+    A target without host callbacks gets the matcher that runs on the device.
 
     Raises:
       ValueError: as `setup`, the dataset is unknown, or the compiler refuses for
         another reason than memory.
     """
+    if not target.host_callbacks and config.criterion.matcher == "scipy":
+        config = copy.deepcopy(config)
+        config.criterion.matcher = "device"
     source = open_or_blank(config, config.dataset.train_split)
-    run = setup(config, devices=slice_.devices, source=source)
+    run = setup(config, devices=target.devices, source=source)
     compile_one = {"train": _compile_train, "eval": _compile_eval}
-    return run, [compile_one[name](run, slice_) for name in programs]
+    return run, [compile_one[name](run, target) for name in programs]
 
 
-def _compile_train(run: Setup, slice_: Slice) -> Program:
+def _compile_train(run: Setup, target: Target) -> Program:
     config = run.config
     batches = train_batches(
         run.source, global_batch_size=1, options=run.train_options, seed=0
@@ -117,14 +130,14 @@ def _compile_train(run: Setup, slice_: Slice) -> Program:
         "train",
         traced,
         held,
-        slice_,
+        target,
         start=start,
         images=config.batch_size,
         model_flops=3 * forward * config.batch_size,
     )
 
 
-def _compile_eval(run: Setup, slice_: Slice) -> Program:
+def _compile_eval(run: Setup, target: Target) -> Program:
     config, model = run.config, run.initialization.model
     source = open_or_blank(config, config.dataset.eval_split)
     info, task = source.info, evaluation_task(config.eval.task, source.info)
@@ -151,7 +164,7 @@ def _compile_eval(run: Setup, slice_: Slice) -> Program:
         "eval",
         traced,
         held,
-        slice_,
+        target,
         start=start,
         images=config.eval.batch_size,
         model_flops=forward * config.eval.batch_size,
@@ -165,10 +178,10 @@ def _compile_eval(run: Setup, slice_: Slice) -> Program:
     )
     count = count_function(metric_type_of(task, info), run.mesh)
     compiled = count.lower(prediction, batch).compile()  # pyright: ignore
-    more = hlo.collectives(compiled.as_text() or "")
+    more = collectives(hlo.read(compiled.as_text() or ""))
     return dataclasses.replace(
         program,
-        collectives=hlo.add_up([*program.collectives, *more]),
+        collectives=add_up([*program.collectives, *more]),
         seconds=time.monotonic() - start,
     )
 
@@ -177,7 +190,7 @@ def _compile(
     name: str,
     traced: jax.stages.Traced,
     held: dict[str, int],
-    slice_: Slice,
+    target: Target,
     *,
     start: float,
     images: int,
@@ -190,7 +203,7 @@ def _compile(
         held=held,
         temporaries=None,
         total=0.0,
-        available=slice_.device.memory,
+        available=target.device.memory,
         images=images,
         flops=matmul_flops(traced.jaxpr),
         model_flops=model_flops,
@@ -203,7 +216,7 @@ def _compile(
         short = hlo.memory_excess(str(error))
         if short is None:
             raise ValueError(
-                f"{slice_.name} refuses the {name} program: {str(error)[:2000]}"
+                f"{target.name} refuses the {name} program: {str(error)[:2000]}"
             ) from error
         needed, available = short
         return dataclasses.replace(
@@ -220,17 +233,27 @@ def _compile(
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
+    module = hlo.read(compiled.as_text() or "")
+    largest = traffic.largest_array(module)
+    # None for a GPU that isn't there. The compiler counts a loop's body once.
     cost: Any = compiled.cost_analysis()
-    # The compiler counts a loop's body once.
-    loops = program.flops / max(program.traced_flops, 1.0)
+    if cost is None:
+        counted = {"bytes_accessed": traffic.bytes_accessed(module)}
+    else:
+        loops = program.flops / max(program.traced_flops, 1.0)
+        counted = {
+            "compiler_flops": cost["flops"] * len(target.devices),
+            "bytes_accessed": cost["bytes accessed"] * loops,
+        }
     return dataclasses.replace(
         program,
         temporaries=own + absent - sum(held.values()),
         total=float(own + absent),
-        compiler_flops=cost["flops"] * len(slice_.devices),
-        bytes_accessed=cost["bytes accessed"] * loops,
-        collectives=tuple(hlo.collectives(compiled.as_text() or "")),
+        attention=traffic.attention_kernels(module),
+        largest_array=str(largest or ""),
+        collectives=tuple(collectives(module)),
         seconds=time.monotonic() - start,
+        **counted,
     )
 
 

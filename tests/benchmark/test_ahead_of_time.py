@@ -1,4 +1,4 @@
-"""Compiling a config, here for a slice of CPU devices; .ci/tpu has one of TPU chips."""
+"""Compiling a config, here for CPU devices; .ci/tpu compiles for TPU chips."""
 
 import dataclasses
 import json
@@ -6,17 +6,18 @@ import json
 import jax
 import pytest
 
-from eomt_jax.benchmark import tpu_compile, tpu_report, tpu_topology
+from eomt_jax.benchmark import ahead_of_time, compile_report
+from eomt_jax.benchmark.target import Device, Target
 from eomt_jax.models import variants
 from eomt_jax.training.state import param_shapes
 from tests.training.conftest import make_config, register_micro_variant
 
-CHIP = tpu_topology.Chip(1e9, 16e9, 1e9, 1e6)
+CHIP = Device(1e9, 16e9, 1e9, 1e6)
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """(run, slice, programs) of a recipe for a data set that isn't prepared."""
+    """(run, target, programs) of a recipe for a data set that isn't prepared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
         register_micro_variant()
@@ -25,11 +26,11 @@ def compiled(tmp_path_factory):
         config.batch_size, config.accumulation = 8, 2
         config.eval.batch_size = 4
         config.mesh.fsdp = 2
-        slice_ = tpu_topology.Slice(
+        target = Target(
             "cpu:4", 4, CHIP, tuple(jax.devices()[:4]), "the CPU's compiler"
         )
-        run, programs = tpu_compile.compile_config(config, slice_)
-    return run, slice_, programs
+        run, programs = ahead_of_time.compile_config(config, target)
+    return run, target, programs
 
 
 def test_memory_and_work_of_a_config_are_counted(compiled):
@@ -54,27 +55,27 @@ def test_memory_and_work_of_a_config_are_counted(compiled):
 
 
 def test_report_says_what_fits_and_how_fast(compiled):
-    run, slice_, programs = compiled
-    text = tpu_report.format_report(run, slice_, programs)
+    run, target, programs = compiled
+    text = compile_report.format_report(run, target, programs)
     assert "train: 8 images, 2 on a device in 2 passes; remat off" in text
     assert "eval: 4 images, 1 on a device" in text
     assert "mesh data 2 × fsdp 2 × tensor 1" in text
     assert "DOES NOT FIT" not in text
-    report = json.loads(json.dumps(tpu_report.as_json(run, slice_, programs)))
+    report = json.loads(json.dumps(compile_report.as_json(run, target, programs)))
     train = report["programs"][0]
     roofline = train["roofline_seconds"]
     assert roofline["compute"] == programs[0].flops / 4 / 1e9
-    slowest = max(roofline["compute"] / tpu_report.EFFICIENCY, roofline["links"])
+    slowest = max(roofline["compute"] / compile_report.EFFICIENCY, roofline["links"])
     assert train["images_per_second"] == pytest.approx(8 / slowest)
 
 
 def test_report_says_what_to_turn_where_it_does_not_fit(compiled):
-    run, slice_, (train, evaluation) = compiled
+    run, target, (train, evaluation) = compiled
     train = dataclasses.replace(train, available=train.total / 2)
     refused = dataclasses.replace(
         evaluation, temporaries=None, total=6e9, available=5e9, collectives=()
     )
-    text = tpu_report.format_report(run, slice_, [train, refused])
+    text = compile_report.format_report(run, target, [train, refused])
     assert text.count("DOES NOT FIT") == 2
     assert "--config.model.remat=true" in text
     assert "--config.mesh.fsdp=4" in text

@@ -6,10 +6,11 @@ import importlib.util
 import math
 import os
 import re
-from typing import Any
 
 import jax
 from jax.experimental import topologies
+
+from eomt_jax.benchmark.target import Device, Target
 
 EXAMPLES = (
     "v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4, v5e:8x8, v6e:2x2, v6e:4x4, v5p:2x2x1, "
@@ -17,55 +18,18 @@ EXAMPLES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One chip, as its maker describes it.
-
-    Attributes:
-      flops: peak of bfloat16 products, a second.
-      memory: bytes of HBM that a program may use: what the compiler calls available,
-        a little less than the chip has.
-      memory_bandwidth: bytes a second, of HBM.
-      link_bandwidth: bytes a second that it sends to other chips of the slice, over all
-        its links: half of the published number, which counts both directions.
-    """
-
-    flops: float
-    memory: float
-    memory_bandwidth: float
-    link_bandwidth: float
-
-
 # Peak, bandwidths: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e (read in 2026).
+# Links: half of the published number, which counts both directions.
 # Memory: what libtpu 0.0.51 says when a program is too large.
 CHIPS = {
-    "v4": Chip(275e12, 30.5 * 2**30, 1228e9, 150e9),
-    "v5e": Chip(197e12, 15.75 * 2**30, 819e9, 200e9),
-    "v5p": Chip(459e12, 95.73 * 2**30, 2765e9, 300e9),
-    "v6e": Chip(918e12, 31.24 * 2**30, 1638e9, 400e9),
+    "v4": Device(275e12, 30.5 * 2**30, 1228e9, 150e9),
+    "v5e": Device(197e12, 15.75 * 2**30, 819e9, 200e9),
+    "v5p": Device(459e12, 95.73 * 2**30, 2765e9, 300e9),
+    "v6e": Device(918e12, 31.24 * 2**30, 1638e9, 400e9),
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """A slice to compile for.
-
-    Attributes:
-      name: libtpu's, "v5e:4x4".
-      num_chips: of them; a v4 chip is two devices, each with half of everything.
-      device: what one device can do.
-      devices: of JAX, which nothing can run on.
-      compiler: with its version, on which the memory that a program takes depends.
-    """
-
-    name: str
-    num_chips: int
-    device: Chip
-    devices: tuple[Any, ...]
-    compiler: str
-
-
-def open_slice(name: str) -> Slice:
+def open_slice(name: str) -> Target:
     """Asks libtpu for the slice `name`; needs no TPU.
 
     Raises:
@@ -104,6 +68,6 @@ def open_slice(name: str) -> Slice:
         ) from error
     share = num_chips / len(devices)
     chip = dataclasses.asdict(CHIPS[match[1]])
-    device = Chip(**{field: value * share for field, value in chip.items()})
+    device = Device(**{field: value * share for field, value in chip.items()})
     compiler = f"libtpu {importlib.metadata.version('libtpu')}"
-    return Slice(name, num_chips, device, tuple(devices), compiler)
+    return Target(name, num_chips, device, tuple(devices), compiler)
