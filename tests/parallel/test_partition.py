@@ -164,6 +164,8 @@ def test_matrices_travel_in_the_dtype_that_computes(rng):
     model = create_vit(depth=1, dtype="bfloat16")
     x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
     grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
-    program = str(jax.make_jaxpr(grad)(params, x))
-    assert re.search(r"bf16\[64,256\] = sharding_constraint", program)
-    assert not re.search(r"f32\[64,256\] = sharding_constraint", program)
+    # As XLA is given it: compiled for a CPU, collectives of bfloat16 become float32.
+    program = grad.lower(params, x).as_text()
+    assert set(re.findall(r"sharding_constraint .*tensor<64x256x(\w+)>", program)) == {
+        "bf16"
+    }
