@@ -1,24 +1,25 @@
 """A TensorBoard event file that is written when asked to, by nothing in the background.
 
-tensorboardX's SummaryWriter queues events for a thread: flushing it leaves out what the
-thread hasn't taken yet, and once the disk is full the thread ends and the queue blocks.
+The format is written here because the libraries that know it import PyTorch or
+TensorFlow where they are installed, which would take memory beside JAX on the same GPU.
+A file is a row of records: length, its checksum, the event, its checksum. Events are
+protocol buffers, tensorboard@2.20.0:tensorboard/compat/proto/event.proto and
+summary.proto, whose field numbers stand beside the fields below.
 """
 
+import io
 import os
 import socket
+import struct
 import tempfile
 import time
-from typing import Any
 
 import numpy as np
+import PIL.Image
 from etils import epath
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import RecordWriter, directory_check
 
-# Made at run time: no type checker knows them.
-_Event: Any = event_pb2.Event  # pyright: ignore
-_SessionLog: Any = event_pb2.SessionLog  # pyright: ignore
+_START = 1  # SessionLog.START
+_RGB = 3  # Image.colorspace
 
 
 class EventFile:
@@ -42,42 +43,103 @@ class EventFile:
             self._bucket = self.folder / name
             self._folder_here = tempfile.TemporaryDirectory()
             here = self._folder_here.name
-        directory_check(here)
+        os.makedirs(here, exist_ok=True)
         self._path = os.path.join(here, name)
-        self._writer = RecordWriter(self._path)
-        self._has_news = False
-        self._write(_Event(file_version="brain.Event:2"), 0)
-        start = _SessionLog(status=_SessionLog.START)
-        self._write(_Event(session_log=start), after_step + 1)
+        self._news: list[bytes] = []
+        self._write(0, _text(3, "brain.Event:2"))  # file_version
+        self._write(after_step + 1, _message(7, _integer(1, _START)))  # session_log
 
     def scalar(self, step: int, name: str, value: float) -> None:
         """Adds a number, which must be finite."""
-        self._write(_Event(summary=summary.scalar(name, value)), step)
+        self._summary(step, name, _float(2, value))  # simple_value
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Adds a picture, uint8 [H, W, 3]."""
-        self._write(
-            _Event(summary=summary.image(name, picture, dataformats="HWC")), step
-        )
+        height, width, _ = picture.shape
+        png = io.BytesIO()
+        PIL.Image.fromarray(picture).save(png, "PNG")
+        # height, width, colorspace, encoded_image_string
+        fields = _integer(1, height), _integer(2, width), _integer(3, _RGB)
+        image = _message(4, *fields, _message(4, png.getvalue()))
+        self._summary(step, name, image)
 
     def flush(self) -> None:
         """Returns when all that was added is on the disk, or in the bucket."""
-        if not self._has_news:
+        if not self._news:
             return
-        self._has_news = False
-        self._writer.flush()
+        with open(self._path, "ab") as file:
+            file.write(b"".join(self._news))
+        self._news = []
         if self._bucket is not None:
             self._bucket.write_bytes(epath.Path(self._path).read_bytes())
 
     def close(self) -> None:
-        """Flushes and closes the file."""
+        """Flushes, and removes what a bucket's file was collected in."""
         self.flush()
-        self._writer.close()
         if self._folder_here is not None:
             self._folder_here.cleanup()
 
-    def _write(self, event: Any, step: int) -> None:
-        event.wall_time = time.time()
-        event.step = step
-        self._writer.write(event.SerializeToString())
-        self._has_news = True
+    def _summary(self, step: int, name: str, value: bytes) -> None:
+        # summary, value, tag
+        self._write(step, _message(5, _message(1, _text(1, name), value)))
+
+    def _write(self, step: int, content: bytes) -> None:
+        # wall_time, step
+        event = _double(1, time.time()) + _integer(2, step) + content
+        length = struct.pack("<Q", len(event))
+        for part in (length, event):
+            self._news += part, struct.pack("<I", _masked_checksum(part))
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    parts = []
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _field(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
+
+
+def _integer(number: int, value: int) -> bytes:
+    return _field(number, 0) + _varint(value)
+
+
+def _double(number: int, value: float) -> bytes:
+    return _field(number, 1) + struct.pack("<d", value)
+
+
+def _float(number: int, value: float) -> bytes:
+    return _field(number, 5) + struct.pack("<f", value)
+
+
+def _message(number: int, *fields: bytes) -> bytes:
+    """A message of its encoded fields; bytes are encoded in the same way."""
+    content = b"".join(fields)
+    return _field(number, 2) + _varint(len(content)) + content
+
+
+def _text(number: int, value: str) -> bytes:
+    return _message(number, value.encode())
+
+
+def _remainder(byte: int) -> int:
+    """The CRC-32C of one byte, without the inversions before and after."""
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_REMAINDERS = [_remainder(byte) for byte in range(256)]
+
+
+def _masked_checksum(data: bytes) -> int:
+    """CRC-32C as the format has it: rotated, and increased by a constant."""
+    crc, remainders = 0xFFFFFFFF, _REMAINDERS
+    for byte in data:
+        crc = remainders[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return (crc >> 15 | crc << 17) + 0xA282EAD8 & 0xFFFFFFFF

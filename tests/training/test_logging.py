@@ -12,10 +12,9 @@ import pytest
 from etils import epath
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
-from tensorboardX import record_writer
-from tensorboardX.proto import event_pb2
+from tensorboard.compat.proto import event_pb2
 
-from eomt_jax.training import logging
+from eomt_jax.training import event_file, logging
 from eomt_jax.training.logging import MetricsWindow, MetricsWriter
 
 
@@ -253,7 +252,7 @@ def test_flushed_records_are_on_the_disk(tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
 def test_full_disk_ends_the_run_at_the_next_flush(tmp_path, name, monkeypatch):
     if name == "tensorboard":
-        monkeypatch.setattr(record_writer, "open_file", open_full)
+        monkeypatch.setattr(event_file, "open", open_full, raising=False)
     writer = MetricsWriter(tmp_path, step=0)
     if name == "metrics.jsonl":
         (tmp_path / name).symlink_to("/dev/full")
@@ -262,5 +261,5 @@ def test_full_disk_ends_the_run_at_the_next_flush(tmp_path, name, monkeypatch):
         writer.flush()
 
 
-def open_full(_: str):
+def open_full(*_: str):
     return open("/dev/full", "wb")
