@@ -27,8 +27,8 @@ QKV_PARTS = ("query", "key", "value")
 class QkvProjection(nn.Module):
     """Projects tokens to queries, keys and values of all heads.
 
-    One product for all three is the fastest on a CPU. Kernels of accelerators take each
-    by itself: one product would have to be copied into three pieces.
+    One product makes all three, or one each where `inference_params` has laid their
+    matrices apart.
 
     Attributes:
       num_heads: heads.
@@ -42,55 +42,40 @@ class QkvProjection(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B N D"], *, at_once: bool
+        self, x: Float[Array, "B N D"]
     ) -> tuple[Float[Array, "B N heads Dh"], ...]:
-        batch, num_tokens, embed_dim = x.shape
-        head_dim = embed_dim // self.num_heads
-        heads = (self.num_heads, head_dim)
+        embed_dim = x.shape[-1]
+        heads = (self.num_heads, embed_dim // self.num_heads)
         x = x.astype(self.dtype)
-        if at_once:
-            kernel = self.param("kernel", vit_init, (embed_dim, 3, *heads))
-            out: Any = project(x, kernel.astype(self.dtype))
-            return tuple(
-                out[:, :, part] if bias is None else out[:, :, part] + bias
-                for part, bias in enumerate(self._biases(heads))
-            )
-        out = []
-        weights = zip(self._kernels(embed_dim, heads), self._biases(heads))
-        for kernel, bias in weights:
-            y: Any = project(x, kernel.astype(self.dtype).reshape(embed_dim, -1))
-            if bias is not None:
-                y = y + bias.reshape(-1)
-            # A GPU's compiler would make one product of all products of x.
-            x, y = jax.lax.optimization_barrier((x, y))
-            out.append(y.reshape(batch, num_tokens, *heads))
-        return tuple(out)
-
-    def _kernels(self, embed_dim: int, heads: tuple[int, int]) -> list[Array]:
-        """The matrices [D, heads, Dh] of query, key and value."""
         if self.has_variable("params", "query_kernel"):
-            return [
-                jnp.asarray(self.get_variable("params", f"{part}_kernel"))
-                for part in QKV_PARTS
-            ]
+            return self.one_by_one(x)
         kernel = self.param("kernel", vit_init, (embed_dim, 3, *heads))
-        return [kernel[:, part] for part in range(3)]
-
-    def _biases(self, heads: tuple[int, int]) -> list[Array | None]:
-        """The biases [heads, Dh] of query, key and value, None where there is none."""
+        out: Any = project(x, kernel.astype(self.dtype))
         parts = QKV_BIASES[self.bias]
-        biases: list[Array | None] = [None, None, None]
-        if not parts:
-            return biases
-        if self.has_variable("params", "query_bias"):
-            values = [
-                self.get_variable("params", f"{QKV_PARTS[part]}_bias") for part in parts
-            ]
-        else:
-            values = self.param("bias", nn.initializers.zeros, (len(parts), *heads))
-        for part, value in zip(parts, values):
-            biases[part] = jnp.asarray(value).astype(self.dtype)
-        return biases
+        if parts:
+            bias = self.param("bias", nn.initializers.zeros, (len(parts), *heads))
+            given = dict(zip(parts, bias))
+            nothing = jnp.zeros_like(bias[0])
+            bias = jnp.stack([given.get(part, nothing) for part in range(3)])
+            out = out + bias.astype(out.dtype)
+        return tuple(jnp.moveaxis(out, 2, 0))
+
+    def one_by_one(
+        self, x: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B N heads Dh"], ...]:
+        """The projections, with parameters of `inference_params`."""
+        batch, num_tokens, embed_dim = x.shape
+        outs = []
+        for part in QKV_PARTS:
+            kernel: Any = self.get_variable("params", f"{part}_kernel")
+            out: Any = project(x, kernel.astype(self.dtype).reshape(embed_dim, -1))
+            bias: Any = self.get_variable("params", f"{part}_bias")
+            if bias is not None:
+                out = out + bias.astype(self.dtype).reshape(-1)
+            # A GPU's compiler would make one product of all products of x.
+            x, out = jax.lax.optimization_barrier((x, out))
+            outs.append(out.reshape(batch, num_tokens, *kernel.shape[1:]))
+        return tuple(outs)
 
 
 class Attention(nn.Module):
@@ -127,7 +112,7 @@ class Attention(nn.Module):
         projection = QkvProjection(
             self.num_heads, bias=self.qkv_bias, dtype=self.dtype, name="qkv"
         )
-        query, key, value = projection(x, at_once=kernel.projects_at_once)
+        query, key, value = projection(x)
         if rotation is not None:
             query = rotate_patches(query, rotation, num_tokens=num_tokens)
             key = rotate_patches(key, rotation, num_tokens=num_tokens)

@@ -70,17 +70,26 @@ def _gelu_backward(x, gradient):
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def layer_norm(
     x: Float[Array, "*shape D"],
     scale: Float[Array, " D"],
     bias: Float[Array, " D"],
     epsilon: float,
+    on_gpu: bool = False,
 ) -> Float[Array, "*shape D"]:
     """Normalises the last axis in float32, and returns float32.
 
     Not flax's: the two-pass variance is what other frameworks compute, and bfloat16
     activations must not be squared in bfloat16.
+
+    Args:
+      x: to normalise.
+      scale: of the result.
+      bias: of the result.
+      epsilon: is added to the variance.
+      on_gpu: whether the gradients of scale and bias read `x` once more. A GPU's
+        compiler would write out their terms in float32, to sum them up afterwards.
     """
     standardized, _ = standardize(x, epsilon)
     return standardized * scale + bias
@@ -96,15 +105,21 @@ def standardize(
     return x * inverse, inverse
 
 
-def _layer_norm_forward(x, scale, bias, epsilon):
-    return layer_norm(x, scale, bias, epsilon), (x, scale)
+def _layer_norm_forward(x, scale, bias, epsilon, on_gpu):
+    return layer_norm(x, scale, bias, epsilon, on_gpu), (x, scale)
 
 
-def _layer_norm_backward(epsilon, residuals, gradient):
+def _layer_norm_backward(epsilon, on_gpu, residuals, gradient):
     x, scale = jax.lax.optimization_barrier(residuals)
     standardized, inverse = standardize(x, epsilon)
     rows = tuple(range(x.ndim - 1))
     of_x = standardize_gradient(gradient * scale, standardized, inverse)
+    if on_gpu:
+        again = jax.lax.optimization_barrier(x)
+        mean = again.astype(jnp.float32).mean(-1, keepdims=True)
+        _, inverse = standardize(again, epsilon)
+        mean, inverse = jax.lax.optimization_barrier((mean, inverse))
+        standardized = (x.astype(jnp.float32) - mean) * inverse
     of_scale = (gradient * standardized).sum(rows)
     return of_x.astype(x.dtype), of_scale, gradient.sum(rows)
 
@@ -276,3 +291,28 @@ def _sum_matrices(
 
 
 project.defvjp(_project_forward, _project_backward)
+
+
+@jax.custom_vjp
+def project_gelu(
+    x: Float[Array, "*tokens C"], kernel: Float[Array, "C D"]
+) -> Float[Array, "*tokens D"]:
+    """Product of gelu(x) and a kernel, of which the backward pass keeps x alone.
+
+    What goes into a feed-forward layer's second product is as large as what went into
+    its GELU, and cheap to compute again where arithmetic is.
+    """
+    return project(gelu(x), kernel)
+
+
+def _project_gelu_forward(x, kernel):
+    return project_gelu(x, kernel), (x, kernel)
+
+
+def _project_gelu_backward(residuals, gradient):
+    x, kernel = jax.lax.optimization_barrier(residuals)
+    of_activation, of_kernel = _project_backward(1, (gelu(x), kernel), gradient)
+    return *_gelu_backward(x, of_activation), of_kernel
+
+
+project_gelu.defvjp(_project_gelu_forward, _project_gelu_backward)

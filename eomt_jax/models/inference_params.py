@@ -18,8 +18,8 @@ _SCALED_LAYERS = {
 def inference_params(params: Any, *, dtype: Any, head_dim: int, qkv_bias: str) -> Any:
     """Returns the parameters in the form that costs least at each call.
 
-    LayerScale is multiplied into the weights, all but the norms are cast, and where
-    queries, keys and values are projected one by one their matrices lie apart. It is
+    LayerScale is multiplied into the weights, all but the norms are cast, and where the
+    attention kernel wants it the matrices of queries, keys and values lie apart. It is
     for inference alone, and for devices like those that it was made for.
 
     Args:
@@ -36,7 +36,7 @@ def inference_params(params: Any, *, dtype: Any, head_dim: int, qkv_bias: str) -
             for name in ("kernel", "bias"):
                 flat[*layer, name] = flat[*layer, name] * value
             del flat[path]
-        elif path[-2:-1] == ("qkv",) and not kernel.projects_at_once:
+        elif path[-2:-1] == ("qkv",) and kernel.splits_products:
             parts = range(3) if path[-1] == "kernel" else QKV_BIASES[qkv_bias]
             pieces = jnp.moveaxis(value, -3, 0)
             for part, piece in zip(parts, pieces, strict=True):

@@ -18,6 +18,7 @@ from eomt_jax.models.functions import (
     gelu,
     layer_norm,
     project,
+    project_gelu,
 )
 from eomt_jax.models.mask_product import PixelFeatures
 from eomt_jax.parallel.platform import current_platform
@@ -38,6 +39,10 @@ def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def _on_gpu() -> bool:
+    return current_platform().name == "gpu"
+
+
 class LayerNorm(nn.Module):
     """functions.layer_norm with its parameters; returns the compute dtype."""
 
@@ -46,7 +51,7 @@ class LayerNorm(nn.Module):
 
     def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
         scale, bias = self.affine(x.shape[-1])
-        out: Any = layer_norm(x, scale, bias, self.epsilon)
+        out: Any = layer_norm(x, scale, bias, self.epsilon, _on_gpu())
         return out.astype(self.dtype)
 
     @nn.compact
@@ -67,11 +72,13 @@ class Dense(nn.Module):
       features: D.
       num_axes: how many axes are contracted.
       kernel_init, bias_init: initializers.
+      activates: whether it multiplies gelu(x) instead of x; see functions.project_gelu.
       dtype: of the result.
     """
 
     features: int
     num_axes: int = 1
+    activates: bool = False
     kernel_init: nn.initializers.Initializer = vit_init
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Dtype = jnp.float32
@@ -86,7 +93,11 @@ class Dense(nn.Module):
         if scale is not None:
             kernel, bias = kernel * scale, bias * scale
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        out: Any = project(x, kernel, self.num_axes)
+        out: Any
+        if self.activates:
+            out = project_gelu(x, kernel)
+        else:
+            out = project(x, kernel, self.num_axes)
         return out + bias
 
 
@@ -132,7 +143,9 @@ class Mlp(nn.Module):
     ) -> Float[Array, "*shape D"]:
         embed_dim = x.shape[-1]
         x = Dense(self.hidden_dim, dtype=self.dtype, name="up")(x)
-        return Dense(embed_dim, dtype=self.dtype, name="down")(gelu(x), scale)
+        activates = current_platform().name in ("gpu", "tpu")
+        down = Dense(embed_dim, activates=activates, dtype=self.dtype, name="down")
+        return down(x if activates else gelu(x), scale)
 
 
 class SwiGlu(nn.Module):
@@ -193,9 +206,9 @@ class TransposedConv2x2(nn.Module):
         kernel = self.param("kernel", init, (dim, 2, 2, dim))
         bias = self.param("bias", init, (dim,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = x.reshape(-1, dim) @ kernel.reshape(dim, 4 * dim)
+        x = x.reshape(-1, dim) @ kernel.reshape(dim, 4 * dim) + jnp.tile(bias, 4)
         x = x.reshape(batch, height, width, 2, 2, dim).swapaxes(2, 3)
-        return x.reshape(batch, 2 * height, 2 * width, dim) + bias
+        return x.reshape(batch, 2 * height, 2 * width, dim)
 
 
 class DepthwiseConv3x3(nn.Module):
@@ -207,7 +220,7 @@ class DepthwiseConv3x3(nn.Module):
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
         kernel = self.param("kernel", uniform_fan_in(9), (3, 3, x.shape[-1]))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        return depthwise_conv3x3(x, kernel, current_platform().name == "gpu")
+        return depthwise_conv3x3(x, kernel, _on_gpu())
 
 
 class UpscaleBlock(nn.Module):
@@ -222,7 +235,8 @@ class UpscaleBlock(nn.Module):
         x = gelu(x)
         x = DepthwiseConv3x3(dtype=self.dtype, name="depthwise")(x)
         norm = LayerNorm(self.layer_norm_eps, name="norm")
-        return PixelFeatures(x, *norm.affine(x.shape[-1]), self.layer_norm_eps)
+        affine = norm.affine(x.shape[-1])
+        return PixelFeatures(x, *affine, self.layer_norm_eps, _on_gpu())
 
 
 class Upscale(nn.Module):

@@ -21,16 +21,18 @@ class PixelFeatures(flax.struct.PyTreeNode):
       scale: of the norm.
       bias: of the norm.
       epsilon: of the norm.
+      on_gpu: see functions.layer_norm.
     """
 
     maps: Float[Array, "B h w D"]
     scale: Float[Array, " D"]
     bias: Float[Array, " D"]
     epsilon: float = flax.struct.field(pytree_node=False)
+    on_gpu: bool = flax.struct.field(pytree_node=False, default=False)
 
     def normalized(self) -> Float[Array, "B h w D"]:
         """In the compute dtype."""
-        x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon)
+        x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon, self.on_gpu)
         return x.astype(self.maps.dtype)
 
 
@@ -66,9 +68,31 @@ def _mask_product_forward(queries, pixels):
 
 
 def _mask_product_backward(residuals, gradient):
+    queries, pixels = residuals
+    if pixels.on_gpu:
+        return _gradients_on_gpu(queries, pixels, gradient)
     return jax.lax.platform_dependent(
-        *residuals, gradient, cpu=_gradients_of_matched, default=_derived_gradients
+        queries, pixels, gradient, cpu=_gradients_of_matched, default=_derived_gradients
     )
+
+
+def _gradients_on_gpu(
+    queries: Float[Array, "B Q D"],
+    pixels: PixelFeatures,
+    gradient: Float[Array, "B Q h w"],
+) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
+    """The gradients by products in the compute dtype, of maps as they lie in memory.
+
+    What JAX derives multiplies in float32, and writes out the features' gradient
+    transposed.
+    """
+    queries, pixels = jax.lax.optimization_barrier((queries, pixels))
+    features, vjp = jax.vjp(PixelFeatures.normalized, pixels)
+    gradient = gradient.reshape(*queries.shape[:2], -1).astype(queries.dtype)
+    flat = features.reshape(len(queries), -1, features.shape[-1])
+    of_queries = jnp.matmul(gradient, flat)
+    of_features = jnp.matmul(gradient.swapaxes(1, 2), queries)
+    return of_queries, vjp(of_features.reshape(features.shape))[0]
 
 
 def _derived_gradients(

@@ -126,3 +126,52 @@ def test_layer_norm_has_the_gradients_of_its_formula(rng, dtype):
             atol=1e-5,
             rtol=1e-5 if dtype == jnp.float32 else 0.01,
         )
+
+
+def assert_same_gradients(function, other, *inputs, atol):
+    """Outputs and gradients of two functions, with a gradient that isn't uniform."""
+
+    def results(function):
+        out, vjp = jax.vjp(function, *inputs)
+        weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return out, *vjp(weights.astype(out.dtype))
+
+    results = jax.jit(results, static_argnums=0)
+    for a, b in zip(results(function), results(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol * np.abs(b).max())
+
+
+def test_forms_for_a_gpu_have_the_same_results_and_gradients(rng):
+    """A GPU's compiler is kept from fusing; the numbers are those of other platforms."""
+    keys = jax.random.split(rng, 4)
+    x = 3 * jax.random.normal(keys[0], (2, 5, 7, 6)) + 1
+    kernel = jax.random.normal(keys[1], (3, 3, 6))
+    scale, bias = jax.random.normal(keys[2], (2, 6))
+    assert_same_gradients(
+        lambda *args: depthwise_conv3x3(*args, True),
+        depthwise_conv3x3,
+        x,
+        kernel,
+        atol=1e-6,
+    )
+    assert_same_gradients(
+        lambda *args: functions.layer_norm(*args, 1e-6, True),
+        lambda *args: functions.layer_norm(*args, 1e-6),
+        x,
+        scale,
+        bias,
+        atol=1e-5,
+    )
+
+
+def test_product_of_a_gelu_has_the_gradients_of_both_layers(rng):
+    x, kernel = jax.random.normal(rng, (2, 5, 6)), jax.random.normal(rng, (6, 4))
+    assert_same_gradients(
+        functions.project_gelu,
+        lambda x, kernel: jax.nn.gelu(x, approximate=False) @ kernel,
+        x,
+        kernel,
+        atol=1e-5,
+    )
+    _, vjp = jax.vjp(functions.project_gelu, x, kernel)
+    assert sum(leaf.size for leaf in jax.tree.leaves(vjp)) <= x.size + kernel.size

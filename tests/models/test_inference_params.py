@@ -8,7 +8,7 @@ import pytest
 from eomt_jax.models.variants import create_eomt
 from eomt_jax.parallel.platform import Platform, tracing_for
 
-ONE_CPU, OLD_GPU = Platform("cpu"), Platform("gpu")
+ONE_CPU, OLD_GPU, H100 = Platform("cpu"), Platform("gpu"), Platform("gpu", (9, 0))
 
 
 def random_network(dtype, **overrides):
@@ -46,17 +46,20 @@ def test_predictions_are_the_same(dtype, platform, overrides):
 
     with tracing_for(platform):
         expected = predict(params)
+    with tracing_for(H100 if platform == OLD_GPU else platform):
+        # What an H100 wants, and an older one computes without a kernel of its own.
         prepared = jax.jit(model.inference_params)(params)
+    with tracing_for(platform):
         found = predict(prepared)
     # Sums of other programs may round otherwise.
-    rounding = 1e-5 if dtype == "float32" else 1e-2
+    rounding = 1e-5 if dtype == "float32" else 3e-2
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=rounding * np.abs(b).max())
 
 
 def test_weights_take_the_dtype_and_lie_apart_where_they_multiply_apart():
     model, params, _ = random_network("bfloat16")
-    with tracing_for(OLD_GPU):
+    with tracing_for(H100):
         apart = model.inference_params(params)
     with tracing_for(ONE_CPU):
         together = model.inference_params(params)

@@ -52,3 +52,20 @@ def test_mask_product_of_bfloat16_has_gradients_close_to_those_of_float32(rng):
     for a, b in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
         a = a.astype(jnp.float32)
         assert jnp.linalg.norm(a - b) < 0.02 * jnp.linalg.norm(b)
+
+
+def test_gradients_for_a_gpu_are_those_of_other_platforms(rng):
+    """In float32 the compute dtype rounds nothing."""
+    keys = jax.random.split(rng, 3)
+    queries = jax.random.normal(keys[0], (2, 5, 8))
+    maps = 1 + 2 * jax.random.normal(keys[1], (2, 4, 6, 8))
+    scale, bias = jax.random.normal(keys[2], (2, 8))
+    weights = jnp.sin(jnp.arange(2 * 5 * 24, dtype=jnp.float32)).reshape(2, 5, 4, 6)
+
+    def gradients(on_gpu):
+        pixels = mask_product.PixelFeatures(maps, scale, bias, 1e-6, on_gpu)
+        return jax.vjp(mask_product.mask_product, queries, pixels)[1](weights)
+
+    found, expected = gradients(True), gradients(False)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())

@@ -32,13 +32,15 @@ class Kernel:
       attend: (query [B, R, heads, Dh], key [B, M, heads, Dh], value likewise, *,
         num_tokens) → [B, R, heads, Dh]; rows attend to the first `num_tokens` tokens.
       token_multiple: M must be a multiple of it.
-      projects_at_once: whether queries, keys and values should come of one product.
+      splits_products: whether inference is faster if queries, keys and values are
+        products of their own. The kernel wants three arrays, and what one product
+        makes would have to be copied apart.
     """
 
     name: str
     attend: Callable[..., Float[Array, "B R heads Dh"]]
     token_multiple: int = 1
-    projects_at_once: bool = False
+    splits_products: bool = False
 
 
 def choose_kernel(
@@ -53,14 +55,18 @@ def choose_kernel(
     """
     platform = platform or current_platform()
     if splash_attention.supports(platform, dtype=dtype, head_dim=head_dim):
-        multiple = splash_attention.BLOCK
-        return Kernel("splash", _on_each_device(attend_by_splash), multiple)
+        return Kernel(
+            "splash",
+            _on_each_device(attend_by_splash),
+            token_multiple=splash_attention.BLOCK,
+            splits_products=True,
+        )
     if cudnn_attention.supports(platform, dtype=dtype, head_dim=head_dim):
-        return Kernel("cudnn", _on_each_device(_all_tokens(attend_by_cudnn)))
+        attend_by_one = _on_each_device(_all_tokens(attend_by_cudnn))
+        return Kernel("cudnn", attend_by_one, splits_products=True)
     if platform == Platform("cpu"):
-        return Kernel("cpu", _all_tokens(attend_on_cpu), projects_at_once=True)
-    at_once = platform.name in ("cpu", "any")
-    return Kernel("xla", _all_tokens(attend), projects_at_once=at_once)
+        return Kernel("cpu", _all_tokens(attend_on_cpu))
+    return Kernel("xla", _all_tokens(attend))
 
 
 def _all_tokens(function: Callable[..., Any]) -> Callable[..., Array]:
