@@ -23,9 +23,8 @@ from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import batch_sharding
 from eomt_jax.pipeline.loader import eval_batches, train_batches
 from eomt_jax.training.setup import Config, Setup, setup
+from eomt_jax.training.step_memory import local_bytes
 from eomt_jax.types import Batch
-
-PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +120,9 @@ def _compile_train(run: Setup, target: Target) -> Program:
     start = time.monotonic()
     traced = run.train_step.trace(state, batch)  # pyright: ignore
     held = {
-        "parameters": _local_bytes(state.params),
-        "optimizer": _local_bytes(state.opt_state),
-        "batch": _local_bytes(batch),
+        "parameters": local_bytes(state.params),
+        "optimizer": local_bytes(state.opt_state),
+        "batch": local_bytes(batch),
     }
     forward = forward_flops(run.initialization.model, training=True)
     return _compile(
@@ -154,9 +153,9 @@ def _compile_eval(run: Setup, target: Target) -> Program:
     start = time.monotonic()
     traced = Runner(model, info, task=task, mesh=run.mesh).trace(state.params, batch)
     held = {
-        "parameters": _local_bytes(state.params),
-        "optimizer": _local_bytes(state.opt_state),
-        "batch": _local_bytes(batch),
+        "parameters": local_bytes(state.params),
+        "optimizer": local_bytes(state.opt_state),
+        "batch": local_bytes(batch),
     }
     windows = math.prod(batch.image.shape[1:-3])
     forward = forward_flops(model, training=False) * windows
@@ -265,12 +264,4 @@ def _as_shapes(batch: Batch, num_images: int, run: Setup) -> Batch:
             (num_images, *leaf.shape[1:]), leaf.dtype, sharding=sharding
         ),
         batch,
-    )
-
-
-def _local_bytes(tree: PyTree) -> int:
-    """Of a tree's shards on one device, without the padding of its layout."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
     )

@@ -6,7 +6,9 @@ from typing import Any
 from eomt_jax.benchmark.ahead_of_time import Program
 from eomt_jax.benchmark.target import Target
 from eomt_jax.parallel.mesh import num_batch_shards
+from eomt_jax.training import step_memory
 from eomt_jax.training.setup import Setup
+from eomt_jax.training.step_memory import gigabytes
 
 EFFICIENCY = 0.4
 """Of the peak in matrix products: what well-tuned ViTs reach, not what was measured."""
@@ -18,8 +20,8 @@ class Roofline:
 
     Attributes:
       compute: matrix products at the chip's peak.
-      memory: HBM at its bandwidth, as the compiler counts what is read and written;
-        pessimistic, since what stays in the chip's small memory counts too.
+      memory: what is read and written, at the memory's bandwidth; pessimistic where
+        what stays in the chip's small memory counts too.
       links: collectives at the bandwidth of the links between chips, were nothing else
         done meanwhile.
     """
@@ -38,12 +40,13 @@ class Roofline:
             links=wire / device.link_bandwidth,
         )
 
-    def seconds(self, efficiency: float = EFFICIENCY) -> float:
-        """A run's estimate: products at that part of the peak, or the links if slower.
+    def seconds(self, target: Target) -> float:
+        """A run's estimate: products at EFFICIENCY, or what else is slower.
 
-        HBM is left out: its count is too pessimistic to estimate with.
+        A TPU's memory is left out: its count is too pessimistic to estimate with.
         """
-        return max(self.compute / efficiency, self.links)
+        memory = self.memory if target.memory_limits else 0.0
+        return max(self.compute / EFFICIENCY, memory, self.links)
 
 
 def as_json(run: Setup, target: Target, programs: list[Program]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _program_json(program: Program, target: Target) -> dict[str, Any]:
         "fits": program.fits,
         "memory_share": program.memory_share,
         "roofline_seconds": dataclasses.asdict(roofline),
-        "images_per_second": program.images / roofline.seconds(),
+        "images_per_second": program.images / roofline.seconds(target),
     }
 
 
@@ -101,20 +104,20 @@ def _format_program(run: Setup, target: Target, program: Program) -> str:
         what += f"; remat {'on' if config.model.remat else 'off'}"
     lines = [what]
     for name, size in program.held.items():
-        lines.append(_row(name, _gigabytes(size)))
-    share = f"{program.memory_share:.0%} of {_gigabytes(program.available)}"
+        lines.append(_row(name, gigabytes(size)))
+    share = f"{program.memory_share:.0%} of {gigabytes(program.available)}"
     if program.temporaries is None:
-        excess = _gigabytes(program.total - program.available)
-        lines.append(_row("needed", f"{_gigabytes(program.total)}, {share}"))
+        excess = gigabytes(program.total - program.available)
+        lines.append(_row("needed", f"{gigabytes(program.total)}, {share}"))
         lines.append(_row("DOES NOT FIT", f"{excess} too much on each device"))
     else:
-        lines.append(_row("temporaries", _gigabytes(program.temporaries)))
-        lines.append(_row("total", f"{_gigabytes(program.total)}, {share}"))
+        lines.append(_row("temporaries", gigabytes(program.temporaries)))
+        lines.append(_row("total", f"{gigabytes(program.total)}, {share}"))
         if not program.fits:
-            excess = _gigabytes(program.total - program.available)
+            excess = gigabytes(program.total - program.available)
             lines.append(_row("DOES NOT FIT", f"{excess} too much on each device"))
     if not program.fits:
-        lines += [_row("to turn", advice) for advice in advise(run, target, program)]
+        lines += [_row("to turn", advice) for advice in _advise(run, target, program)]
     lines.append(_row("FLOPs", _flops(program)))
     if program.temporaries is not None:
         lines += _format_speed(program, target)
@@ -124,7 +127,7 @@ def _format_program(run: Setup, target: Target, program: Program) -> str:
 
 def _format_speed(program: Program, target: Target) -> list[str]:
     collectives = [
-        _row(part.kind, f"{part.count} of {_gigabytes(part.bytes)} in all")
+        _row(part.kind, f"{part.count} of {gigabytes(part.bytes)} in all")
         for part in program.collectives
     ] or [_row("collectives", "none")]
     roofline = Roofline.of(program, target)
@@ -132,14 +135,15 @@ def _format_speed(program: Program, target: Target) -> list[str]:
         f"{name} {1000 * seconds:.1f} ms"
         for name, seconds in dataclasses.asdict(roofline).items()
     )
-    seconds = roofline.seconds()
+    seconds = roofline.seconds(target)
     estimate = (
         f"{1000 * seconds:.3g} ms, {program.images / seconds:.3g} images a second at "
         f"{EFFICIENCY:.0%} of the peak"
+        f"{' or at the bandwidth' if target.memory_limits else ''}"
     )
     kernels = [f"{count} {name}" for name, count in program.attention.items()]
     return [
-        _row("bytes", f"{_gigabytes(program.bytes_accessed)} read and written"),
+        _row("bytes", f"{gigabytes(program.bytes_accessed)} read and written"),
         _row("attention", f"{', '.join(kernels)}" if kernels else "XLA"),
         _row("largest array", program.largest_array),
         *collectives,
@@ -160,36 +164,15 @@ def _flops(program: Program) -> str:
     return f"{text}; the compiler counts {ratio:.2f} times as many{once}"
 
 
-def advise(run: Setup, target: Target, program: Program) -> list[str]:
-    """Flags that make a program smaller, the cheapest in time first."""
-    config, mesh = run.config, run.mesh
-    advice = []
-    if program.name == "eval":
-        if config.eval.batch_size > num_batch_shards(mesh):
-            fewer = num_batch_shards(mesh)
-            advice.append(f"--config.eval.batch_size={fewer}: an image a device")
-    else:
-        if not config.model.remat:
-            advice.append("--config.model.remat=true: a third more time")
-        rows = config.batch_size // num_batch_shards(mesh)
-        if config.accumulation < rows:
-            advice.append(f"--config.accumulation={rows}: one image a pass; no slower")
-        if config.optimizer.moments_dtype == "float32":
-            advice.append("--config.optimizer.moments_dtype=bfloat16")
-    if mesh.shape["data"] > 1:
-        devices = mesh.shape["data"] * mesh.shape["fsdp"]
-        advice.append(f"--config.mesh.fsdp={devices}: parameters spread over them all")
-    advice.append(
-        f"--config.mesh.tensor={2 * mesh.shape['tensor']}: heads and feed-forward "
-        "spread too; slower"
-    )
-    advice.append(target.larger)
-    return advice
+def _advise(run: Setup, target: Target, program: Program) -> list[str]:
+    """Flags that make a program smaller, and other targets, the cheapest first."""
+    if program.name == "train":
+        return [*step_memory.advise(run), target.larger]
+    advice, fewest = [], num_batch_shards(run.mesh)
+    if run.config.eval.batch_size > fewest:
+        advice.append(f"--config.eval.batch_size={fewest}: an image a device")
+    return [*advice, *step_memory.advise_mesh(run), target.larger]
 
 
 def _row(name: str, value: str) -> str:
     return f"  {name:<20}{value}"
-
-
-def _gigabytes(size: Any) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

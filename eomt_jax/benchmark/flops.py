@@ -13,7 +13,8 @@ from eomt_jax.training.state import param_shapes
 def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
     """Of all matrix products and convolutions, over all devices; two a multiply-add.
 
-    What rematerialisation computes again counts again. Of a conditional its dearest
+    Those inside kernels made for attention are among them. What rematerialisation
+    computes again counts again. Of a conditional its dearest
     branch counts, of a loop of unknown length one pass.
 
     Args:
@@ -39,6 +40,10 @@ def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
                 total += sum(inner) * (1 if loops_once else equation.params["length"])
             case "shard_map":
                 total += sum(inner) * _num_shards(equation)
+            case "pallas_call":
+                total += sum(inner) * math.prod(equation.params["grid_mapping"].grid)
+            case name if name.startswith("dot_product_attention"):
+                total += _attention_flops(equation)
             case _:
                 total += sum(inner)
     return total
@@ -81,6 +86,14 @@ def _convolution_flops(equation: Any) -> float:
     outputs = kernel[numbers.rhs_spec[0]]
     depth = math.prod(kernel) // outputs
     return 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+
+
+def _attention_flops(equation: Any) -> float:
+    """Of cuDNN's attention: two products forward, five backward, which repeats one."""
+    batch, rows, heads, depth = equation.invars[0].aval.shape
+    tokens = equation.invars[1].aval.shape[1]
+    products = 5 if "_bwd" in equation.primitive.name else 2
+    return products * 2.0 * batch * heads * rows * tokens * depth
 
 
 def _num_shards(equation: Any) -> int:

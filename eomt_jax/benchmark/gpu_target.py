@@ -1,9 +1,9 @@
 """GPUs that aren't here, for which JAX's CUDA plugin compiles all the same."""
 
+import importlib.metadata
 import importlib.util
 import re
 
-import jax
 from jax.experimental import topologies
 
 from eomt_jax.benchmark.gpu_cards import CARDS, Card, target_config
@@ -53,8 +53,9 @@ def open_cards(name: str) -> Target:
             link_bandwidth=card.link_bandwidth,
         ),
         devices=tuple(topology.devices),
-        compiler=f"XLA of jaxlib {jax.lib.__version__}",
+        compiler=f"XLA of jaxlib {importlib.metadata.version('jaxlib')}",
         host_callbacks=False,
+        memory_limits=True,
         larger="a card with more memory, or several of them",
         notes=_notes(card),
     )

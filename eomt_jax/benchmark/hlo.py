@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _ITEM_BYTES = {
     "pred": 1,
@@ -104,7 +104,7 @@ class Module:
         A loop's body counts as often as the compiler says that it runs, or its
         condition, where that compares with one constant, as scans do; otherwise once.
         """
-        return self._runs(inside_kernels=True)
+        return self._count(self._called_by)
 
     @functools.cached_property
     def scheduled(self) -> dict[str, int]:
@@ -112,7 +112,7 @@ class Module:
 
         Bodies of fusions and reductions aren't among them: they are one kernel.
         """
-        return self._runs(inside_kernels=False)
+        return self._count(self.runs_inside)
 
     def instructions(self) -> Iterator[tuple[Instruction, int]]:
         """Yields what is scheduled, with how often it runs."""
@@ -120,36 +120,46 @@ class Module:
             for instruction in self.computations[name]:
                 yield instruction, runs
 
-    def _runs(self, *, inside_kernels: bool) -> dict[str, int]:
+    def runs_inside(self, instruction: Instruction) -> list[str]:
+        """Computations that run where `instruction` stands, one instruction at a time."""
+        return self._called_by(instruction, kernels=False)
+
+    def trip_count(self, instruction: Instruction) -> int:
+        """How often what it calls runs: a loop's passes, otherwise once."""
+        called = instruction.called
+        if "body" not in called:
+            return 1
+        if known := _TRIPS.search(instruction.rest):
+            return int(known[1])
+        condition = self.computations.get(called["condition"][0], ())
+        limits = [
+            int(line.rest.partition(")")[0])
+            for line in condition
+            if line.operation == "constant" and line.result.startswith("s32[]")
+        ]
+        counts_up = any("direction=LT" in line.rest for line in condition)
+        return limits[0] if len(limits) == 1 and counts_up else 1
+
+    def _called_by(self, instruction: Instruction, kernels: bool = True) -> list[str]:
+        return [
+            target
+            for purpose, targets in instruction.called.items()
+            if kernels or not _is_kernel(instruction, purpose)
+            for target in targets
+            if target in self.computations
+        ]
+
+    def _count(self, called_by: Callable[[Instruction], list[str]]) -> dict[str, int]:
         runs: dict[str, int] = {}
 
         def add(name: str, times: int) -> None:
             runs[name] = runs.get(name, 0) + times
             for instruction in self.computations[name]:
-                called = instruction.called
-                trips = self._trip_count(instruction) if "body" in called else 1
-                for purpose, targets in called.items():
-                    if not inside_kernels and _is_kernel(instruction, purpose):
-                        continue
-                    for target in targets:
-                        if target in self.computations:
-                            add(target, times * trips)
+                for target in called_by(instruction):
+                    add(target, times * self.trip_count(instruction))
 
         add(self.entry, 1)
         return runs
-
-    def _trip_count(self, loop: Instruction) -> int:
-        if known := _TRIPS.search(loop.rest):
-            return int(known[1])
-        condition = self.computations.get(loop.called["condition"][0], ())
-        limits = [
-            int(instruction.rest.partition(")")[0])
-            for instruction in condition
-            if instruction.operation == "constant"
-            and re.match(r"s32\[\]", instruction.result)
-        ]
-        counts_up = any("direction=LT" in line.rest for line in condition)
-        return limits[0] if len(limits) == 1 and counts_up else 1
 
 
 def read(text: str) -> Module:

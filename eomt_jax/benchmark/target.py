@@ -34,6 +34,8 @@ class Target:
       devices: of JAX; nothing can run on them.
       compiler: its name and version, on which the memory that a program takes depends.
       host_callbacks: whether programs that call Python can be compiled for it.
+      memory_limits: whether the bytes that a program reads and writes are counted well
+        enough to estimate its time with.
       larger: what to take when this target is too small.
       notes: sentences about what the compiler cannot know of the real device.
     """
@@ -44,6 +46,7 @@ class Target:
     devices: tuple[Any, ...]
     compiler: str
     host_callbacks: bool = True
+    memory_limits: bool = False
     larger: str = "a larger slice"
     notes: tuple[str, ...] = ()
 

@@ -30,15 +30,9 @@ def bytes_accessed(module: Module) -> int:
 
     Each kernel reads its operands and writes its results, as if nothing stayed in a
     cache between kernels; of what is sliced or updated in place only that part counts.
-    Loops count as often as they run.
+    Loops count as often as they run, of a conditional its dearest branch.
     """
-    total = 0
-    for name, runs in module.scheduled.items():
-        body = {
-            instruction.name: instruction for instruction in module.computations[name]
-        }
-        total += runs * sum(_moved(one, body, module) for one in body.values())
-    return total
+    return _moved_by(module.entry, module)
 
 
 def attention_kernels(module: Module) -> dict[str, int]:
@@ -65,6 +59,20 @@ def largest_array(module: Module) -> Array | None:
         for array in instruction.arrays
     ]
     return max(arrays, key=lambda array: array.bytes, default=None)
+
+
+def _moved_by(name: str, module: Module) -> int:
+    """Bytes that one run of a computation moves."""
+    body = {one.name: one for one in module.computations[name]}
+    total = 0
+    for instruction in body.values():
+        total += _moved(instruction, body, module)
+        inner = [_moved_by(part, module) for part in module.runs_inside(instruction)]
+        if instruction.operation == "conditional":
+            total += max(inner, default=0)
+        else:
+            total += module.trip_count(instruction) * sum(inner)
+    return total
 
 
 def _moved(

@@ -1,6 +1,5 @@
 """A run's first look at itself: config, parameters, memory, first batch; no step."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.schedules import warmup_steps
 from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
+from eomt_jax.training.step_memory import describe_memory
 from eomt_jax.types import Batch
 
 
@@ -55,7 +55,10 @@ def dry_run(
         write_picture(path, draw_batch(batch, run, config.logging.num_pictures))
         say(f"First batch, as the network sees it, with its targets: {path}")
     with hooks.explain_out_of_memory():
-        say(f"Memory on each device\n{_indent(_describe_memory(run, batch))}")
+        placed = place_batch(batch, run.mesh)
+        compiled = compile_step(run.train_step, run.abstract_state(), placed)
+        memory = describe_memory(run, compiled.memory_analysis())
+        say(f"Memory on each device\n{_indent(memory)}")
 
 
 def draw_batch(batch: Batch, run: Setup, num_pictures: int) -> np.ndarray:
@@ -96,41 +99,6 @@ def _describe_schedule(run: Setup) -> str:
         spans = ", ".join(f"{start} to {end}" for start, end in spans)
         lines.append(f"masked attention fades out, block by block: steps {spans}")
     return "\n".join(lines)
-
-
-def _describe_memory(run: Setup, batch: Batch) -> str:
-    state = run.abstract_state()
-    params, opt_state = _local_bytes(state.params), _local_bytes(state.opt_state)
-    trained = trainable(state.params, run.config.optimizer.frozen_blocks)
-    lines = [
-        f"parameters          {_gigabytes(params)}",
-        f"optimizer state     {_gigabytes(opt_state)}",
-        f"gradients           {_gigabytes(_local_bytes(trained))}",
-    ]
-    compiled = compile_step(run.train_step, state, place_batch(batch, run.mesh))
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        lines.append("activations         unknown: this compiler doesn't tell")
-        return "\n".join(lines)
-    platform = run.mesh.devices.flat[0].platform
-    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    lines += [
-        f"all temporaries     {_gigabytes(analysis.temp_size_in_bytes)}",
-        f"the step as a whole {_gigabytes(total)}, as compiled for {platform}",
-    ]
-    return "\n".join(lines)
-
-
-def _local_bytes(tree: Any) -> int:
-    """Bytes of a tree's shards on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _indent(text: str) -> str:

@@ -84,6 +84,24 @@ backend_config={"known_trip_count":{"n":"5"}}
     assert traffic.bytes_accessed(module(text, body)) == 5 * 64
 
 
+def test_one_branch_of_a_conditional_counts():
+    branches = """%small (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  ROOT %n = f32[8]{0} negate(%x)
+}
+
+%large (y: f32[8]) -> f32[8] {
+  %y = f32[8]{0} parameter(0)
+  %m = f32[8]{0} negate(%y)
+  ROOT %o = f32[8]{0} negate(%m)
+}
+"""
+    text = """  %a = f32[8]{0} parameter(0)
+  ROOT %c = f32[8]{0} conditional(%i, %a, %a), branch_computations={%small, %large}
+"""
+    assert traffic.bytes_accessed(module(text, branches)) == 2 * 64
+
+
 def test_workspaces_of_libraries_move_nothing():
     text = """  %a = bf16[8,8]{1,0} parameter(0)
   ROOT %c = (bf16[8,8]{1,0}, s8[4194304]{0}) custom-call(%a, %a), \

@@ -1,0 +1,156 @@
+"""The tables of docs/gpus.md: how many images each recipe takes on which GPU.
+
+  python -m eomt_jax.benchmark.gpu_table
+
+Called in the repository, where JAX's CUDA plugin is installed, it compiles each network
+for a few batch sizes, with and without remat, which takes minutes each; draws a line
+through what the compiler says; and writes the tables anew. Results go to docs/gpus/. It
+may be stopped anywhere and goes on when called again; to compile a network again, delete
+its file first. Names of recipes as arguments compile these alone.
+"""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eomt_jax.benchmark.gpu_cards import CARDS
+from eomt_jax.benchmark.gpu_points import (
+    CHECKS,
+    NETWORKS,
+    Network,
+    compile_point,
+    find_result,
+)
+from eomt_jax.benchmark.gpu_target import usable_memory
+from eomt_jax.benchmark.memory_line import MemoryLine, passes_for
+
+_TABLE = pathlib.Path("docs/gpus.md")
+_MARK = "<!-- written by eomt_jax.benchmark.gpu_table -->\n"
+
+# One card of each size.
+COLUMNS = {
+    "16 GB": "rtx4080",
+    "24 GB": "rtx4090",
+    "40 GB": "a100_40gb",
+    "80 GB": "h100",
+    "141 GB": "h200",
+}
+
+
+PUBLISHED_BATCH = 16
+
+
+def main(recipes: Sequence[str]) -> int:
+    """Compiles what is missing and writes the tables."""
+    points = [point for network in NETWORKS for point in network.points] + [*CHECKS]
+    unknown = set(recipes) - {point.recipe for point in points}
+    if unknown:
+        print(f"error: no network of {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 1
+    failed = 0
+    for point in points:
+        if find_result(point) is None and (not recipes or point.recipe in recipes):
+            failed += not compile_point(point)
+            write_tables()
+    write_tables()
+    return min(failed, 1)
+
+
+def write_tables() -> None:
+    """Replaces the part of docs/gpus.md below its mark."""
+    text, mark, _ = _TABLE.read_text().partition(_MARK)
+    if not mark:
+        raise ValueError(f"{_TABLE} has no line {_MARK.strip()}")
+    _TABLE.write_text(text + mark + format_tables())
+
+
+def format_tables() -> str:
+    """Markdown of all results there are."""
+    parts = ["", "## Training", "", *_training(), "", "## Prediction", ""]
+    parts += _prediction()
+    rest = [network.recipe for network in NETWORKS if not _is_complete(network)]
+    if rest:
+        names = ", ".join(f"`{name}`" for name in rest)
+        parts += ["", f"Not compiled yet: {names}."]
+    return "\n".join(parts) + "\n"
+
+
+def _is_complete(network: Network) -> bool:
+    return all(find_result(point) for point in network.points)
+
+
+def _heads(first: Sequence[str]) -> list[str]:
+    heads = [*first, *COLUMNS]
+    return [_cells(heads), "|---" * len(heads) + "|"]
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _training() -> Iterator[str]:
+    yield from _heads(("recipe", "remat", "always", "an image"))
+    for network in filter(_is_complete, NETWORKS):
+        for remat in (False, True):
+            results = _results(network, "train", remat=remat)
+            line = _line(results)
+            cells = [_names(network), "on" if remat else "off", *_gigabytes(line)]
+            cells += [
+                _training_cell(line, results[0], card) for card in COLUMNS.values()
+            ]
+            yield _cells(cells)
+
+
+def _training_cell(line: MemoryLine, result: Any, card: str) -> str:
+    available = usable_memory(CARDS[card])
+    passes = passes_for(
+        PUBLISHED_BATCH,
+        line,
+        available,
+        gradients=result["held"]["parameters"],
+        per_input=result["held"]["batch"] / result["batch"],
+    )
+    largest = line.largest_batch(available)
+    return f"{largest} ({passes or '–'})" if largest else "–"
+
+
+def _prediction() -> Iterator[str]:
+    yield from _heads(("recipe", "always", "an image"))
+    for network in filter(_is_complete, NETWORKS):
+        line = _line(_results(network, "eval"), without=("optimizer",))
+        cells = [_names(network), *_gigabytes(line)]
+        for card in COLUMNS.values():
+            largest = line.largest_batch(usable_memory(CARDS[card]))
+            cells.append(str(largest) if largest else "–")
+        yield _cells(cells)
+
+
+def _results(network: Network, program: str, *, remat: bool = False) -> list[Any]:
+    return [
+        find_result(point)
+        for point in network.points
+        if (point.program, point.remat) == (program, remat)
+    ]
+
+
+def _line(results: Sequence[Any], without: Sequence[str] = ()) -> MemoryLine:
+    """Memory of the programs in `results`, without what of it they don't need."""
+    return MemoryLine.through(
+        [
+            (one["batch"], one["total"] - sum(one["held"][name] for name in without))
+            for one in results
+        ]
+    )
+
+
+def _names(network: Network) -> str:
+    return ", ".join(f"`{name}`" for name in (network.recipe, *network.same))
+
+
+def _gigabytes(line: MemoryLine) -> list[str]:
+    return [f"{size / 1e9:.2f} GB" for size in (line.fixed, line.per_image)]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,72 @@
+"""The tables of GPUs hold every recipe, and what its files say."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from eomt_jax.benchmark import gpu_points, gpu_table
+from eomt_jax.benchmark.gpu_points import NETWORKS, Point
+from eomt_jax.benchmark.memory_line import MemoryLine
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+RECIPES = {path.stem for path in (ROOT / "configs").glob("*.py")}
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_every_recipe_has_a_network():
+    named = [name for network in NETWORKS for name in (network.recipe, *network.same)]
+    assert set(named) == RECIPES - {"common", "quickstart", "__init__"}
+    assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.recipe)
+def test_recipes_of_a_row_have_the_same_network(network):
+    fields = set()
+    for name in (network.recipe, *network.same):
+        config = importlib.import_module(f"configs.{name}").get_config()
+        model = dict(config.model)
+        del model["remat"]
+        fields.add((config.image_size, *sorted(model.items())))
+        assert config.batch_size == (8 if name == "finetune" else 16)
+    assert len(fields) == 1
+
+
+def test_every_result_is_one_of_the_points():
+    points = [point for network in NETWORKS for point in network.points]
+    commands = {point.command for point in [*points, *gpu_points.CHECKS]}
+    for file in (ROOT / "docs/gpus").glob("*.json"):
+        results = json.loads(file.read_text())
+        found = [result["command"] for result in results]
+        assert set(found) <= commands and len(found) == len(set(found)), file
+        for result in results:
+            held = sum(result["held"].values())
+            assert result["total"] == held + result["temporaries"]
+
+
+def test_command_names_all_that_was_set():
+    point = Point("ade20k_vitl", "train", 8, remat=True, accumulation=4)
+    assert point.command == (
+        "eomt-benchmark --compile-for=h200:1 --config=configs/ade20k_vitl.py "
+        "--programs=train --config.batch_size=8 --config.model.remat=true "
+        "--config.accumulation=4"
+    )
+
+
+def test_tables_are_written_from_the_results():
+    text = pathlib.Path("docs/gpus.md").read_text()
+    assert text.endswith(gpu_table.format_tables())
+
+
+def test_cells_say_how_many_fit_and_in_how_many_passes():
+    # 76.2 GB of the H200's 151 are fixed: what is left of its 135.3 takes 5 images; 16
+    # go in 4 passes of 4, with 2 GB of gradients beside them.
+    line = MemoryLine(fixed=76.2e9, per_image=10e9)
+    result = {"held": {"parameters": 2e9, "batch": 4e6}, "batch": 2}
+    assert gpu_table._training_cell(line, result, "h200") == "5 (4)"
+    assert gpu_table._training_cell(line, result, "rtx4090") == "–"
