@@ -237,7 +237,7 @@ def _compile(
     # None for a GPU that isn't there. The compiler counts a loop's body once.
     cost: Any = compiled.cost_analysis()
     if cost is None:
-        counted = {"bytes_accessed": traffic.bytes_accessed(module)}
+        counted = {"bytes_accessed": float(traffic.bytes_accessed(module))}
     else:
         loops = program.flops / max(program.traced_flops, 1.0)
         counted = {
