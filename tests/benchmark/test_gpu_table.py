@@ -63,6 +63,40 @@ def test_tables_are_written_from_the_results():
     assert text.endswith(gpu_table.format_tables())
 
 
+def test_missing_points_are_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("docs").mkdir()
+    pathlib.Path("docs/gpus.md").write_text(f"Text.\n\n{gpu_table._MARK}old\n")
+    commands, killed = [], {3}
+
+    def run(command, check):
+        assert not check
+        commands.append(command)
+        if len(commands) - 1 in killed:
+            return
+        options = dict(part.lstrip("-").split("=") for part in command[3:])
+        field = {"train": "batch_size", "eval": "eval.batch_size"}[options["programs"]]
+        program = dict.fromkeys(gpu_points._KEPT, 0)
+        program["held"] = {"parameters": 1e9, "optimizer": 2e9, "batch": 1e6}
+        program["total"] = 4e9 + int(options[f"config.{field}"]) * 1e9
+        report = {"compiler": "XLA", "programs": [program]}
+        pathlib.Path(options["out"]).write_text(json.dumps(report))
+
+    monkeypatch.setattr(gpu_points.subprocess, "run", run)
+    assert gpu_table.main(["ade20k_semantic_vitl"]) == 1
+    assert len(commands) == 6
+    assert "| `ade20k_semantic_vitl`" not in pathlib.Path("docs/gpus.md").read_text()
+    # Called again, it compiles what was killed and nothing else.
+    assert gpu_table.main(["ade20k_semantic_vitl"]) == 0
+    assert len(commands) == 7
+    assert commands[-1][:-1] == commands[3][:-1]
+    text = pathlib.Path("docs/gpus.md").read_text()
+    row = "| `ade20k_semantic_vitl` | off | 4.00 GB | 1.00 GB | 10 (2) | 17 (1) |"
+    assert text.startswith("Text.\n") and row in text and "old" not in text
+    # A prediction does without the optimizer's state.
+    assert "| `ade20k_semantic_vitl` | 2.00 GB | 1.00 GB | 12 | 19 |" in text
+
+
 def test_cells_say_how_many_fit_and_in_how_many_passes():
     # 76.2 GB of the H200's 151 are fixed: what is left of its 135.3 takes 5 images; 16
     # go in 4 passes of 4, with 2 GB of gradients beside them.
