@@ -39,6 +39,8 @@ COLUMNS = {
 
 
 PUBLISHED_BATCH = 16
+# From there on a batch is no faster, and the line is too far from what was compiled.
+_MOST = 128
 
 
 def main(recipes: Sequence[str]) -> int:
@@ -112,7 +114,14 @@ def _training_cell(line: MemoryLine, result: Any, card: str) -> str:
         per_input=result["held"]["batch"] / result["batch"],
     )
     largest = line.largest_batch(available)
-    return f"{largest} ({passes or '–'})" if largest else "–"
+    return f"{_count(largest)} ({passes or '–'})" if largest else "–"
+
+
+def _count(images: int) -> str:
+    """Images as a cell says them."""
+    if images > _MOST:
+        return f"{_MOST}+"
+    return str(images) if images else "–"
 
 
 def _prediction() -> Iterator[str]:
@@ -121,8 +130,7 @@ def _prediction() -> Iterator[str]:
         line = _line(_results(network, "eval"), without=("optimizer",))
         cells = [_names(network), *_gigabytes(line)]
         for card in COLUMNS.values():
-            largest = line.largest_batch(usable_memory(CARDS[card]))
-            cells.append(str(largest) if largest else "–")
+            cells.append(_count(line.largest_batch(usable_memory(CARDS[card]))))
         yield _cells(cells)
 
 

@@ -104,3 +104,5 @@ def test_cells_say_how_many_fit_and_in_how_many_passes():
     result = {"held": {"parameters": 2e9, "batch": 4e6}, "batch": 2}
     assert gpu_table._training_cell(line, result, "h200") == "5 (4)"
     assert gpu_table._training_cell(line, result, "rtx4090") == "–"
+    small = MemoryLine(fixed=1e9, per_image=0.1e9)
+    assert gpu_table._training_cell(small, result, "h200") == "128+ (1)"
