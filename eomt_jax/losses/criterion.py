@@ -68,7 +68,7 @@ class Criterion:
       oversample_ratio, importance_ratio: see mask_losses.uncertain_points.
       mask_weight, dice_weight, class_weight: of the parts, in loss and matching alike.
       no_object_weight: of queries without a target in the class loss.
-      matcher: "scipy" (host callback) or "device" (optax).
+      matcher: "scipy" (host callback) or "device" (losses/assignment.py).
     """
 
     num_points: int = 12544

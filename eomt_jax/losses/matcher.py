@@ -10,10 +10,11 @@ Legend: M predictions, B batch, Q queries, T targets (padded).
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
+
+from eomt_jax.losses.assignment import assign
 
 # What a NaN or infinite cost becomes: finite, and worse than anything real.
 HUGE_COST = 1e10
@@ -81,23 +82,18 @@ def match_on_host(
 def match_on_device(
     costs: Float[Array, "M B Q T"], valid: Bool[Array, "B T"]
 ) -> Int[Array, "M B T"]:
-    """The same by optax's Hungarian algorithm, without leaving the device."""
+    """`solve_on_host` on the device: no callback, and padding takes no time."""
     num_queries, max_targets = costs.shape[2:]
     costs = finite_costs(costs.astype(jnp.float32))
     if max_targets > num_queries:
-        # Padding competes for queries: make it dearer than any real assignment.
+        # Targets may find no query. One that isn't there is dearer than any assignment.
         span = costs.max((-2, -1), keepdims=True) - costs.min((-2, -1), keepdims=True)
-        padding = costs.max((-2, -1), keepdims=True) + num_queries * span
-    else:
-        padding = 0.0
-    costs = jnp.where(valid[None, :, None, :], costs, padding)
-
-    def solve(cost):
-        queries, targets = optax.assignment.hungarian_algorithm(cost)
-        return jnp.full(max_targets, -1, jnp.int32).at[targets].set(queries)
-
-    matched = jax.vmap(jax.vmap(solve))(costs)
-    return jnp.where(valid, matched, -1)
+        nowhere = costs.max((-2, -1), keepdims=True) + num_queries * span
+        missing = max_targets - num_queries
+        nowhere = jnp.broadcast_to(nowhere, (*costs.shape[:2], missing, max_targets))
+        costs = jnp.concatenate([costs, nowhere], axis=2)
+    matched = jax.vmap(jax.vmap(assign), (0, None))(costs, valid)
+    return jnp.where(matched < num_queries, matched, -1).astype(jnp.int32)
 
 
 MATCHERS = {"scipy": match_on_host, "device": match_on_device}
