@@ -192,7 +192,7 @@ def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
     """
     devices = jax.tree.leaves(state.params)[0].sharding.device_set
     kind = next(iter(devices)).device_kind
-    say(f"Compiling the training step for {len(devices)} × {kind}, once each start …")
+    say(f"Compiling the training step for {len(devices)} × {kind} …")
     begin = time.monotonic()
     compiled = train_step.lower(state, batch).compile()
     say(f"Compiled in {format_duration(time.monotonic() - begin)}.")

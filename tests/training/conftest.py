@@ -50,7 +50,7 @@ def make_config(data_dir):
     config.model.variant = "micro"
     config.model.num_queries = 8
     config.criterion.num_points = 32
-    # Programs with a callback to the host, as scipy's matcher, are never cached.
+    # jax 0.10 caches no program with a callback to the host, as scipy's matcher.
     config.criterion.matcher = "device"
     config.batch_size = 2
     config.total_steps = 6
