@@ -1,6 +1,7 @@
 """Everything that one step of training changes, and where it lies on the mesh."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -39,6 +40,14 @@ class TrainState:
 
 def param_shapes(model: EoMT) -> PyTree:
     """Shapes of an EoMT's parameters, without computing any."""
+    # Networks are equal and hash by their fields, which no type checker knows.
+    network: Any = model
+    return jax.tree.map(lambda shape: shape, _param_shapes(network))
+
+
+@functools.lru_cache(maxsize=1)
+def _param_shapes(model: EoMT) -> PyTree:
+    # A run asks for them five times before its first step, and tracing takes a moment.
     return jax.eval_shape(lambda: _init_params(model, jax.random.key(0)))
 
 
