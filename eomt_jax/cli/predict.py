@@ -115,6 +115,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "instance segmentation)",
     )
     add(
+        "--full_input",
+        action="store_true",
+        help="compute the padding of photographs that aren't square too, as evaluations "
+        "do: slower, and hardly different",
+    )
+    add(
         "--threshold",
         type=float,
         help="score from which on a segment counts; default: 0.8 for panoptic segments, "
@@ -170,6 +176,7 @@ def _open(options: argparse.Namespace) -> Segmenter:
             image_size=options.image_size,
             dtype=options.dtype,
             batch_size=batch_size,
+            skip_padding=not options.full_input,
             compilation_cache=options.compilation_cache,
         )
     for note in [*segmenter.notes, *(warning.message for warning in caught)]:

@@ -113,6 +113,13 @@ def evaluate_checkpoint(
         batches = config_batches(
             config, source, task=chosen, num_images=num_images, mesh=mesh
         )
+        runner = Runner(
+            opened.model,
+            info,
+            task=chosen,
+            mesh=mesh,
+            skip_padding=config.eval.skip_padding,
+        )
         results = {
             "dataset": data.name,
             "split": split,
@@ -121,9 +128,9 @@ def evaluate_checkpoint(
             "image_size": config.image_size,
             "file": str(out),
             **evaluate(
-                Runner(opened.model, info, task=chosen, mesh=mesh),
+                runner,
                 params,
-                stack.enter_context(batches),
+                runner.regroup(stack.enter_context(batches)),
                 info=info,
                 source=source,
                 on_batch=on_batch,

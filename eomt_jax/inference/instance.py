@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, UInt8
 
 from eomt_jax.inference import geometry
+from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.types import Array
 
 
@@ -30,7 +31,7 @@ class InstancePrediction:
 
 
 def instance_segmentation(
-    mask_logits: Float[Array, "Q h4 w4"],
+    mask_logits: Float[Array, "Q h4 w4"] | MaskFactors,
     class_logits: Float[Array, "Q K1"],
     restore: geometry.RestoreMatrices,
     *,

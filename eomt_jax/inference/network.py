@@ -8,6 +8,7 @@ Legend: B batch, Q queries, K classes, S side of the network's input, h4 w4 the 
 logits' size, Hc Wc canvas.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from jaxtyping import Float, UInt8
 
 from eomt_jax.inference.runner import last_logits, post_processing
 from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.inference.token_grids import TokenGrids
 from eomt_jax.types import DatasetInfo, Task
 
 CANVAS_SIDES = (640, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576)
@@ -35,18 +37,14 @@ class Network:
 
     Attributes:
       image_size: S, pixels of the network's square input.
+      grids: the smaller sizes of input that may be computed instead.
       batch_size: images that run at a time; one alone runs alone.
       compile_seconds: spent on compiling so far.
     """
 
     def __init__(self, model: Any, params: Any, info: DatasetInfo, *, batch_size: int):
         """Puts the parameters on the device; see Segmenter for what raises."""
-        height, width = model.vit.image_size
-        if height != width:
-            raise ValueError(
-                f"the model's image size is {height} × {width}; photographs are fitted "
-                "into a square: give image_size=S"
-            )
+        self.grids = TokenGrids.of(model)
         if len(info.classes) != model.num_classes:
             raise ValueError(
                 f"{info.name} has {len(info.classes)} classes and the model predicts "
@@ -54,7 +52,7 @@ class Network:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        self.image_size = height
+        self.image_size = self.grids.image_size
         self.batch_size = batch_size
         self.compile_seconds = 0.0
         self._model = model
@@ -65,16 +63,25 @@ class Network:
         self._lock = threading.Lock()
 
     def logits(
-        self, images: Sequence[UInt8[np.ndarray, "S S 3"]]
-    ) -> list[tuple[Float[jax.Array, "Q h4 w4"], Float[jax.Array, "Q K1"]]]:
-        """Mask and class logits of each image, on the device."""
+        self, images: Sequence[UInt8[np.ndarray, "H W 3"]], *, factored: bool = False
+    ) -> list[tuple[Any, Float[jax.Array, "Q K1"]]]:
+        """Mask logits [Q, h4, w4] and class logits of each image, on the device.
+
+        Args:
+          images: of one size, the network's own or one of `grids`: the top left part of
+            an image whose rest is padding.
+          factored: see runner.last_logits.
+        """
         rows = []
         for begin in range(0, len(images), self.batch_size):
             part = images[begin : begin + self.batch_size]
             size = 1 if len(part) == 1 else self.batch_size
-            batch = np.zeros((size, self.image_size, self.image_size, 3), np.uint8)
+            batch = np.zeros((size, *part[0].shape), np.uint8)
             batch[: len(part)] = part
-            rows += self.run(size, self._network, self._params, batch)[: len(part)]
+            network = functools.partial(self._network, factored=factored)
+            key = (*batch.shape, factored)
+            found = self.run(key, network, self._params, batch)
+            rows += found[: len(part)]
         return rows
 
     def post_process(
@@ -84,6 +91,8 @@ class Network:
         size: tuple[int, int],
         task: Task,
         threshold: float,
+        *,
+        input_size: tuple[int, int] | None = None,
     ) -> Segmentation:
         """Segments of one photograph, from the logits of its windows.
 
@@ -94,7 +103,10 @@ class Network:
           size: (height, width) of the photograph.
           task: what to make.
           threshold: as in a call.
+          input_size: (height, width) of the images that the logits come from; the
+            network's own by default.
         """
+        input_size = input_size or (self.image_size, self.image_size)
         # Windows past the photograph's last are not looked at.
         count = next(n for n in _WINDOW_COUNTS if n >= len(logits))
         canvas_size = _canvas_side(size[0]), _canvas_side(size[1])
@@ -102,16 +114,16 @@ class Network:
         def segment(
             rows: Any, content_size: Any, original_size: Any, threshold: Any
         ) -> Any:
-            masks, classes = (jnp.stack(parts) for parts in zip(*rows))
-            if task != "semantic":
-                masks, classes = masks[0], classes[0]
+            masks, classes = rows[0]
+            if task == "semantic":
+                masks, classes = (jnp.stack(parts) for parts in zip(*rows))
             prediction = post_processing(
                 self._info, task, canvas_size=canvas_size, score_threshold=threshold
-            )(masks, classes, content_size, original_size, image_size=self.image_size)
+            )(masks, classes, content_size, original_size, image_size=input_size)
             return jax.tree.map(lambda x: x[None], prediction)
 
         prediction = self.run(
-            (task, canvas_size, count),
+            (task, canvas_size, count, input_size),
             segment,
             [*logits, *[logits[-1]] * (count - len(logits))],
             np.array(content_size, np.int32),
@@ -143,10 +155,17 @@ class Network:
                 self.compile_seconds += time.monotonic() - begin
         return program(*arguments)
 
-    def _network(self, params: Any, images: jax.Array) -> list[tuple[Any, Any]]:
+    def _network(
+        self, params: Any, images: jax.Array, *, factored: bool
+    ) -> list[tuple[Any, Any]]:
+        logits = last_logits(
+            self._model, params, images, cropped=True, factored=factored
+        )
         # Row by row, so that no program of its own takes a row out of a batch.
-        mask_logits, class_logits = last_logits(self._model, params, images)
-        return list(zip(list(mask_logits), list(class_logits)))
+        return [
+            jax.tree.map(lambda leaf, row=row: leaf[row], logits)
+            for row in range(len(images))
+        ]
 
 
 def _canvas_side(length: int) -> int:

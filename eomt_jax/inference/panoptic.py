@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from eomt_jax.inference import geometry
+from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.types import Array
 
 
@@ -35,7 +36,7 @@ class PanopticPrediction:
 
 
 def panoptic_segmentation(
-    mask_logits: Float[Array, "Q h4 w4"],
+    mask_logits: Float[Array, "Q h4 w4"] | MaskFactors,
     class_logits: Float[Array, "Q K1"],
     restore: geometry.RestoreMatrices,
     *,

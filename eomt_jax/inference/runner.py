@@ -1,11 +1,12 @@
 """From a batch of prepared images to segmentations at the photographs' own sizes."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, UInt8
@@ -14,6 +15,9 @@ from eomt_jax.inference import geometry, instance, panoptic, semantic
 from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.inference.token_grids import TokenGrids, regroup
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.parallel.platform import Platform, current_platform, platform_of
@@ -28,7 +32,8 @@ class Runner:
     """Runs the network without masked attention and post-processes its prediction.
 
     One compiled function serves every original size up to the canvas; the batch is
-    split over the mesh's batch axes, each device post-processing its own images.
+    split over the mesh's batch axes, each device post-processing its own images. Where
+    padding is skipped there is one function for each size of input, see TokenGrids.
 
     Attributes:
       task: what the predictions are, whatever the model was trained for.
@@ -47,6 +52,7 @@ class Runner:
         score_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
         num_instances: int = 100,
+        skip_padding: bool = False,
     ):
         """Prepares the function; compiles at the first call.
 
@@ -60,6 +66,14 @@ class Runner:
           score_threshold: see panoptic_segmentation.
           overlap_threshold: see panoptic_segmentation.
           num_instances: see instance_segmentation.
+          skip_padding: computes only the part of the network's input that holds a
+            batch's photographs, see `regroup`. The network was trained with the
+            padding's tokens, so predictions differ a little. Windows of semantic
+            segmentation have no padding to skip.
+
+        Raises:
+          ValueError: there is no such task, or padding is to be skipped on a mesh of
+            several processes.
         """
         self.task: Task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
@@ -73,7 +87,29 @@ class Runner:
             overlap_threshold=overlap_threshold,
             num_instances=num_instances,
         )
-        self._run = jax.jit(self._predict)
+        self._run = jax.jit(self._predict, static_argnames="input_size")
+        self._grids: TokenGrids | None = None
+        if skip_padding and self.task != "semantic":
+            if self.mesh.is_multi_process:
+                raise ValueError(
+                    "skip_padding in several processes, none of which sees all "
+                    "photographs: set eval.skip_padding to False or evaluate in one"
+                )
+            self._grids = TokenGrids.of(model)
+
+    def regroup(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The same photographs in the batches in which they are predicted fastest.
+
+        Those of one shape together where padding is skipped, in another order; on a
+        single CPU, which computes one after the other, each alone.
+
+        Args:
+          batches: in host memory.
+        """
+        if self._grids is None:
+            return batches
+        batch_size = 1 if is_one_cpu(self.mesh) else None
+        return regroup(batches, self._grids, batch_size=batch_size)
 
     def __call__(self, params: Any, batch: Batch) -> Prediction:
         """Segments a batch that lies on the mesh.
@@ -93,7 +129,11 @@ class Runner:
                 f"{self.task!r}: only semantic segmentation takes windows, "
                 "[B, windows, S, S, 3]; give eval_batches the runner's task"
             )
-        return self._run(*self._arguments(params, batch))
+        size = None
+        if self._grids is not None:
+            content_sizes = np.asarray(batch.content_size)[np.asarray(batch.valid)]
+            size = self._grids.smallest(*content_sizes.tolist())
+        return self._run(*self._arguments(params, batch), input_size=size)
 
     def trace(self, params: Any, batch: Batch) -> jax.stages.Traced:
         """The function before it is compiled, for arguments that are shapes alone.
@@ -108,14 +148,31 @@ class Runner:
         return params, batch.image, batch.content_size, batch.original_size
 
     def _predict(
-        self, params: Any, images: Array, content_size: Array, original_size: Array
+        self,
+        params: Any,
+        images: Array,
+        content_size: Array,
+        original_size: Array,
+        *,
+        input_size: tuple[int, int] | None = None,
     ) -> Prediction:
+        logits: Any
         if self.task == "semantic":
             logits = self._apply_windows(params, images, content_size)
         else:
-            logits = last_logits(self._model, params, images, mesh=self.mesh)
+            cropped = input_size is not None
+            if cropped:
+                images = images[:, : input_size[0], : input_size[1]]
+            logits = last_logits(
+                self._model,
+                params,
+                images,
+                mesh=self.mesh,
+                cropped=cropped,
+                factored=True,
+            )
         return self._image_by_image(
-            functools.partial(self._segment, image_size=images.shape[-2]),
+            functools.partial(self._segment, image_size=images.shape[-3:-1]),
             *logits,
             content_size,
             original_size,
@@ -131,7 +188,7 @@ class Runner:
         batch_size, max_windows, size, _, _ = images.shape
         sharding = batch_sharding(self.mesh)
 
-        def window_logits(j: Array) -> tuple[Array, Array]:
+        def window_logits(j: Array) -> Any:
             return last_logits(self._model, params, images[:, j], mesh=self.mesh)
 
         def add_window(j: Array, logits: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -149,7 +206,7 @@ class Runner:
         return jax.lax.fori_loop(0, count, add_window, zeros)
 
     def _image_by_image(
-        self, segment: Callable[..., Prediction], *inputs: Array
+        self, segment: Callable[..., Prediction], *inputs: Any
     ) -> Prediction:
         """Each device its own images: a map over a sharded axis would otherwise gather
         the whole batch on every device.
@@ -167,25 +224,45 @@ class Runner:
 def last_logits(
     model: nn.Module,
     params: Any,
-    images: UInt8[Array, "B S S 3"],
+    images: UInt8[Array, "B H W 3"],
     *,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, "B Q h4 w4"], Float[Array, "B Q K1"]]:
+    cropped: bool = False,
+    factored: bool = False,
+) -> tuple[Float[Array, "B Q h4 w4"] | MaskFactors, Float[Array, "B Q K1"]]:
     """The network's last prediction, without masked attention.
 
     On a single CPU one image goes after the other: the caches hold the activations of
     one, and a batch is no faster anywhere else in it.
-    """
-    platform = current_platform() if mesh is None else platform_of(mesh.devices.flat)
 
-    def predict(images: Array) -> tuple[Array, Array]:
-        outputs: Any = apply_sharded(model, params, images, mesh=mesh)
+    Args:
+      model: an EoMT.
+      params: the model's.
+      images: of the model's size.
+      mesh: where params live; None: in one place.
+      cropped: whether images may be the top left part of images of the model's size.
+      factored: whether the mask logits may be MaskFactors, of which post-processing
+        computes those that it looks at. They are on a single CPU.
+    """
+    on_cpu = is_one_cpu(mesh)
+    options = {"cropped": cropped}
+    if on_cpu and isinstance(model, EoMT):
+        options["factored"] = factored
+
+    def predict(images: Array) -> Any:
+        outputs: Any = apply_sharded(model, params, images, mesh=mesh, **options)
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
-    if platform != Platform("cpu"):
+    if not on_cpu:
         return predict(images)
     logits = jax.lax.map(lambda image: predict(image[None]), images)
     return jax.tree.map(lambda x: x.squeeze(1), logits)
+
+
+def is_one_cpu(mesh: Mesh | None) -> bool:
+    """Whether one image goes after the other, on one device that is a CPU."""
+    platform = current_platform() if mesh is None else platform_of(mesh.devices.flat)
+    return platform == Platform("cpu")
 
 
 def post_processing(
@@ -209,10 +286,11 @@ def post_processing(
 
     Returns:
       (mask_logits, class_logits, content_size, original_size, *, image_size) →
-      prediction; the logits of semantic segmentation have an axis for windows.
+      prediction; image_size is (height, width) of the network's input, and the logits
+      of semantic segmentation have an axis for windows.
     """
     if task == "semantic":
-        segment = semantic.semantic_segmentation
+        segment = _segment_windows
     elif task == "instance":
         segment = functools.partial(
             _segment_canvas,
@@ -231,14 +309,23 @@ def post_processing(
     return functools.partial(segment, canvas_size=canvas_size)
 
 
+def _segment_windows(
+    *inputs: Array, image_size: tuple[int, int], canvas_size: tuple[int, int]
+) -> SemanticPrediction:
+    """Post-processes an image that was cut into square windows."""
+    return semantic.semantic_segmentation(
+        *inputs, image_size=image_size[0], canvas_size=canvas_size
+    )
+
+
 def _segment_canvas(
     segment: Callable[..., Prediction],
-    mask_logits: Float[Array, "Q h4 w4"],
+    mask_logits: Float[Array, "Q h4 w4"] | MaskFactors,
     class_logits: Float[Array, "Q K1"],
     content_size: Int[Array, " 2"],
     original_size: Int[Array, " 2"],
     *,
-    image_size: int,
+    image_size: tuple[int, int],
     canvas_size: tuple[int, int],
     **options: Any,
 ) -> Prediction:
@@ -248,7 +335,7 @@ def _segment_canvas(
         content_size,
         original_size,
         logits_size=(logits_height, logits_width),
-        image_size=(image_size, image_size),
+        image_size=image_size,
         canvas_size=canvas_size,
     )
     return segment(mask_logits, class_logits, restore, **options)

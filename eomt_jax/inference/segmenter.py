@@ -19,6 +19,7 @@ from PIL import Image
 from eomt_jax.inference.network import MAX_WINDOWS, Network
 from eomt_jax.inference.photographs import read_ahead, read_photograph
 from eomt_jax.inference.result import Result
+from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.tiles import segment_tiles
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline import transforms
@@ -30,13 +31,21 @@ from eomt_jax.weights.load import open_eomt
 THRESHOLDS: dict[Task, float] = {"panoptic": 0.8, "instance": 0.5, "semantic": 0.0}
 """Scores from which on a segment counts, unless told otherwise."""
 
+_BATCHES_TOGETHER = 4
+"""Photographs of so many batches are grouped by shape where padding is skipped."""
+
 
 class Segmenter:
     """Segments photographs of any size.
 
-    A photograph alone runs alone, several run `batch_size` at a time, the last of them
-    filled up: the network is compiled for these two shapes, whatever the task, and the
-    post-processing for each task and CANVAS_SIDES. Safe to call from several threads.
+    A photograph alone runs alone, several run `batch_size` at a time, a batch at least
+    half full filled up: the network is compiled for these two shapes, whatever the task,
+    and the post-processing for each task and CANVAS_SIDES. Safe to call from several
+    threads.
+
+    Of a photograph that isn't square the network computes the part of its input that
+    shows it, see TokenGrids, and compiles for each size of it that occurs. It was trained
+    with the padding: `skip_padding=False` computes that too, as evaluations do.
 
     Attributes:
       info: the class table.
@@ -53,6 +62,7 @@ class Segmenter:
         *,
         task: str | None = None,
         batch_size: int = 1,
+        skip_padding: bool = True,
         notes: Sequence[str] = (),
     ):
         """Puts the parameters on the first device.
@@ -63,6 +73,7 @@ class Segmenter:
           info: of the data set whose classes the model predicts.
           task: "panoptic", "instance" or "semantic"; the data set's own by default.
           batch_size: see the class.
+          skip_padding: see the class.
           notes: see the class.
 
         Raises:
@@ -73,6 +84,7 @@ class Segmenter:
         self.task: Task = chosen_task(task, info)
         self.notes = tuple(notes)
         self.network = Network(model, params, info, batch_size=batch_size)
+        self._skip_padding = skip_padding
 
     @classmethod
     def from_checkpoint(
@@ -85,6 +97,7 @@ class Segmenter:
         image_size: int | None = None,
         dtype: str | None = None,
         batch_size: int = 1,
+        skip_padding: bool = True,
         compilation_cache: epath.PathLike = "",
         **overrides: Any,
     ) -> "Segmenter":
@@ -103,6 +116,7 @@ class Segmenter:
             default.
           dtype: of the computation; float32 on a CPU, else bfloat16 by default.
           batch_size: see the class.
+          skip_padding: see the class.
           compilation_cache: folder that keeps compiled programs for the next process,
             such as "~/.cache/eomt_jax"; "" keeps none.
           **overrides: see eomt_jax.load.
@@ -135,6 +149,7 @@ class Segmenter:
             info,
             task=task,
             batch_size=batch_size,
+            skip_padding=skip_padding,
             notes=loaded.notes,
         )
 
@@ -184,7 +199,8 @@ class Segmenter:
         """Results one by one, of more photographs than fit in memory.
 
         Args:
-          images: as in a call; read ahead, two batches at most.
+          images: as in a call; read ahead, two batches at most. Where a batch has
+            several photographs, those of four are grouped by shape.
           task: as in a call.
           threshold: as in a call.
           tile: as in a call.
@@ -206,6 +222,9 @@ class Segmenter:
             threshold = THRESHOLDS[chosen]
         elif not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
+        num_together = self.network.batch_size
+        if num_together > 1 and self._skip_padding:
+            num_together *= _BATCHES_TOGETHER
         batch: list[_View] = []
         view = functools.partial(self._view, task=chosen, tile=tile)
         for image, read in read_ahead(
@@ -217,7 +236,7 @@ class Segmenter:
                 if on_damaged is None:
                     raise
                 on_damaged(image, error)
-            if len(batch) == self.network.batch_size:
+            if len(batch) == num_together:
                 yield from self._segment(batch, chosen, threshold)
                 batch = []
         yield from self._segment(batch, chosen, threshold)
@@ -232,7 +251,7 @@ class Segmenter:
         """Compiles what photographs of these sizes need, alone and in batches.
 
         Args:
-          sizes: (height, width) of photographs as they will come.
+          sizes: (height, width) of photographs as they will come, upright and lying.
           task: as in a call.
           tile: as in a call.
         """
@@ -275,20 +294,73 @@ class Segmenter:
     def _segment(
         self, views: Sequence["_View"], task: Task, threshold: float
     ) -> Iterator[Result]:
+        if task == "semantic" or not all(view.windows for view in views):
+            found = self._segment_windows(views, task, threshold)
+        else:
+            found = self._segment_fitted(views, task, threshold)
+        for view, segmentation in zip(views, found):
+            yield Result(view.pixels, segmentation, self.info, task, view.name)
+
+    def _segment_windows(
+        self, views: Sequence["_View"], task: Task, threshold: float
+    ) -> Iterator[Segmentation]:
+        """Photographs that were cut into windows, or are looked at in tiles."""
         rows = self.network.logits(
             [window for view in views for window in view.windows]
         )
         for view in views:
             logits, rows = rows[: len(view.windows)], rows[len(view.windows) :]
             if view.windows:
-                segmentation = self.network.post_process(
+                yield self.network.post_process(
                     logits, view.content_size, view.pixels.shape[:2], task, threshold
                 )
             else:
-                segmentation = segment_tiles(
+                yield segment_tiles(
                     self.network, view.pixels, task, threshold=threshold
                 )
-            yield Result(view.pixels, segmentation, self.info, task, view.name)
+
+    def _segment_fitted(
+        self, views: Sequence["_View"], task: Task, threshold: float
+    ) -> list[Segmentation]:
+        """Photographs that were fitted into the network's input, shape by shape.
+
+        What is predicted of one doesn't depend on which others come with it.
+        """
+        places: dict[tuple[int, int], list[int]] = {}
+        for i, view in enumerate(views):
+            places.setdefault(self._input_size(view.content_size), []).append(i)
+        found: dict[int, Segmentation] = {}
+        for size, of_size in places.items():
+            for batch in _split(of_size, self.network.batch_size):
+                images = [views[i].windows[0][: size[0], : size[1]] for i in batch]
+                rows = self.network.logits(images, factored=True)
+                for i, logits in zip(batch, rows):
+                    view = views[i]
+                    found[i] = self.network.post_process(
+                        [logits],
+                        view.content_size,
+                        view.pixels.shape[:2],
+                        task,
+                        threshold,
+                        input_size=size,
+                    )
+        return [found[i] for i in range(len(views))]
+
+    def _input_size(self, content_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what the network computes for a fitted photograph."""
+        if self._skip_padding:
+            return self.network.grids.smallest(content_size)
+        return self.network.image_size, self.network.image_size
+
+
+def _split(places: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
+    """Batches; what would fill less than half of the last one goes one by one."""
+    for begin in range(0, len(places), batch_size):
+        batch = places[begin : begin + batch_size]
+        if 2 * len(batch) < batch_size:
+            yield from ([place] for place in batch)
+        else:
+            yield batch
 
 
 class _View(NamedTuple):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eomt_jax.models.functions import backward_in_turn
 from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
-from eomt_jax.models.mask_product import mask_product
+from eomt_jax.models.mask_product import MaskFactors, PixelFeatures, mask_product
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.types import Outputs
@@ -72,6 +72,9 @@ class EoMT(nn.Module):
         images: UInt8[Array | np.ndarray, "B H W 3"],
         mask_probs: Float[Array, " L2"] | None = None,
         rows: Int[Array, " B"] | None = None,
+        *,
+        cropped: bool = False,
+        factored: bool = False,
     ) -> Outputs:
         """Predicts masks and classes.
 
@@ -83,6 +86,10 @@ class EoMT(nn.Module):
             and there is a prediction before each of these blocks too.
           rows: the images' places in the global batch, from which and the rng follows
             which queries are masked; by default these are all of it.
+          cropped: whether images may be smaller than the ViT's image_size, in whole
+            patches: the top left part of an image whose rest is padding. Only this
+            part is computed, and the masks are of this part.
+          factored: whether the last prediction's mask logits are left as MaskFactors.
 
         Returns:
           Outputs with 1 or L2 + 1 predictions.
@@ -95,7 +102,10 @@ class EoMT(nn.Module):
         if rows is None:
             rows = jnp.arange(images.shape[0])
         num_plain_blocks = self.vit.depth - self.num_query_blocks
-        x, rotation = self.vit.embed(images), self.vit.rotation()
+        _, height, width, _ = images.shape
+        grid_size = height // self.vit.patch_size, width // self.vit.patch_size
+        x = self.vit.embed(images, cropped=cropped)
+        rotation = self.vit.rotation(grid_size)
         for block in self.vit.blocks[:num_plain_blocks]:
             x = block(x, None, rotation)
         queries = self.queries.astype(x.dtype)
@@ -103,42 +113,68 @@ class EoMT(nn.Module):
         x = jnp.concatenate([queries, x], axis=1)
 
         # Kept, the pixel features of all predictions outweigh all blocks together.
-        predict = nn.remat(EoMT.predict) if self.vit.remat else EoMT.predict
+        predict: Any = EoMT.predict
+        if self.vit.remat:
+            predict = nn.remat(predict, static_argnums=(2,))
         predictions = []
         for i, block in enumerate(self.vit.blocks[num_plain_blocks:]):
             patch_mask = None
             if mask_probs is not None:
-                prediction = predict(self, x)
+                prediction = predict(self, x, grid_size)
                 if self.vit.remat:
                     x, prediction = backward_in_turn(x, prediction)
                 predictions.append(prediction)
-                patch_mask = self.patch_mask(prediction[0], mask_probs[i], rows)
+                patch_mask = self.patch_mask(
+                    prediction[0], mask_probs[i], rows, grid_size
+                )
             x = block(x, patch_mask, rotation)
-        predictions.append(predict(self, x))
+        if factored:
+            predict = EoMT.predict_factors
+        predictions.append(predict(self, x, grid_size))
         mask_logits, class_logits = zip(*predictions)
         return Outputs(mask_logits=mask_logits, class_logits=class_logits)
 
     def predict(
-        self, tokens: Float[Array, "B N D"]
+        self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
     ) -> tuple[Float[Array, "B Q H4 W4"], Float[Array, "B Q K1"]]:
-        """Mask and class logits in float32 from the tokens as they are."""
-        batch, _, dim = tokens.shape
-        tokens = self.vit.norm(tokens)
-        queries = tokens[:, : self.num_queries]
-        patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
-        pixels = self.upscale(patches.reshape(batch, *self.vit.grid_size, dim))
+        """Mask and class logits in float32 from the tokens as they are.
+
+        Args:
+          tokens: queries, prefix and patches.
+          grid_size: (h, w) of the patches.
+        """
+        queries, pixels = self.queries_and_pixels(tokens, grid_size)
         mask_logits: Any = mask_product(self.mask_head(queries), pixels)
         return mask_logits, self.class_head(queries).astype(jnp.float32)
+
+    def predict_factors(
+        self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
+    ) -> tuple[MaskFactors, Float[Array, "B Q K1"]]:
+        """`predict` before the product of queries and pixels."""
+        queries, pixels = self.queries_and_pixels(tokens, grid_size)
+        factors = MaskFactors(self.mask_head(queries), pixels.normalized())
+        return factors, self.class_head(queries).astype(jnp.float32)
+
+    def queries_and_pixels(
+        self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
+    ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
+        """Query tokens after the last norm, and the upscaled patches."""
+        batch, _, dim = tokens.shape
+        tokens = self.vit.norm(tokens)
+        patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
+        pixels = self.upscale(patches.reshape(batch, *grid_size, dim))
+        return tokens[:, : self.num_queries], pixels
 
     def patch_mask(
         self,
         mask_logits: Float[Array, "B Q H4 W4"],
         mask_prob: Float[Array, ""],
         rows: Int[Array, " B"],
+        grid_size: tuple[int, int],
     ) -> Bool[Array, "B Q hw"]:
         """True where a query may attend to a patch in the coming block."""
         batch, num_queries = mask_logits.shape[:2]
-        inside = bilinear_resize(mask_logits, self.vit.grid_size) > 0
+        inside = bilinear_resize(mask_logits, grid_size) > 0
         # Strictly smaller: probability 0 never masks and 1 always does.
         masked = self.draw(rows, num_queries) < mask_prob
         return inside.reshape(batch, num_queries, -1) | ~masked[..., None]

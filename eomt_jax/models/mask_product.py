@@ -8,7 +8,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from eomt_jax.models.functions import layer_norm, standardize, standardize_gradient
 
@@ -34,6 +34,35 @@ class PixelFeatures(flax.struct.PyTreeNode):
         """In the compute dtype."""
         x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon, self.on_gpu)
         return x.astype(self.maps.dtype)
+
+
+class MaskFactors(flax.struct.PyTreeNode):
+    """Mask logits before their product, of which few are wanted.
+
+    Indexed with queries, those of one image are their logits.
+
+    Attributes:
+      embeddings: of the queries.
+      features: of the pixels, normalised.
+    """
+
+    embeddings: Float[Array, "*B Q D"]
+    features: Float[Array, "*B h w D"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the logits, [*B, Q, h, w]."""
+        *batch, height, width, _ = self.features.shape
+        return (*batch, self.embeddings.shape[-2], height, width)
+
+    def __getitem__(self, queries: Int[Array, " C"]) -> Float[Array, "C h w"]:
+        height, width, dim = self.features.shape
+        logits = jnp.matmul(
+            self.embeddings[queries],
+            self.features.reshape(-1, dim).T,
+            preferred_element_type=jnp.float32,
+        )
+        return logits.reshape(-1, height, width)
 
 
 # Queries of an image that a target is matched to, as a rule.

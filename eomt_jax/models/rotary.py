@@ -26,6 +26,7 @@ def patch_rotation(
     head_dim: int,
     theta: float,
     scale: Float[Array, ""] | float = 1.0,
+    part: tuple[int, int] | None = None,
 ) -> Rotation:
     """The rotation of each patch of a grid.
 
@@ -38,8 +39,13 @@ def patch_rotation(
       head_dim: Dh, a multiple of 4.
       theta: base of the frequencies' periods.
       scale: factor on all coordinates; training draws it.
+      part: (rows, columns) of the grid's top left part, whose rotations are wanted; by
+        default those of all patches.
     """
-    y, x = ((jnp.arange(size) + 0.5) / size * 2 - 1 for size in grid_size)
+    y, x = (
+        (jnp.arange(count) + 0.5) / size * 2 - 1
+        for count, size in zip(part or grid_size, grid_size)
+    )
     coordinates = jnp.stack(jnp.meshgrid(y, x, indexing="ij"), axis=-1) * scale
     frequencies = theta ** -jnp.arange(0, 1, 4 / head_dim, dtype=jnp.float32)
     angles = 2 * jnp.pi * coordinates.reshape(-1, 2, 1) * frequencies

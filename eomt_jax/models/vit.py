@@ -175,29 +175,54 @@ class ViT(nn.Module):
         )
 
     def embed(
-        self, images: UInt8[Array | np.ndarray, "B H W 3"]
+        self, images: UInt8[Array | np.ndarray, "B H W 3"], *, cropped: bool = False
     ) -> Float[Array, "B N D"]:
-        """Tokens before the first block."""
+        """Tokens before the first block.
+
+        Args:
+          images: RGB of `image_size`.
+          cropped: whether images may be smaller, in whole patches. They are the top left
+            part of an image of `image_size`, and their tokens are those of this part.
+        """
         batch, height, width, _ = images.shape
-        if (height, width) != tuple(self.image_size):
-            raise ValueError(
-                f"The network was built for images of {self.image_size} pixels "
-                f"(height, width) and got {(height, width)}; resize the images or "
-                "load it with image_size=(height, width)."
-            )
+        self._check_image_size((height, width), cropped=cropped)
         mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
         pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
         x = self.patch_embedding(jnp.asarray(pixels, self.dtype))
         if self.positions == "learned":
-            x = x + self.position_embedding.astype(self.dtype)
+            _, rows, columns, _ = x.shape
+            x = x + self.position_embedding[:rows, :columns].astype(self.dtype)
         prefix = self.class_token
         if self.num_register_tokens:
             prefix = jnp.concatenate([prefix, self.register_tokens])
         prefix = jnp.broadcast_to(prefix.astype(self.dtype), (batch, *prefix.shape))
         return jnp.concatenate([prefix, x.reshape(batch, -1, self.embed_dim)], axis=1)
 
-    def rotation(self) -> Rotation | None:
-        """Rotary positions for all blocks of one pass; None where they are learned."""
+    def _check_image_size(self, size: tuple[int, int], *, cropped: bool) -> None:
+        if size == tuple(self.image_size):
+            return
+        if not cropped:
+            raise ValueError(
+                f"The network was built for images of {self.image_size} pixels "
+                f"(height, width) and got {size}; resize the images or "
+                "load it with image_size=(height, width)."
+            )
+        if any(
+            side % self.patch_size or not 0 < side <= whole
+            for side, whole in zip(size, self.image_size)
+        ):
+            raise ValueError(
+                f"A cropped image of {size} pixels (height, width) is no part of "
+                f"{self.image_size} in whole patches of {self.patch_size} pixels; crop "
+                "it to multiples of that."
+            )
+
+    def rotation(self, part: tuple[int, int] | None = None) -> Rotation | None:
+        """Rotary positions for all blocks of one pass; None where they are learned.
+
+        Args:
+          part: (rows, columns) of the top left part of the grid; by default all of it.
+        """
         if self.positions == "learned":
             return None
         scale = 1.0
@@ -209,6 +234,7 @@ class ViT(nn.Module):
             head_dim=self.embed_dim // self.num_heads,
             theta=self.rope_theta,
             scale=scale,
+            part=part,
         )
 
     def __call__(

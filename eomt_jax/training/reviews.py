@@ -133,6 +133,7 @@ class _Evaluation:
             info,
             task=evaluation_task(setup.config.eval.task, info),
             mesh=setup.mesh,
+            skip_padding=setup.config.eval.skip_padding,
         )
         self._pictured: Batch | None = None
 
@@ -148,7 +149,7 @@ class _Evaluation:
                 return evaluate(
                     self._runner,
                     params,
-                    batches,
+                    self._runner.regroup(batches),
                     info=self._source.info,
                     source=self._source,
                     progress=ask,

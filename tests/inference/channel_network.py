@@ -25,7 +25,7 @@ class BrightestChannel(nn.Module):
     """One query for each colour channel: its mask is where that channel is bright."""
 
     @nn.compact
-    def __call__(self, images):
+    def __call__(self, images, cropped=False):
         TRACES.append(images.shape)
         batch, height, width, _ = images.shape
         shape = (batch, height // 4, 4, width // 4, 4, 3)
@@ -39,7 +39,7 @@ class BrightestChannel(nn.Module):
     # What a Segmenter asks an EoMT.
     @property
     def vit(self):
-        return types.SimpleNamespace(image_size=(SIZE, SIZE))
+        return types.SimpleNamespace(image_size=(SIZE, SIZE), patch_size=4)
 
     @nn.nowrap
     def inference_params(self, params):

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import unittest.mock
 
 import jax
 import numpy as np
@@ -28,9 +29,9 @@ def model():
 
 
 @functools.cache
-def runner_of(task):
+def runner_of(task, skip_padding=False):
     """One for all tests: compiling takes longer than anything else here."""
-    return Runner(BrightestChannel(), INFO, task=task)
+    return Runner(BrightestChannel(), INFO, task=task, skip_padding=skip_padding)
 
 
 @pytest.fixture
@@ -77,13 +78,19 @@ def windows(batch):
     )
 
 
+@pytest.mark.parametrize("skip_padding", [False, True])
 @pytest.mark.parametrize("task", TASKS)
-def test_runner_eight_devices_equal_one(model, params, batch, windows, task):
+def test_runner_eight_devices_equal_one(
+    model, params, batch, windows, task, skip_padding
+):
     batch = windows if task == "semantic" else batch
-    alone = runner_of(task)(params, batch)
+    if skip_padding:
+        # All photographs as wide as the first: a part of the input that holds them.
+        batch = batch.replace(content_size=np.full((BATCH, 2), (20, SIZE), np.int32))
+    alone = runner_of(task, skip_padding)(params, batch)
     mesh = create_mesh(data=2, fsdp=2, tensor=2)
     placed = place_batch(batch, mesh)
-    runner = Runner(model, INFO, task=task, mesh=mesh)
+    runner = Runner(model, INFO, task=task, mesh=mesh, skip_padding=skip_padding)
     shared = runner(jax.device_put(params, replicated(mesh)), placed)
     leaves = jax.tree.leaves(alone)
     for found, expected in zip(jax.tree.leaves(shared), leaves, strict=True):
@@ -137,6 +144,41 @@ def test_runner_other_original_sizes_do_not_recompile(params, batch, windows, ta
     )
     runner(params, flipped)
     assert len(TRACES) == num_traces > 0
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_runner_computes_the_part_that_shows_the_photographs(params, batch, task):
+    runner = Runner(BrightestChannel(), INFO, task=task, skip_padding=True)
+    content = np.full((BATCH, 2), (18, SIZE), np.int32)
+    runner(params, batch.replace(content_size=content))
+    assert TRACES[-1] == (1, 20, SIZE, 3)
+    num_traces = len(TRACES)
+    # A row that only fills up the batch doesn't count, another photograph does.
+    content[-1] = SIZE
+    valid = np.arange(BATCH) < BATCH - 1
+    runner(params, batch.replace(content_size=content, valid=valid))
+    assert len(TRACES) == num_traces
+    runner(params, batch.replace(content_size=content))
+    assert TRACES[-1] == (1, SIZE, SIZE, 3)
+
+
+def test_runner_regroups_only_where_padding_is_skipped(batch, windows):
+    assert runner_of("panoptic").regroup([batch])[0] is batch
+    assert runner_of("semantic", True).regroup([windows])[0] is windows
+    alone = list(runner_of("panoptic", True).regroup([batch]))
+    assert [len(part.valid) for part in alone] == [1] * BATCH
+    mesh = create_mesh(devices=jax.devices()[:2])
+    runner = Runner(BrightestChannel(), INFO, mesh=mesh, skip_padding=True)
+    together = list(runner.regroup([batch]))
+    assert {len(part.valid) for part in together} == {BATCH}
+
+
+def test_runner_in_several_processes_does_not_skip_padding(model):
+    mesh = unittest.mock.Mock(spec=jax.sharding.Mesh, is_multi_process=True)
+    with pytest.raises(ValueError, match=r"eval\.skip_padding to False"):
+        Runner(model, INFO, mesh=mesh, skip_padding=True)
+    # There is nothing to skip.
+    Runner(model, INFO, task="semantic", mesh=mesh, skip_padding=True)
 
 
 def test_runner_unknown_task_is_refused(model):

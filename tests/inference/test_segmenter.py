@@ -14,6 +14,7 @@ from eomt_jax.inference.runner import Runner
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.models.vit import ViT
 from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.records import Record
@@ -22,6 +23,7 @@ from eomt_jax.weights import native
 from tests.inference.channel_network import (
     INFO,
     SIZE,
+    TRACES,
     BrightestChannel,
     channel_params,
 )
@@ -60,9 +62,15 @@ def photograph(size, seed=0):
 
 
 @functools.cache
-def segmenter():
+def segmenter(skip_padding=True):
     """One for most tests: compiling takes longer than anything else here."""
-    return Segmenter(BrightestChannel(), channel_params(), INFO, batch_size=2)
+    return Segmenter(
+        BrightestChannel(),
+        channel_params(),
+        INFO,
+        batch_size=2,
+        skip_padding=skip_padding,
+    )
 
 
 def assert_same(found, expected):
@@ -100,18 +108,33 @@ class FakeSplit:
         return str(index)
 
 
+@pytest.mark.parametrize("skip_padding", [True, False])
 @pytest.mark.parametrize("task", TASKS)
-def test_segmenter_equals_the_runner_on_prepared_records(task):
+def test_segmenter_equals_the_runner_on_prepared_records(task, skip_padding):
     source = FakeSplit()
     sampler = EvalSampler(source, len(SIZES), SIZE, (64, 64), 1, task)
     rows = [sampler(i) for i in range(len(SIZES))]
     batch = Batch(**jax.tree.map(lambda *x: np.stack(x), *rows))
-    runner = Runner(BrightestChannel(), source.info, task=task, score_threshold=0.1)
-    prediction = jax.device_get(runner(channel_params(), batch))
-    results = segmenter()([photograph(s) for s in SIZES], task=task, threshold=0.1)
-    for row, (size, result) in enumerate(zip(SIZES, results, strict=True)):
-        expected = Segmentation.from_prediction(prediction, row, size, min_score=0.1)
-        assert_same(result.segmentation, expected.best_first())
+    runner = Runner(
+        BrightestChannel(),
+        source.info,
+        task=task,
+        score_threshold=0.1,
+        skip_padding=skip_padding,
+    )
+    expected = {}
+    for part in runner.regroup([batch]):
+        prediction = jax.device_get(runner(channel_params(), part))
+        for row, index in enumerate(part.example_index.tolist()):
+            expected[index] = Segmentation.from_prediction(
+                prediction, row, SIZES[index], min_score=0.1
+            )
+    results = segmenter(skip_padding)(
+        [photograph(s) for s in SIZES], task=task, threshold=0.1
+    )
+    for index, result in enumerate(results):
+        assert_same(result.segmentation, expected[index].best_first())
+    assert sorted(expected) == list(range(len(results)))
     assert max(len(result.segments) for result in results) > 1
 
 
@@ -123,6 +146,78 @@ def test_segmenter_of_several_equals_one_by_one(task):
         alone = segmenter()(image, task=task, threshold=0.1)
         np.testing.assert_array_equal(result.image, image)
         assert_same(result.segmentation, alone.segmentation)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_segmenter_computes_the_part_that_shows_the_photograph(task, monkeypatch):
+    fitted = Segmenter(*random_eomt(), INFO)
+    seen = []
+    logits = fitted.network.logits
+
+    def spy(images, **options):
+        seen.extend(images)
+        return logits(images, **options)
+
+    monkeypatch.setattr(fitted.network, "logits", spy)
+    # 40 × 100 pixels become 13 × 32: one of two rows of patches, three rows of it black.
+    image = np.full((40, 100, 3), 200, np.uint8)
+    fitted(image, task=task)
+    fitted(image.swapaxes(0, 1), task=task)
+    fitted(image, task="semantic")
+    assert [x.shape[:2] for x in seen] == [(16, 32), (32, 16), *[(32, 32)] * 3]
+    assert (seen[0][:13] == 200).all() and not seen[0][13:].any()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_segmenter_square_photograph_is_the_same_without_its_padding(task):
+    model, params = random_eomt()
+    one, other = (
+        Segmenter(model, params, INFO, skip_padding=skip)(
+            photograph((50, 50)), task=task, threshold=0.0
+        )
+        for skip in (True, False)
+    )
+    for a, b in zip(one.segments, other.segments, strict=True):
+        assert (a.score, a.area, a.class_name) == (b.score, b.area, b.class_name)
+    np.testing.assert_array_equal(one.id_map, other.id_map)
+    np.testing.assert_array_equal(one.masks, other.masks)
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_segmenter_masks_of_kept_queries_give_the_segments_of_all(task, monkeypatch):
+    image = photograph((40, 100))
+    of_kept = Segmenter(*random_eomt(), INFO)
+    of_all = Segmenter(*random_eomt(), INFO)
+    logits, forms = of_all.network.logits, []
+
+    def all_masks(images, *, factored):
+        rows = logits(images)
+        forms.append((factored, rows[0][0].shape))
+        return rows
+
+    monkeypatch.setattr(of_all.network, "logits", all_masks)
+    ((kept_masks, _),) = of_kept.network.logits([image[:16, :32]], factored=True)
+    assert isinstance(kept_masks, MaskFactors)
+    found, expected = (
+        one(image, task=task, threshold=0.1) for one in (of_kept, of_all)
+    )
+    assert forms == [(True, (6, 4, 8))]
+    assert_same(found.segmentation, expected.segmentation)
+    assert found.segments
+
+
+@pytest.mark.parametrize("task", ["panoptic", "instance"])
+def test_segmenter_photographs_of_one_input_share_programs(task):
+    fresh = Segmenter(BrightestChannel(), channel_params(), INFO)
+    fresh(photograph((24, 40)), task=task)
+    before, num_traces = fresh.network.compile_seconds, len(TRACES)
+    # All become 18 to 20 rows of 32 pixels.
+    for size in [(20, 32), (180, 320), (23, 40)]:
+        fresh(photograph(size), task=task)
+    assert (fresh.network.compile_seconds, len(TRACES)) == (before, num_traces)
+    fresh(photograph((40, 24)), task=task)
+    assert len(TRACES) == num_traces + 1
+    assert TRACES[-1] == (1, SIZE, 20, 3)
 
 
 def test_segmenter_takes_arrays_paths_and_images(tmp_path):
@@ -161,10 +256,10 @@ def test_segmenter_threshold_without_compiling_again():
 @pytest.mark.parametrize("task", TASKS)
 def test_segmenter_warmed_up_compiles_no_more(task):
     warm = Segmenter(BrightestChannel(), channel_params(), INFO, batch_size=2)
-    warm.warmup([(480, 640)], task=task)
+    warm.warmup([(480, 640), (640, 480), (30, 40)], task=task)
     before = warm.network.compile_seconds
     assert before > 0
-    for size in [(640, 480), (100, 90), (500, 333)]:
+    for size in [(640, 470), (75, 100), (500, 365)]:
         warm([np.zeros((*size, 3), np.uint8)] * 3, task=task)
     assert warm.network.compile_seconds == before
     warm(np.zeros((480, 700, 3), np.uint8), task=task)

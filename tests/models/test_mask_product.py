@@ -69,3 +69,17 @@ def test_gradients_for_a_gpu_are_those_of_other_platforms(rng):
     found, expected = gradients(True), gradients(False)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+def test_mask_factors_of_some_queries_are_their_rows_of_the_product(rng):
+    keys = jax.random.split(rng, 2)
+    queries = jax.random.normal(keys[0], (2, 6, 8))
+    maps = 1 + jax.random.normal(keys[1], (2, 5, 7, 8))
+    pixels = mask_product.PixelFeatures(maps, jnp.ones(8), jnp.zeros(8), 1e-6)
+    expected = mask_product.mask_product(queries, pixels)
+    factors = mask_product.MaskFactors(queries, pixels.normalized())
+    assert factors.shape == expected.shape == (2, 6, 5, 7)
+    of_second = jax.tree.map(lambda leaf: leaf[1], factors)
+    assert of_second.shape == (6, 5, 7)
+    chosen = jnp.array([4, 0, 4])
+    np.testing.assert_allclose(of_second[chosen], expected[1][chosen], atol=1e-5)
