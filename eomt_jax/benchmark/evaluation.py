@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from eomt_jax.benchmark.timing import Timing, take_turns
+from eomt_jax.benchmark.timing import Timing, format_ratios, take_turns
 from eomt_jax.evaluation.evaluator import evaluate
 from eomt_jax.evaluation.tables import Results
 from eomt_jax.inference.runner import Runner, last_logits
@@ -19,6 +19,8 @@ from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.samples import Source
 
 OURS = "eomt_jax"
+# The same with eval.skip_padding.
+UNPADDED = "eomt_jax, without padding"
 # Programs that do ever more of the evaluation; the differences are its parts.
 READING, NETWORK, PREDICTION = "reading", "network", "prediction"
 # Taken from a logit it makes the class impossible.
@@ -71,8 +73,8 @@ class Evaluation:
     Attributes:
       num_images: a round.
       score_threshold: that a query must exceed.
-      timings: by name: OURS, its parts and the rivals.
-      scores: by name: of OURS and the rivals.
+      timings: by name: OURS, its parts, UNPADDED and the rivals.
+      scores: by name: of OURS, UNPADDED and the rivals.
       rival_parts: seconds of each part of each rival.
     """
 
@@ -137,7 +139,9 @@ def measure(
         raise ValueError(f"{info.name} is annotated for {info.task} segmentation alone")
     num_images = min(num_images, len(source))
     mesh = create_mesh(devices=jax.devices()[:1])
-    apply = jax.jit(lambda params, images: last_logits(model, params, images))
+    apply = jax.jit(
+        lambda params, images: last_logits(model, params, images, factored=True)
+    )
 
     def read() -> BatchIterator:
         return eval_batches(
@@ -159,12 +163,17 @@ def measure(
         params = {**params, "class_head": {**params["class_head"], "bias": bias}}
         logits[..., -1] -= _NEVER
         threshold = _score_threshold(logits, num_kept)
-    runner = Runner(model, info, mesh=mesh, score_threshold=threshold)
+    runner, unpadded = (
+        Runner(
+            model, info, mesh=mesh, score_threshold=threshold, skip_padding=skip_padding
+        )
+        for skip_padding in (False, True)
+    )
     found: dict[str, Score] = {}
 
-    def ours() -> None:
-        results = evaluate(runner, params, read(), info=info)
-        found[OURS] = _score(results)
+    def ours(name: str, runner: Runner) -> None:
+        results = evaluate(runner, params, runner.regroup(read()), info=info)
+        found[name] = _score(results)
 
     def read_all() -> None:
         with read() as batches:
@@ -184,7 +193,8 @@ def measure(
         return job
 
     jobs = {
-        OURS: ours,
+        OURS: lambda: ours(OURS, runner),
+        UNPADDED: lambda: ours(UNPADDED, unpadded),
         READING: read_all,
         NETWORK: lambda: [apply(params, batch.image) for batch in placed],
         PREDICTION: lambda: [runner(params, batch) for batch in placed],
@@ -230,18 +240,20 @@ def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def format_result(result: Evaluation) -> str:
     """Tables of the evaluations, and of what takes how long in each."""
-    ours = result.timings[OURS]
     lines = [
-        "| evaluation | an image | ± | images/s | ours is faster by | compile | PQ |",
-        "|---|---|---|---|---|---|---|",
+        (
+            "| evaluation | an image | ± | images/s | ours is faster by "
+            "| without padding by | compile | PQ |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, score in result.scores.items():
         timing = result.timings[name]
-        ratio = "" if name == OURS else f"{ours.ratio_to(timing):.2f} ×"
+        ratios = format_ratios(result.timings, name, OURS, UNPADDED)
         lines.append(
             f"| {name} | {timing.median / result.num_images * 1e3:.0f} ms "
             f"| {timing.spread:.0%} | {result.num_images / timing.median:.3g} "
-            f"| {ratio} | {max(0.0, timing.first - timing.median):.1f} s "
+            f"| {ratios} | {max(0.0, timing.first - timing.median):.1f} s "
             f"| {score.pq:.3f} |"
         )
     lines += ["", "| part | of | an image | share |", "|---|---|---|---|"]

@@ -64,6 +64,21 @@ def take_turns(
     return {name: Timing(name, tuple(seconds[name]), first[name]) for name in names}
 
 
+def format_ratios(timings: Mapping[str, Timing], name: str, *ours: str) -> str:
+    """How many times as fast as `name` each of `ours` is, as columns of a table.
+
+    A column is empty where that one of ours isn't timed. Each of ours is compared with
+    those before it alone.
+    """
+    compared = ours[ours.index(name) + 1 :] if name in ours else ours
+    return " | ".join(
+        f"{timings[own].ratio_to(timings[name]):.2f} ×"
+        if own in timings and own in compared
+        else ""
+        for own in ours
+    )
+
+
 class MatrixRate:
     """The matrix products that this device does a second: what could be reached.
 

@@ -48,7 +48,10 @@ def test_evaluation_is_taken_apart(job):
     num_targets = sum((~record.is_crowd).sum() for record in job[2])
     assert score.tp + score.fn == num_targets > 0
     assert 0 < score.tp + score.fp
-    assert "| eomt_jax |" in evaluation.format_result(result)
+    # Drawn squares have no padding.
+    assert result.scores[evaluation.UNPADDED] == score
+    table = evaluation.format_result(result)
+    assert "| eomt_jax |" in table and "| eomt_jax, without padding |" in table
     assert evaluation.as_json(result)["num_images"] == 3
 
 

@@ -36,10 +36,11 @@ def test_inference_is_timed_for_each_batch_size_beside_its_rivals(run):
     assert seen == [(1, 32, 32, 3), (2, 32, 32, 3)]
     assert two.flops == 2 * one.flops > 0 and one.share > 0
     for result in (one, two):
-        assert set(result.timings) == {inference.OURS, "rival"}
+        assert set(result.timings) == {inference.OURS, inference.UNPADDED, "rival"}
         assert len(result.timings["rival"].seconds) == 3
     table = inference.format_results([one, two])
-    assert table.count("| rival |") == 2 and "GFLOP/s" in table
+    assert table.count("| rival |") == table.count(f"| {inference.UNPADDED} |") == 2
+    assert "GFLOP/s" in table
     assert inference.as_json([one])[0]["batch_size"] == 1
 
 

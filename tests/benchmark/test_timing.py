@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from eomt_jax.benchmark import timing
-from eomt_jax.benchmark.timing import MatrixRate, Timing, take_turns
+from eomt_jax.benchmark.timing import MatrixRate, Timing, format_ratios, take_turns
 
 
 def test_jobs_take_turns_and_none_is_always_first(monkeypatch):
@@ -32,6 +32,18 @@ def test_ratio_is_of_the_rounds_and_not_of_the_medians():
     # Quartiles 1.5 and 5.
     assert ours.spread == pytest.approx((5 - 1.5) / 2 / 2)
     assert Timing("one", (3.0,), first=3.0).spread == 0.0
+
+
+def test_ratios_compare_ours_with_others_and_with_ours_before():
+    seconds = {"ours": 4.0, "fast": 2.0, "theirs": 8.0}
+    timings = {name: Timing(name, (x,), first=x) for name, x in seconds.items()}
+
+    def ratios(name):
+        return format_ratios(timings, name, "ours", "fast", "missing").split(" | ")
+
+    assert ratios("theirs") == ["2.00 ×", "4.00 ×", ""]
+    assert ratios("ours") == ["", "2.00 ×", ""]
+    assert ratios("fast") == ["", "", ""]
 
 
 def test_matrix_rate_multiplies_what_it_says():

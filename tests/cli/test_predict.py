@@ -7,6 +7,7 @@ from PIL import Image
 
 from eomt_jax.cli.predict import main
 from eomt_jax.cli.progress import Progress
+from eomt_jax.inference.network import Network
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.weights import native
@@ -54,6 +55,23 @@ def predict(checkpoint, *arguments):
 
 def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("full_input", [False, True])
+def test_predict_skips_padding_unless_the_full_input_is_asked_for(
+    full_input, checkpoint, photos, tmp_path, monkeypatch
+):
+    seen, logits = [], Network.logits
+
+    def spy(self, images, **options):
+        seen.extend(image.shape[:2] for image in images)
+        return logits(self, images, **options)
+
+    monkeypatch.setattr(Network, "logits", spy)
+    # 50 × 20 pixels become 32 × 13: one column of two patches.
+    flags = ["--full_input"] if full_input else []
+    assert predict(checkpoint, photos / "a.png", f"--out={tmp_path}/out", *flags) == 0
+    assert seen == [(SIZE, SIZE if full_input else 16)]
 
 
 def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, capsys):

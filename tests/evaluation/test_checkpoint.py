@@ -11,6 +11,7 @@ from configs import quickstart
 from data import shapes
 from eomt_jax.evaluation import checkpoint
 from eomt_jax.models import variants
+from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.load import load
@@ -79,6 +80,28 @@ def test_evaluate_checkpoint_scores_every_image_once(config, folder):
     out = folder / "evaluation_validation_0.json"
     assert results["file"] == str(out)
     assert json.loads(out.read_text()) == results
+
+
+def test_evaluate_checkpoint_skips_padding_on_request(config, folder, monkeypatch):
+    predicted = []
+
+    def predict(runner, params, batch):
+        predicted.append(batch.example_index.tolist())
+        return call(runner, params, batch)
+
+    call = checkpoint.Runner.__call__
+    monkeypatch.setattr(checkpoint.Runner, "__call__", predict)
+    monkeypatch.setattr(
+        checkpoint, "create_mesh", lambda **_: create_mesh(devices=jax.devices()[:1])
+    )
+    expected = checkpoint.evaluate_checkpoint(config, folder)
+    assert [len(rows) for rows in predicted] == [8, 8]
+    predicted.clear()
+    config.eval.skip_padding = True
+    found = checkpoint.evaluate_checkpoint(config, folder)
+    assert predicted == [[index] for index in range(12)]
+    # Drawn squares have none.
+    assert found["per_class"] == expected["per_class"]
 
 
 def test_evaluate_checkpoint_takes_a_file_whose_results_go_elsewhere(
