@@ -1,8 +1,8 @@
 """The compiled parts of a prediction: the network, and post-processing by task and size.
 
 A Runner compiles both as one program, for one canvas and batches that are placed on a
-mesh. Here they are apart, so that photographs of any size share the network, whatever
-the task.
+mesh. Here they are apart, so that photographs of any size share a network, whatever the
+task; semantic segmentation, which looks at all masks, has one of its own on a CPU.
 
 Legend: B batch, Q queries, K classes, S side of the network's input, h4 w4 the mask
 logits' size, Hc Wc canvas.
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from eomt_jax.inference.runner import last_logits, post_processing
+from eomt_jax.inference.post_processing import post_processing
+from eomt_jax.inference.runner import last_logits
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.token_grids import TokenGrids
 from eomt_jax.types import DatasetInfo, Task

@@ -1,28 +1,19 @@
-"""Photographs in, segments with names out: the practitioner's call.
-
-Legend: B batch, N windows, Q queries, K classes, S side of the network's input, h4 w4
-the mask logits' size, H W the photograph's pixels.
-"""
+"""Photographs in, segments with names out: the practitioner's call."""
 
 import functools
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
-from PIL import Image
 
-from eomt_jax.inference.network import MAX_WINDOWS, Network
-from eomt_jax.inference.photographs import read_ahead, read_photograph
+from eomt_jax.inference.network import Network
+from eomt_jax.inference.photographs import read_ahead
 from eomt_jax.inference.result import Result
-from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.inference.tiles import segment_tiles
+from eomt_jax.inference.views import View, make_view, segment_views
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
-from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
 from eomt_jax.types import DatasetInfo, Task
@@ -39,13 +30,13 @@ class Segmenter:
     """Segments photographs of any size.
 
     A photograph alone runs alone, several run `batch_size` at a time, a batch at least
-    half full filled up: the network is compiled for these two shapes, whatever the task,
-    and the post-processing for each task and CANVAS_SIDES. Safe to call from several
-    threads.
+    half full filled up: the network is compiled for these two numbers of photographs
+    and each size of input that occurs, and the post-processing for each task and
+    CANVAS_SIDES. Safe to call from several threads.
 
     Of a photograph that isn't square the network computes the part of its input that
-    shows it, see TokenGrids, and compiles for each size of it that occurs. It was trained
-    with the padding: `skip_padding=False` computes that too, as evaluations do.
+    shows it, see TokenGrids. It was trained with the padding: `skip_padding=False`
+    computes that too, as evaluations do.
 
     Attributes:
       info: the class table.
@@ -223,10 +214,17 @@ class Segmenter:
         elif not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
         num_together = self.network.batch_size
-        if num_together > 1 and self._skip_padding:
+        is_fitted = chosen != "semantic" and not tile
+        if num_together > 1 and self._skip_padding and is_fitted:
             num_together *= _BATCHES_TOGETHER
-        batch: list[_View] = []
-        view = functools.partial(self._view, task=chosen, tile=tile)
+        batch: list[View] = []
+        view = functools.partial(
+            make_view,
+            network=self.network,
+            task=chosen,
+            tile=tile,
+            skip_padding=self._skip_padding,
+        )
         for image, read in read_ahead(
             view, images, num_threads=num_threads, depth=2 * self.network.batch_size
         ):
@@ -269,111 +267,9 @@ class Segmenter:
             )
         return chosen
 
-    def _view(self, image: Any, *, task: Task, tile: bool) -> "_View":
-        """The photograph, and what the network is to see of it."""
-        pixels = read_photograph(image)
-        name = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
-        if tile:
-            return _View(name, pixels)
-        height, width, _ = pixels.shape
-        photograph, size = Image.fromarray(pixels), self.network.image_size
-        if task != "semantic":
-            content_size = transforms.fit_size(height, width, size)
-            fitted = transforms.fit_image(photograph, size)
-            return _View(name, pixels, [fitted], content_size)
-        content_size = transforms.cover_size(height, width, size)
-        count = transforms.num_windows(max(content_size), size)
-        if count > MAX_WINDOWS:
-            raise ValueError(
-                f"{name or 'a photograph'} of {height} × {width} pixels takes {count} "
-                f"windows; at most {MAX_WINDOWS} are looked at: cut it into parts"
-            )
-        windows = transforms.cut_windows(photograph, size, count)
-        return _View(name, pixels, list(windows), content_size)
-
     def _segment(
-        self, views: Sequence["_View"], task: Task, threshold: float
+        self, views: Sequence[View], task: Task, threshold: float
     ) -> Iterator[Result]:
-        if task == "semantic" or not all(view.windows for view in views):
-            found = self._segment_windows(views, task, threshold)
-        else:
-            found = self._segment_fitted(views, task, threshold)
+        found = segment_views(self.network, views, task, threshold=threshold)
         for view, segmentation in zip(views, found):
             yield Result(view.pixels, segmentation, self.info, task, view.name)
-
-    def _segment_windows(
-        self, views: Sequence["_View"], task: Task, threshold: float
-    ) -> Iterator[Segmentation]:
-        """Photographs that were cut into windows, or are looked at in tiles."""
-        rows = self.network.logits(
-            [window for view in views for window in view.windows]
-        )
-        for view in views:
-            logits, rows = rows[: len(view.windows)], rows[len(view.windows) :]
-            if view.windows:
-                yield self.network.post_process(
-                    logits, view.content_size, view.pixels.shape[:2], task, threshold
-                )
-            else:
-                yield segment_tiles(
-                    self.network, view.pixels, task, threshold=threshold
-                )
-
-    def _segment_fitted(
-        self, views: Sequence["_View"], task: Task, threshold: float
-    ) -> list[Segmentation]:
-        """Photographs that were fitted into the network's input, shape by shape.
-
-        What is predicted of one doesn't depend on which others come with it.
-        """
-        places: dict[tuple[int, int], list[int]] = {}
-        for i, view in enumerate(views):
-            places.setdefault(self._input_size(view.content_size), []).append(i)
-        found: dict[int, Segmentation] = {}
-        for size, of_size in places.items():
-            for batch in _split(of_size, self.network.batch_size):
-                images = [views[i].windows[0][: size[0], : size[1]] for i in batch]
-                rows = self.network.logits(images, factored=True)
-                for i, logits in zip(batch, rows):
-                    view = views[i]
-                    found[i] = self.network.post_process(
-                        [logits],
-                        view.content_size,
-                        view.pixels.shape[:2],
-                        task,
-                        threshold,
-                        input_size=size,
-                    )
-        return [found[i] for i in range(len(views))]
-
-    def _input_size(self, content_size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of what the network computes for a fitted photograph."""
-        if self._skip_padding:
-            return self.network.grids.smallest(content_size)
-        return self.network.image_size, self.network.image_size
-
-
-def _split(places: Sequence[int], batch_size: int) -> Iterator[Sequence[int]]:
-    """Batches; what would fill less than half of the last one goes one by one."""
-    for begin in range(0, len(places), batch_size):
-        batch = places[begin : begin + batch_size]
-        if 2 * len(batch) < batch_size:
-            yield from ([place] for place in batch)
-        else:
-            yield batch
-
-
-class _View(NamedTuple):
-    """A photograph, and what the network is to see of it.
-
-    Attributes:
-      name: of its file.
-      pixels: RGB.
-      windows: the network's inputs; none of a photograph that is looked at in tiles.
-      content_size: (height, width) of the resized photograph.
-    """
-
-    name: str
-    pixels: UInt8[np.ndarray, "H W 3"]
-    windows: Sequence[UInt8[np.ndarray, "S S 3"]] = ()
-    content_size: tuple[int, int] = (0, 0)
