@@ -46,14 +46,15 @@ class QkvProjection(nn.Module):
     ) -> tuple[Float[Array, "B N heads Dh"], ...]:
         embed_dim = x.shape[-1]
         heads = (self.num_heads, embed_dim // self.num_heads)
-        x = x.astype(self.dtype)
+        x = jnp.asarray(x, self.dtype)
         if self.has_variable("params", "query_kernel"):
             return self.one_by_one(x)
         kernel = self.param("kernel", vit_init, (embed_dim, 3, *heads))
-        out: Any = project(x, kernel.astype(self.dtype))
+        out: Any = project(x, jnp.asarray(kernel, self.dtype))
         parts = QKV_BIASES[self.bias]
         if parts:
             bias = self.param("bias", nn.initializers.zeros, (len(parts), *heads))
+            bias = jnp.asarray(bias)
             given = dict(zip(parts, bias))
             nothing = jnp.zeros_like(bias[0])
             bias = jnp.stack([given.get(part, nothing) for part in range(3)])
@@ -68,10 +69,11 @@ class QkvProjection(nn.Module):
         outs = []
         for part in QKV_PARTS:
             kernel: Any = self.get_variable("params", f"{part}_kernel")
-            out: Any = project(x, kernel.astype(self.dtype).reshape(embed_dim, -1))
+            matrix = jnp.asarray(kernel, self.dtype).reshape(embed_dim, -1)
+            out: Any = project(x, matrix)
             bias: Any = self.get_variable("params", f"{part}_bias")
             if bias is not None:
-                out = out + bias.astype(self.dtype).reshape(-1)
+                out = out + jnp.asarray(bias, self.dtype).reshape(-1)
             # A GPU's compiler would make one product of all products of x.
             x, out = jax.lax.optimization_barrier((x, out))
             outs.append(out.reshape(batch, num_tokens, *kernel.shape[1:]))
