@@ -115,10 +115,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "instance segmentation)",
     )
     add(
-        "--full_input",
+        "--skip_padding",
         action="store_true",
-        help="compute the padding of photographs that aren't square too, as evaluations "
-        "do: slower, and hardly different",
+        help="leave out the padding of photographs that aren't square: about 1.4 times as "
+        "fast for photographs of 4:3, and a little less accurate",
     )
     add(
         "--threshold",
@@ -176,7 +176,7 @@ def _open(options: argparse.Namespace) -> Segmenter:
             image_size=options.image_size,
             dtype=options.dtype,
             batch_size=batch_size,
-            skip_padding=not options.full_input,
+            skip_padding=options.skip_padding,
             compilation_cache=options.compilation_cache,
         )
     for note in [*segmenter.notes, *(warning.message for warning in caught)]:

@@ -57,9 +57,9 @@ def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("full_input", [False, True])
-def test_predict_skips_padding_unless_the_full_input_is_asked_for(
-    full_input, checkpoint, photos, tmp_path, monkeypatch
+@pytest.mark.parametrize("skips", [False, True])
+def test_predict_skips_padding_where_asked_to(
+    skips, checkpoint, photos, tmp_path, monkeypatch
 ):
     seen, logits = [], Network.logits
 
@@ -69,9 +69,9 @@ def test_predict_skips_padding_unless_the_full_input_is_asked_for(
 
     monkeypatch.setattr(Network, "logits", spy)
     # 50 × 20 pixels become 32 × 13: one column of two patches.
-    flags = ["--full_input"] if full_input else []
+    flags = ["--skip_padding"] if skips else []
     assert predict(checkpoint, photos / "a.png", f"--out={tmp_path}/out", *flags) == 0
-    assert seen == [(SIZE, SIZE if full_input else 16)]
+    assert seen == [(SIZE, 16 if skips else SIZE)]
 
 
 def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, capsys):

@@ -150,7 +150,7 @@ def test_segmenter_of_several_equals_one_by_one(task):
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_segmenter_computes_the_part_that_shows_the_photograph(task, monkeypatch):
-    fitted = Segmenter(*random_eomt(), INFO)
+    fitted = Segmenter(*random_eomt(), INFO, skip_padding=True)
     seen = []
     logits = fitted.network.logits
 
@@ -186,8 +186,9 @@ def test_segmenter_square_photograph_is_the_same_without_its_padding(task):
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_segmenter_masks_of_kept_queries_give_the_segments_of_all(task, monkeypatch):
     image = photograph((40, 100))
-    of_kept = Segmenter(*random_eomt(), INFO)
-    of_all = Segmenter(*random_eomt(), INFO)
+    of_kept, of_all = (
+        Segmenter(*random_eomt(), INFO, skip_padding=True) for _ in range(2)
+    )
     logits, forms = of_all.network.logits, []
 
     def all_masks(images, *, factored):
@@ -208,7 +209,7 @@ def test_segmenter_masks_of_kept_queries_give_the_segments_of_all(task, monkeypa
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_segmenter_photographs_of_one_input_share_programs(task):
-    fresh = Segmenter(BrightestChannel(), channel_params(), INFO)
+    fresh = Segmenter(BrightestChannel(), channel_params(), INFO, skip_padding=True)
     fresh(photograph((24, 40)), task=task)
     before, num_traces = fresh.network.compile_seconds, len(TRACES)
     # All become 18 to 20 rows of 32 pixels.
