@@ -110,7 +110,7 @@ def _training_cell(line: MemoryLine, result: Any, card: str) -> str:
         PUBLISHED_BATCH,
         line,
         available,
-        gradients=result["held"]["parameters"],
+        gradients=float(result["held"]["parameters"]),
         per_input=result["held"]["batch"] / result["batch"],
     )
     largest = line.largest_batch(available)
