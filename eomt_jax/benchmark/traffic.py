@@ -44,8 +44,10 @@ def attention_kernels(module: Module) -> dict[str, int]:
     for instruction, runs in module.instructions():
         if instruction.operation != "custom-call":
             continue
+        # A TPU's kernel has attributes of several lines before its metadata.
+        described = f"{instruction.rest} {instruction.name}"
         for name, pattern in _KERNELS:
-            if pattern.search(instruction.rest):
+            if pattern.search(described):
                 found[name] += runs
     return dict(found)
 

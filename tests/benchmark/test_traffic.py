@@ -117,6 +117,10 @@ custom_call_target="__cudnn$fmhaSoftmax"
 custom_call_target="__cudnn$fmhaSoftmaxBackward"
   %s = bf16[2,8,4,64]{3,1,2,0} custom-call(%a), custom_call_target="tpu_custom_call", \
 metadata={op_name="jit(f)/shard_map/splash_mha_fwd_residuals/pallas_call"}
+  %splash_mha_fwd_no_residuals.24 = bf16[2,8,4,64]{3,2,1,0} custom-call(%a), \
+custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, metadata={op_name="jit(f)/splash_mha_fwd_no_residuals/pallas_call"}
   ROOT %m = (bf16[8,8]{1,0}, s8[256]{0}) custom-call(%a), \
 custom_call_target="__cublas$gemm"
 """
@@ -126,7 +130,7 @@ def test_attention_kernels_are_found_by_their_names():
     assert traffic.attention_kernels(module(KERNELS)) == {
         "cuDNN forward": 1,
         "cuDNN backward": 1,
-        "splash forward": 1,
+        "splash forward": 2,
     }
     assert (
         traffic.attention_kernels(module("  ROOT %a = f32[8]{0} parameter(0)\n")) == {}
