@@ -15,8 +15,9 @@ colours are jittered.
 `--config.optimizer.frozen_blocks=6` keeps the embeddings and the first 6 blocks of the ViT
 as they are, -1 all of it: quicker, smaller, and with very few photographs often better.
 
-Score, hardware and hours are your data's; base at 640 px with 8 images is meant for a GPU
-of 24 GB (not measured), and `--dry_run` says what the step needs.
+Score, hardware and hours are your data's. As compiled, not measured, base at 640 px with 8
+images fits a GPU of 16 GB, and large one of 40 GB or, with remat, of 16 (docs/gpus.md).
+`--dry_run` says what the step needs.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from eomt_jax.benchmark import gpu_points, gpu_table
+from eomt_jax.benchmark import gpu_points, gpu_table, hlo
 from eomt_jax.benchmark.gpu_points import NETWORKS, Point
 from eomt_jax.benchmark.memory_line import MemoryLine
 
@@ -47,6 +47,30 @@ def test_every_result_is_one_of_the_points():
         for result in results:
             held = sum(result["held"].values())
             assert result["total"] == held + result["temporaries"]
+
+
+@pytest.mark.parametrize(
+    "recipe, num_blocks, num_heads",
+    [
+        ("coco_panoptic_vits_640_2x", 12, 6),
+        ("coco_panoptic_vitb_640_2x", 12, 12),
+        ("ade20k_vitl", 24, 16),
+    ],
+)
+def test_cudnn_computes_attention_of_every_block(recipe, num_blocks, num_heads):
+    network = next(network for network in NETWORKS if network.recipe == recipe)
+    for point in network.points:
+        result = gpu_points.find_result(point)
+        assert result is not None, point.command
+        # With remat the backward pass computes the forward pass again.
+        expected = {"cuDNN forward": num_blocks * (2 if point.remat else 1)}
+        if point.program == "train":
+            expected["cuDNN backward"] = num_blocks
+        assert result["attention"] == expected, point.command
+        # Nothing is as large as the float32 logits of all tokens would be.
+        dtype, dims = result["largest_array"].rstrip("]").split("[")
+        size = hlo.Array(dtype, tuple(map(int, dims.split(",")))).bytes
+        assert size < 4 * point.batch * num_heads * 1605**2, point.command
 
 
 def test_command_names_all_that_was_set():
