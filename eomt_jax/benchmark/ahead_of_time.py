@@ -210,7 +210,7 @@ def _compile(
     )
     logging.info("%s: traced in %.0f s", name, time.monotonic() - start)
     try:
-        compiled = traced.lower().compile()
+        compiled = _compile_lowered(traced.lower())
     except jax.errors.JaxRuntimeError as error:
         short = hlo.memory_excess(str(error))
         if short is None:
@@ -254,6 +254,21 @@ def _compile(
         seconds=time.monotonic() - start,
         **counted,
     )
+
+
+def _compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program, without Triton's products where one of them has no kernel.
+
+    Where a GPU is at hand the compiler tries several kernels for each product and leaves
+    out those that fail. Without one it takes the first, and stops where that fails.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "Couldn't find output tile sizes" not in str(error):
+            raise
+        logging.info("Triton has no kernel for a product; compiling with cuBLAS alone")
+        return lowered.compile({"xla_gpu_enable_triton_gemm": False})
 
 
 def _as_shapes(batch: Batch, num_images: int, run: Setup) -> Batch:

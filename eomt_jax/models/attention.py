@@ -109,7 +109,7 @@ class Attention(nn.Module):
         kernel = choose_kernel(
             dtype=jnp.dtype(self.dtype), head_dim=embed_dim // self.num_heads
         )
-        padding = -num_tokens % kernel.token_multiple
+        padding = kernel.padded_length(num_tokens) - num_tokens
         x = jnp.pad(x, ((0, 0), (0, padding), (0, 0)))
         projection = QkvProjection(
             self.num_heads, bias=self.qkv_bias, dtype=self.dtype, name="qkv"

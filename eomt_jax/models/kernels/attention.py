@@ -23,6 +23,10 @@ from eomt_jax.parallel.partition import computing_mesh
 from eomt_jax.parallel.platform import Platform, current_platform
 
 
+def _no_padding(num_tokens: int) -> int:
+    return num_tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """One way to compute unmasked attention.
@@ -31,7 +35,7 @@ class Kernel:
       name: "xla", "cpu", "cudnn" or "splash".
       attend: (query [B, R, heads, Dh], key [B, M, heads, Dh], value likewise, *,
         num_tokens) → [B, R, heads, Dh]; rows attend to the first `num_tokens` tokens.
-      token_multiple: M must be a multiple of it.
+      padded_length: N → M.
       splits_products: whether inference is faster if queries, keys and values are
         products of their own. The kernel wants three arrays, and what one product
         makes would have to be copied apart.
@@ -39,7 +43,7 @@ class Kernel:
 
     name: str
     attend: Callable[..., Float[Array, "B R heads Dh"]]
-    token_multiple: int = 1
+    padded_length: Callable[[int], int] = _no_padding
     splits_products: bool = False
 
 
@@ -58,7 +62,7 @@ def choose_kernel(
         return Kernel(
             "splash",
             _on_each_device(attend_by_splash),
-            token_multiple=splash_attention.BLOCK,
+            padded_length=splash_attention.padded_length,
             splits_products=True,
         )
     if cudnn_attention.supports(platform, dtype=dtype, head_dim=head_dim):

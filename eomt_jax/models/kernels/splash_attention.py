@@ -18,13 +18,28 @@ from jaxtyping import Array, Float
 
 from eomt_jax.parallel.platform import Platform
 
-BLOCK = 128
-"""Rows and tokens of one block: a TPU's tiles, and the backward pass takes no other."""
+_BLOCK = 128  # rows of one block: a TPU's tile, and the backward pass takes no other
+
+# Tokens whose keys and values the chip's memory (16 MB on v4 and v5e) holds at once: in
+# the gradient of keys and values, which needs sums in float32 too, and elsewhere.
+_MOST_IN_GRADIENT = 2048
+_MOST = 8192
 
 
 def supports(platform: Platform, *, dtype: jnp.dtype, head_dim: int) -> bool:
     """Whether the kernel is made for these devices and activations."""
     return platform.name == "tpu" and dtype == jnp.bfloat16 and head_dim % 64 == 0
+
+
+def padded_length(num_tokens: int) -> int:
+    """Returns M, the number of tokens that the kernel wants for N: blocks of equal size."""
+    multiple = _BLOCK * _num_parts(num_tokens)
+    return num_tokens + -num_tokens % multiple
+
+
+def _num_parts(num_tokens: int) -> int:
+    """Number of blocks of tokens in the gradient; N and M have the same number."""
+    return -(-num_tokens // _MOST_IN_GRADIENT)
 
 
 def attend_by_splash(
@@ -38,15 +53,16 @@ def attend_by_splash(
     """Scaled dot-product attention of all rows to the first tokens.
 
     Args:
-      query: of the rows; padded here to a multiple of BLOCK where they aren't one.
-      key: of all tokens and padding; M is a multiple of BLOCK. To pad the tokens before
-        they become queries, keys and values takes one copy instead of three.
+      query: of the rows; padded here to whole blocks.
+      key: of all tokens and padding; M is `padded_length(num_tokens)`. To pad the
+        tokens before they become queries, keys and values takes one copy instead of
+        three.
       value: likewise.
       num_tokens: N; tokens from there on are padding.
       interpret: runs the kernel without a TPU, for tests.
     """
     num_rows, num_heads = query.shape[1:3]
-    padding = -num_rows % BLOCK
+    padding = -num_rows % _BLOCK
     query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
     query = query * query.shape[-1] ** -0.5
     kernel = _kernel(num_heads, query.shape[1], key.shape[1], interpret)
@@ -62,17 +78,19 @@ def attend_by_splash(
 
 
 def _kernel(num_heads: int, num_rows: int, num_tokens: int, interpret: bool):
-    """The kernel for sizes that are multiples of BLOCK."""
+    """The kernel for rows and tokens that are padded."""
     mask = splash_mask.MultiHeadMask(
         [splash_mask.FullMask((num_rows, num_tokens))] * num_heads
     )
+    part = num_tokens // _num_parts(num_tokens)
+    block = num_tokens if num_tokens <= _MOST else part
     blocks = splash.BlockSizes(
-        block_q=BLOCK,
-        block_kv=num_tokens,
-        block_q_dkv=BLOCK,
-        block_kv_dkv=num_tokens,
-        block_q_dq=BLOCK,
-        block_kv_dq=num_tokens,
+        block_q=_BLOCK,
+        block_kv=block,
+        block_q_dkv=_BLOCK,
+        block_kv_dkv=part,
+        block_q_dq=_BLOCK,
+        block_kv_dq=block,
     )
     make = functools.partial(splash.make_splash_mha, head_shards=1, q_seq_shards=1)
     return make(mask, block_sizes=blocks, interpret=interpret)

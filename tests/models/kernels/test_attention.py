@@ -12,7 +12,10 @@ from eomt_jax.models.attention import Attention
 from eomt_jax.models.kernels import attention
 from eomt_jax.models.kernels.attention import choose_kernel
 from eomt_jax.models.kernels.cudnn_attention import attend_by_cudnn
-from eomt_jax.models.kernels.splash_attention import attend_by_splash
+from eomt_jax.models.kernels.splash_attention import (
+    attend_by_splash,
+    padded_length,
+)
 from eomt_jax.models.kernels.xla_attention import attend, attend_on_cpu
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded, param_shardings
@@ -24,9 +27,9 @@ H100, T4, TPU = Platform("gpu", (9, 0)), Platform("gpu", (7, 5)), Platform("tpu"
 def splash(query, key, value):
     """The TPU's kernel without a TPU, with the padding that Attention gives it."""
     num_tokens = key.shape[1]
+    padding = padded_length(num_tokens) - num_tokens
     key, value = (
-        jnp.pad(x, ((0, 0), (0, -num_tokens % 128), (0, 0), (0, 0)))
-        for x in (key, value)
+        jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (key, value)
     )
     return attend_by_splash(query, key, value, num_tokens=num_tokens, interpret=True)
 
@@ -115,6 +118,24 @@ def test_kernel_equals_the_definition_at_1280_pixels(name):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
 
 
+@pytest.mark.usefixtures("optimized_programs")
+def test_splash_equals_the_definition_past_what_a_chip_holds_at_once():
+    inputs = random_inputs(2, 8200)
+    found = results(splash, *inputs)
+    for a, b in zip(found, definition(*inputs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, np.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    "num_tokens, padded",
+    # One block to 2048 tokens; then 2, 3 and 4 blocks of equal size; more than 8192.
+    [(1, 128), (1605, 1664), (1805, 1920), (2048, 2048), (2049, 2304), (4301, 4608)]
+    + [(6605, 6656), (8192, 8192), (16591, 17280)],
+)
+def test_splash_pads_tokens_to_equal_blocks(num_tokens, padded):
+    assert padded_length(num_tokens) == padded
+
+
 @pytest.mark.parametrize(
     "platform, dtype, head_dim, name",
     [
@@ -167,10 +188,12 @@ def test_default_device_counts_where_no_mesh_is():
 def stand_in(name):
     """A kernel of an accelerator that runs here."""
     if name == "splash":
-        function, multiple = functools.partial(attend_by_splash, interpret=True), 128
-    else:
-        function, multiple = attention._all_tokens(KERNELS["cudnn"]), 1
-    return attention.Kernel(name, attention._on_each_device(function), multiple)
+        function = functools.partial(attend_by_splash, interpret=True)
+        return attention.Kernel(
+            name, attention._on_each_device(function), padded_length
+        )
+    function = attention._all_tokens(KERNELS["cudnn"])
+    return attention.Kernel(name, attention._on_each_device(function))
 
 
 @pytest.mark.usefixtures("optimized_programs")
