@@ -29,7 +29,7 @@ from eomt_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What one compiled program takes, on each device unless it says otherwise.
+    """Memory, FLOPs and traffic of a compiled program, on each device unless said.
 
     Attributes:
       name: "train", or "eval": the network and its post-processing.
@@ -77,7 +77,7 @@ class Program:
 
     @property
     def memory_share(self) -> float:
-        """Of what there is; above 1 where it doesn't fit."""
+        """Part of the usable memory that it takes; above 1 where it doesn't fit."""
         return self.total / self.available
 
 

@@ -1,4 +1,4 @@
-"""What the devices send one another in a compiled program."""
+"""Counts the bytes that devices send one another in a compiled program."""
 
 import dataclasses
 import math

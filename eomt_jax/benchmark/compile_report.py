@@ -1,4 +1,4 @@
-"""What a compile for devices that aren't here found out, as text and as JSON."""
+"""Reports on programs compiled for devices that aren't here, as text and as JSON."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from eomt_jax.training.setup import Setup
 from eomt_jax.training.step_memory import gigabytes
 
 EFFICIENCY = 0.4
-"""Of the peak in matrix products: what well-tuned ViTs reach, not what was measured."""
+"""Share of the peak FLOPs that well-tuned ViTs reach; it is not measured here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _program_json(program: Program, target: Target) -> dict[str, Any]:
 
 
 def format_report(run: Setup, target: Target, programs: list[Program]) -> str:
-    """What a human reads."""
+    """Returns the report as lines of text for the terminal."""
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     head = (
         f"{target.name}; mesh {mesh}; "

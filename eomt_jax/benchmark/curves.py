@@ -23,7 +23,7 @@ COLORS = ((32, 96, 192), (224, 112, 32))
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """Of one metric's smoothed curves, relative to the reference's.
+    """Difference of one metric's smoothed curve from the reference's, relative to it.
 
     Attributes:
       largest: over all steps that have a full window.

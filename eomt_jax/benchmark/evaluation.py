@@ -19,7 +19,7 @@ from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.samples import Source
 
 OURS = "eomt_jax"
-# The same with eval.skip_padding.
+# Our evaluation with eval.skip_padding.
 UNPADDED = "eomt_jax, without padding"
 # Programs that do ever more of the evaluation; the differences are its parts.
 READING, NETWORK, PREDICTION = "reading", "network", "prediction"
@@ -51,7 +51,7 @@ class MakeRivals(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """What an evaluation found.
+    """Panoptic quality of an evaluation, with its counts.
 
     Attributes:
       pq: mean over the classes that occur, in percent.
@@ -213,9 +213,9 @@ def measure(
 
 
 def _score_threshold(class_logits: np.ndarray, num_kept: int) -> float:
-    """What num_kept queries of an image exceed, on average; between two scores.
+    """Returns a score that num_kept queries of an image exceed, on average.
 
-    0 where fewer have a class.
+    It lies halfway between two scores, and is 0 where fewer queries have a class.
     """
     logits = class_logits.astype(np.float64)
     probs = np.exp(logits - logits.max(-1, keepdims=True))

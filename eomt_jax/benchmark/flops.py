@@ -11,11 +11,11 @@ from eomt_jax.training.state import param_shapes
 
 
 def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
-    """Of all matrix products and convolutions, over all devices; two a multiply-add.
+    """Counts the FLOPs of all matrix products and convolutions, over all devices.
 
-    Those inside kernels made for attention are among them. What rematerialisation
-    computes again counts again. Of a conditional its dearest
-    branch counts, of a loop of unknown length one pass.
+    A multiply-add is two. Products inside attention kernels count, and so does each
+    time that rematerialisation computes a product again. A conditional counts with its
+    most expensive branch, a loop of unknown length with one pass.
 
     Args:
       jaxpr: from jax.make_jaxpr or `jax.stages.Traced.jaxpr`.
@@ -50,11 +50,12 @@ def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
 
 
 def forward_flops(model: EoMT, *, training: bool) -> float:
-    """Of the network's forward pass for one image, with all its predictions or one.
+    """Counts the FLOPs of a network's forward pass for one image.
 
     Args:
       model: an EoMT.
-      training: with masked attention and a prediction before each of its blocks.
+      training: with masked attention and a prediction before each of its blocks;
+        otherwise with the last prediction alone.
     """
     params = param_shapes(model)
     images = jax.ShapeDtypeStruct((1, *model.vit.image_size, 3), "uint8")
@@ -89,7 +90,7 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def _attention_flops(equation: Any) -> float:
-    """Of cuDNN's attention: two products forward, five backward, which repeats one."""
+    """FLOPs of cuDNN's attention: two products forward; five backward, one repeated."""
     batch, rows, heads, depth = equation.invars[0].aval.shape
     tokens = equation.invars[1].aval.shape[1]
     products = 5 if "_bwd" in equation.primitive.name else 2

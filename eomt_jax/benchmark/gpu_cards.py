@@ -75,8 +75,8 @@ CARDS = {
     "t4": Card("Tesla T4", (7, 5), 40, 1.59, 14.76, 320e9, 4, 8.1e12, 16e9),
 }
 
-# Of a multiprocessor: float32 lanes, threads, bytes of shared memory, and how much of
-# that one block can have. CUDA C++ Programming Guide, technical specifications.
+# For one multiprocessor: float32 lanes, threads, bytes of shared memory, and how much
+# of that one block can have (CUDA C++ Programming Guide, technical specifications).
 _GENERATIONS = {
     (7, 5): (64, 1024, 65_536, 65_536),
     (8, 0): (64, 2048, 167_936, 166_912),

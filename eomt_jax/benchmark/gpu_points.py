@@ -108,9 +108,9 @@ NETWORKS = (
     ),
     Network("ade20k_semantic_dinov3_vitl"),
 )
-# What the tables rest on: that memory is a line, the same on other cards and in other
-# recipes with the same network, and how much several passes take. And a card without
-# bfloat16.
+# These points check what the tables assume: memory is a line in the batch size, and it
+# is the same on other cards and in other recipes with the same network. They also show
+# how much several passes take, and a card without bfloat16.
 CHECKS = (
     Point("ade20k_vitl", "train", 16),
     Point("ade20k_vitl", "train", 24, remat=True),

@@ -38,7 +38,7 @@ class Inference:
 
     @property
     def share(self) -> float:
-        """Of the peak that ours reaches."""
+        """Part of the peak FLOPs that ours reaches, from 0 to 1."""
         return self.flops / self.timings[OURS].median / self.peak
 
     def images_per_second(self, name: str) -> float:

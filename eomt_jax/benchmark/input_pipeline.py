@@ -81,7 +81,7 @@ def measure(
             sample_at(position)
 
     with _one_core():
-        # What a sample shows is known once it is prepared: another may stand in.
+        # Only a prepared sample says which photograph it shows: another may stand in.
         indices = [int(sample_at(i)["example_index"]) for i in range(num_images)]
         photographs = [source[index].image_bytes for index in indices]
 

@@ -1,4 +1,4 @@
-"""What the numbers of a benchmark were measured on."""
+"""Describes the machine that a benchmark's numbers were measured on."""
 
 import importlib.metadata
 import os

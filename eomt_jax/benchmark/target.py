@@ -1,4 +1,4 @@
-"""What a program can be compiled for without having it: slices of TPUs, and GPUs."""
+"""Devices that programs are compiled for without having them: TPU slices and GPUs."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """What one device of a target can do, as its maker describes it.
+    """Speed and memory of one device of a target, as its maker describes it.
 
     Attributes:
       flops: peak of products in the dtype that the recipes compute in, bfloat16, a

@@ -198,7 +198,7 @@ def add_counts(
 
 
 def total_score(counts: Counts) -> Score:
-    """Of all images: PQ is the mean over the classes that occur."""
+    """Returns the score of all images; PQ is the mean over the classes that occur."""
     occurring = [row for row in counts.values() if row[1:].any()]
     pq = [100 * iou / (tp + fp / 2 + fn / 2) for iou, tp, fp, fn in occurring]
     tp, fp, fn = (int(x) for x in sum(occurring, np.zeros(4))[1:])

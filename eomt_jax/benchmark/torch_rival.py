@@ -48,7 +48,7 @@ class Rival:
         self._network = network.to(self.device, self.dtype)
 
     def network(self, mode: str) -> Callable[..., Any]:
-        """What is called with pixel_values; a key of MODES."""
+        """Returns the function to call with pixel_values; `mode` is a key of MODES."""
         import torch
 
         options = MODES[mode]
@@ -57,9 +57,10 @@ class Rival:
         return torch.compile(self._network, **options)
 
     def job(self, images: np.ndarray, mode: str) -> Callable[[], Any]:
-        """What predicts masks and classes of `images` once; a key of MODES.
+        """Returns a function that predicts masks and classes of `images` once.
 
-        The pixels lie on the device, normalised, which ours does itself.
+        The pixels lie on the device and are normalised already, which our network does
+        itself. `mode` is a key of MODES.
         """
         import torch
 

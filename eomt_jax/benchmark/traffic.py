@@ -1,6 +1,6 @@
-"""What a compiled program reads and writes, which arrays are large, which kernels run.
+"""Counts the bytes, the largest array and the attention kernels of a compiled program.
 
-Counted here because XLA counts nothing when it compiles for a GPU that isn't there.
+XLA itself counts nothing when it compiles for a GPU that isn't there.
 """
 
 import re
@@ -84,7 +84,7 @@ def _moved(
     if operation in _FREE or operation.endswith(("-done", "-update")):
         return 0
     if operation.startswith("async"):
-        # What it calls is counted where it runs.
+        # The computation that it calls is counted where that runs.
         return 0
     operands = [body[name].bytes for name in instruction.operands if name in body]
     match operation:

@@ -35,7 +35,7 @@ class TokenGrids:
 
     @classmethod
     def of(cls, model: Any) -> "TokenGrids":
-        """Those of an EoMT.
+        """Returns the grids of an EoMT.
 
         Raises:
           ValueError: its input isn't square.
@@ -50,7 +50,7 @@ class TokenGrids:
 
     @property
     def sides(self) -> list[int]:
-        """Lengths in pixels, shortest first: twelfths of S in whole patches."""
+        """Possible sides in pixels, shortest first: twelfths of S in whole patches."""
         num_patches = self.image_size // self.patch_size
         counts = {-(-num_patches * i // NUM_SIDES) for i in range(1, NUM_SIDES + 1)}
         return [self.patch_size * count for count in sorted(counts)]
@@ -71,7 +71,7 @@ class TokenGrids:
 def regroup(
     batches: Iterable[Batch], grids: TokenGrids, *, batch_size: int | None = None
 ) -> Generator[Batch, None, None]:
-    """The same photographs in batches whose photographs share their smallest input.
+    """Yields the photographs of `batches` in batches that share their smallest input.
 
     Rows wait until they fill a batch. In the end there is one more batch for each size
     that is left, with rows that fill it up: valid=False and example_index -1. Closing

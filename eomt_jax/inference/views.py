@@ -1,4 +1,4 @@
-"""What the network is to see of photographs, and what it finds there.
+"""Prepares photographs for the network, and brings its output back to their pixels.
 
 Legend: H W the photograph's pixels, S side of the network's input, h w of the part of it
 that is computed.

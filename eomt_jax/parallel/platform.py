@@ -15,7 +15,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
-    """What kernels have to know about the devices.
+    """Properties of the devices that kernels are chosen by.
 
     Attributes:
       name: "cpu", "gpu", "tpu", or "any" for a program that must run on each.

@@ -1,4 +1,4 @@
-"""What a training step takes of a device's memory, and whether that is there."""
+"""Compares the memory that a training step takes with what the device has."""
 
 import math
 from typing import Any

@@ -59,7 +59,8 @@ def _forward(query, key, value, mask, shifted=True):
 
 
 def _backward(kept, gradient):
-    # Or the compiler would see what it has computed before, and keep it.
+    # Without the barrier the compiler would recognise what the forward pass computed,
+    # and keep it until now.
     rows, of_rows, key, value = jax.lax.optimization_barrier(kept)
     rows = (*rows, *of_rows, gradient.swapaxes(1, 2))
 
