@@ -48,10 +48,12 @@ def main(argv: list[str]) -> None:
 
 def score() -> None:
     # After the flags, so that --help and misspelt fields answer at once.
+    from eomt_jax.config_ranges import check_config
     from eomt_jax.evaluation import checkpoint, tables
     from eomt_jax.parallel import processes
 
     config = _CONFIG.value
+    check_config(config)
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
     results = checkpoint.evaluate_checkpoint(
         config,

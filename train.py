@@ -22,9 +22,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
     with process_flags.joined(saves_on_sigterm=not _DRY_RUN.value):
         # After the flags, so that --help and misspelt fields answer at once.
+        from eomt_jax.config_ranges import check_config
         from eomt_jax.training import dry_run, loop
 
         config = _CONFIG.value
+        check_config(config)
         run = dry_run.dry_run if _DRY_RUN.value else loop.train
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
         run(config, _WORKDIR.value)

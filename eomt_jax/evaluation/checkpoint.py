@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from eomt_jax.config_ranges import check_config
 from eomt_jax.evaluation.confusion_picture import draw_confusion
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
 from eomt_jax.evaluation.pictures import PictureWriter
@@ -73,6 +74,7 @@ def evaluate_checkpoint(
         dataset's annotations can't tell how good it is at the task, predictions lie
         there already, or `path` is no folder and `out` isn't given.
     """
+    check_config(config)
     keep_freed_memory()
     enable_compilation_cache(config.compilation_cache)
     mesh = create_mesh(**config.mesh)

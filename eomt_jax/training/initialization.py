@@ -1,7 +1,7 @@
 """The network of a config, with the weights that it starts from."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -11,7 +11,7 @@ from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.parameter_report import Report, report_groups
 from eomt_jax.weights import native
-from eomt_jax.weights.load import Loaded, open_eomt, read_backbone
+from eomt_jax.weights.load import Loaded, build_vit, open_eomt, read_backbone
 from eomt_jax.weights.resample import resample_vit
 
 PyTree = Any
@@ -112,7 +112,7 @@ def initialize(
     )
     if resumed:
         fields = dict(resumed.fields)
-        vit = _build_vit(fields.pop("vit"))
+        vit = build_vit("model.json of the run that is resumed", fields.pop("vit"))
         _check_variant(variant, vit, "the run that is resumed")
         model = model.clone(
             vit=_at_sizes_of(model.vit, vit),
@@ -140,7 +140,7 @@ def initialize(
         return Initialization(model, opened.params, report, opened.notes)
     if backbone:
         fields, params = read_backbone(backbone)
-        vit = _build_vit(fields)
+        vit = build_vit(backbone, fields)
         _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
         model, params, resampled = _fit_vit(model, vit, params)
         report = report_groups(model, {"vit": params}, resampled)
@@ -197,10 +197,6 @@ def _fit_vit(model: EoMT, stored: ViT, params: PyTree) -> tuple[EoMT, PyTree, se
     if vit.positions == "learned" and stored.grid_size != vit.grid_size:
         resampled.add("vit/position_embedding")
     return model.clone(vit=vit), params, resampled
-
-
-def _build_vit(fields: Mapping[str, Any]) -> ViT:
-    return ViT(**{**fields, "image_size": tuple(fields["image_size"])})
 
 
 def _at_sizes_of(wanted: ViT, stored: ViT) -> ViT:

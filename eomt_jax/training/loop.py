@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from eomt_jax.config_ranges import check_config
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.host_memory import keep_freed_memory
@@ -58,6 +59,7 @@ def train(
       hooks.OutOfMemoryError: the run does not fit.
       hooks.Interrupted: a signal stopped the run; it is saved.
     """
+    check_config(config)
     keep_freed_memory()
     enable_compilation_cache(config.compilation_cache)
     workdir = epath.Path(workdir).expanduser()

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from eomt_jax.config_ranges import fields_of
 from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.logging import say
 from eomt_jax.training.parameter_report import format_report
@@ -66,11 +67,12 @@ def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
     path = workdir / CONFIG_FILE
     config = json.loads(run.config.to_json())
     if resumed and path.exists():
-        before = _flatten(_read_config(path))
-        for name, value in _flatten(config).items():
+        before = fields_of(_read_config(path))
+        for name, value in fields_of(config).items():
             if before.get(name) != value:
                 say(
-                    f"Changed since this run began: {name} from {before.get(name)!r}"
+                    f"Changed since this run began: config.{name} from "
+                    f"{before.get(name)!r}"
                     f" to {value!r}."
                 )
     unfinished = workdir / f".{CONFIG_FILE}.unfinished"
@@ -86,11 +88,3 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError:
         return {}
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "config.") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        inner = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat

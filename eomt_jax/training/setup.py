@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from eomt_jax.config_ranges import check_config
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.parallel.mesh import (
     check_accumulation,
@@ -141,8 +142,10 @@ def setup(
         given.
 
     Raises:
-      ValueError: the dataset is not prepared, or fields contradict one another.
+      ValueError: a field is out of its range, the dataset is not prepared, or fields
+        contradict one another.
     """
+    check_config(config)
     mesh = create_mesh(**config.mesh, devices=devices)
     check_batch_size(config.batch_size, mesh)
     check_accumulation(config.accumulation, config.batch_size, mesh)

@@ -8,12 +8,21 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from etils import epath
+
 from eomt_jax.weights.config_json import check_config, config_size, config_theta
 from eomt_jax.weights.files import Checkpoint, Shape
 from eomt_jax.weights.layouts import BIASED, Architecture
 from eomt_jax.weights.name_maps import Naming, Table
 
 MAX_LISTED = 50
+# Numbers that shapes don't settle, all of them above 0, and the largest that make sense.
+LARGEST = {
+    "layer_norm_eps": 1.0,
+    "layer_scale_init": 1e3,
+    "rope_theta": 1e12,
+    "rope_rescale": 1e3,
+}
 DEFAULT_SIZE = (224, 224)  # that DINOv3 was published with
 
 
@@ -208,38 +217,54 @@ def _infer(
         patch_size=patch_size,
         grid_size=grid_size,
         num_register_tokens=shape(f"{vit}register_tokens", 3)[1] if registers else 0,
-        layer_norm_eps=_number(
-            checkpoint,
+        layer_norm_eps=check_number(
+            checkpoint.path,
             "layer_norm_eps",
-            layer_norm_eps
-            or config.get("layer_norm_eps")
-            or (1e-5 if rotary else 1e-6),
+            _first(
+                layer_norm_eps,
+                config.get("layer_norm_eps"),
+                1e-5 if rotary else 1e-6,
+            ),
         ),
         class_position=class_position,
         qkv_bias=_qkv_bias(checkpoint, naming),
         positions=naming.positions,
-        rope_theta=_number(
-            checkpoint, "rope_theta", rope_theta or config_theta(checkpoint)
+        rope_theta=check_number(
+            checkpoint.path, "rope_theta", _first(rope_theta, config_theta(checkpoint))
         ),
         # null there, it draws none.
-        rope_rescale=_number(
-            checkpoint,
-            "pos_embed_rescale",
-            config.get("pos_embed_rescale", 2.0) or 1.0,
+        rope_rescale=check_number(
+            checkpoint.path,
+            "rope_rescale",
+            _first(config.get("pos_embed_rescale", 2.0), 1.0),
         ),
         num_queries=shape("queries", 2)[0] if naming.heads else 0,
         num_classes=shape("class_head/kernel", 2)[0] - 1 if naming.heads else 0,
     )
 
 
+def _first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next(value for value in values if value is not None)
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def _number(checkpoint: Checkpoint, name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+def check_number(source: epath.PathLike, name: str, value: Any) -> float:
+    """A number of the network that shapes don't settle, if it is in its range.
+
+    Args:
+      source: what the number is for, for the message.
+      name: a key of LARGEST.
+      value: from a config, model.json or a caller.
+    """
+    largest = LARGEST[name]
+    if type(value) not in (int, float) or not 0 < value <= largest:
         raise ValueError(
-            f"{checkpoint.path}: {name} = {value!r}; wanted a positive number."
+            f"{source}: {name} = {value!r}; wanted a number above 0 and up to "
+            f"{largest:g}."
         )
     return float(value)
 

@@ -34,7 +34,9 @@ def config_theta(checkpoint: Checkpoint) -> Any:
             f"{checkpoint.path}: config.json says rope_parameters = {rope!r}; wanted "
             "rope_type default."
         )
-    return config.get("rope_theta") or rope.get("rope_theta") or 100.0
+    moved = rope.get("rope_theta", 100.0)
+    given = config.get("rope_theta")
+    return moved if given is None else given
 
 
 def check_config(

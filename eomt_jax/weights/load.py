@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from etils import epath
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.types import DatasetInfo
+from eomt_jax.weights.architecture import LARGEST, check_number
 from eomt_jax.weights.native import MODEL_FILE
 from eomt_jax.weights.resample import resample_vit
 from eomt_jax.weights.stored import Stored, read_stored_backbone, read_stored_eomt
@@ -188,7 +190,7 @@ def _read_checked_backbone(path: epath.PathLike, options: dict[str, Any]) -> Sto
         model = (
             _build_eomt(path, stored.vit_fields, stored.fields)
             if stored.kind == "EoMT"
-            else _build_vit(path, stored.vit_fields)
+            else build_vit(path, stored.vit_fields)
         )
         _check_tree(path, model, stored.params)
     return stored
@@ -215,14 +217,17 @@ def _refit(
             f"{patch_size}."
         )
     sizes = {"image_size": (height, width), "patch_size": patch_size}
-    vit = _build_vit(path, {**fields, **overrides, **sizes})
+    vit = build_vit(path, {**fields, **overrides, **sizes})
     params = resample_vit(
         stored.vit_params, grid_size=vit.grid_size, patch_size=patch_size
     )
     return vit, params
 
 
-def _build_vit(path: epath.PathLike, fields: dict[str, Any]) -> ViT:
+def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
+    """A ViT of stored fields and overrides; ValueError names `path`."""
+    for name in LARGEST.keys() & fields.keys():
+        check_number(path, name, fields[name])
     try:
         dtype = jnp.dtype(fields.get("dtype", "float32"))
         image_size = tuple(fields["image_size"])
@@ -234,7 +239,7 @@ def _build_vit(path: epath.PathLike, fields: dict[str, Any]) -> ViT:
 def _build_eomt(
     path: epath.PathLike, vit_fields: dict[str, Any], fields: dict[str, Any]
 ) -> EoMT:
-    vit = _build_vit(path, vit_fields)
+    vit = build_vit(path, vit_fields)
     try:
         return EoMT(vit=vit, **fields)
     except TypeError as error:

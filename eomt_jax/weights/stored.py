@@ -108,7 +108,8 @@ def read_stored_eomt(
         if str(backbone) and holds_differences(checkpoint, delta):
             base = read_stored_backbone(backbone, options)
             # It may tell what its differences don't.
-            known = {name: known[name] or base.vit_fields.get(name) for name in known}
+            told = base.vit_fields
+            known = {k: told.get(k) if v is None else v for k, v in known.items()}
         side = published_name(str(path))[1] or ASSUMED_SIDE
         eomt = read_eomt(
             checkpoint,

@@ -42,3 +42,18 @@ def test_missing_recipe_is_named(tmp_path):
     assert result.returncode == 2
     assert "configs/quikstart.py" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_value_out_of_range_is_refused_before_anything_is_prepared(tmp_path):
+    result = train(
+        "--config=configs/quickstart.py",
+        f"--workdir={tmp_path}",
+        f"--config.dataset.data_dir={tmp_path}",
+        "--config.annealing.length=inf",
+        "--config.augmentation.scale_range=('a','b')",
+    )
+    assert result.returncode == 1
+    assert "config.annealing.length = inf: it must be a number" in result.stderr
+    assert "config.augmentation.scale_range = ('a', 'b')" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -35,6 +35,8 @@ def test_recipe_says_its_command(name):
 
 def test_every_field_has_a_reader():
     sources = [*(ROOT / "eomt_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
+    # The table of ranges names every field and reads none.
+    sources.remove(ROOT / "eomt_jax" / "config_ranges.py")
     text = "\n".join(path.read_text() for path in sources)
     # What functions that are handed a section alone call it.
     shorter = {"dataset": "data"}

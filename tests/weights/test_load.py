@@ -79,6 +79,9 @@ def test_load_at_another_image_size_resamples_positions_alone(saved):
         ({"image_sise": (32, 32)}, "Unknown override image_sise; there are depth, "),
         ({"image_size": (40, 32)}, r"\(40, 32\) is not a positive multiple"),
         ({"image_size": (0, 32)}, r"\(0, 32\) is not a positive multiple"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps = nan; wanted a number"),
+        ({"layer_norm_eps": -1e-6}, "layer_norm_eps = -1e-06; wanted a number above 0"),
+        ({"rope_theta": float("inf")}, "rope_theta = inf; wanted a number above 0"),
     ],
 )
 def test_override_that_does_not_fit_is_refused(saved, override, message):
@@ -171,3 +174,15 @@ def test_model_file_of_neither_eomt_nor_vit_is_refused(saved, tmp_path, change):
     for load in (eomt_jax.load, eomt_jax.load_backbone):
         with pytest.raises(ValueError, match="holds neither an EoMT nor a ViT"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, "1e-6"])
+def test_stored_number_out_of_range_is_refused(saved, tmp_path, eps):
+    _, model, params = saved
+    native.save(tmp_path / "eomt", model, params)
+    file = tmp_path / "eomt" / "model.json"
+    described = json.loads(file.read_text())
+    described["model"]["vit"]["layer_norm_eps"] = eps
+    file.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="eomt: layer_norm_eps = .* above 0 and up to"):
+        eomt_jax.load(tmp_path / "eomt")
