@@ -38,7 +38,7 @@ def quoted_words(script):
 def test_commands_name_what_there_is(document):
     for script, arguments in commands((ROOT / document).read_text()):
         values = dict(a[2:].split("=", 1) for a in arguments if "=" in a)
-        recipe = pathlib.Path(values.get("config", "")).stem
+        recipe = pathlib.Path(values.get("config", "common.py")).stem
         for argument in arguments:
             if not argument.startswith("--"):
                 continue

@@ -15,12 +15,24 @@ def define_config_flag() -> flags.FlagHolder:
     )
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
+def given_fields() -> set[str]:
+    """Dotted names of the config's fields that the command line sets."""
+    return set(config_flags.get_override_values(flags.FLAGS["config"]))
+
+
+def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
     """For app.run(main, flags_parser=parse_flags): absl's parser with plain errors.
 
     A misspelt field, a value of the wrong type or a missing file ends the program with
     exit code 2 and one message, not with a traceback.
+
+    Args:
+      argv: the program's name and its arguments.
+      default: the recipe where the arguments name none.
     """
+    if default and not any(re.match(r"--?config(=|$)", arg) for arg in argv):
+        # ml_collections reads the overrides of a flag's own default too early.
+        argv = [*argv[:1], f"--config={default}", *argv[1:]]
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:

@@ -14,7 +14,7 @@ from eomt_jax.evaluation.confusion_picture import draw_confusion
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
-from eomt_jax.evaluation.tables import Results, write_results
+from eomt_jax.evaluation.tables import Results, check_replaceable, write_results
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
@@ -56,8 +56,8 @@ def evaluate_checkpoint(
       task: what is measured; config.eval.task by default, and where that is "" what the
         dataset's annotations are made for.
       out: JSON file for the results; in the folder `path` by default, named
-        evaluation_SPLIT_STEP (step 0 of weights that no training of ours wrote) with
-        _TASK where it isn't the dataset's own. Beside it, under its name and
+        evaluation_DATASET_SPLIT_STEP (step 0 of weights that no training of ours wrote)
+        with _TASK where it isn't the dataset's own. Beside it, under its name and
         _confusion.png, goes the confusion matrix of a semantic evaluation.
       num_pictures: draws the first so many images into a folder beside `out`, under
         its name and _pictures.
@@ -72,7 +72,8 @@ def evaluate_checkpoint(
     Raises:
       ValueError: there is no complete checkpoint, its classes aren't the dataset's, the
         dataset's annotations can't tell how good it is at the task, predictions lie
-        there already, or `path` is no folder and `out` isn't given.
+        there already, `path` is no folder and `out` isn't given, or `out` is there and
+        isn't an evaluation of this split.
     """
     check_config(config)
     keep_freed_memory()
@@ -91,6 +92,7 @@ def evaluate_checkpoint(
         if out
         else _default_out(path, step, source, chosen)
     )
+    check_replaceable(out, data.name, split)
     size = (config.image_size, config.image_size)
     opened = open_eomt(
         checkpoint, backbone=backbone, image_size=size, dtype=config.model.dtype
@@ -155,7 +157,7 @@ def _default_out(
     folder = epath.Path(path).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{path} is no folder to write results into: give --out.")
-    name = f"evaluation_{source.split}_{step}"
+    name = f"evaluation_{source.info.name}_{source.split}_{step}"
     if task != source.info.task:
         name += f"_{task}"
     return folder / f"{name}.json"

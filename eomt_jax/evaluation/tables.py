@@ -121,6 +121,31 @@ def _format_number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
 
 
+def check_replaceable(path: epath.PathLike, dataset: str, split: str) -> None:
+    """Raises ValueError unless `path` is free or holds results of the same split.
+
+    Args:
+      path: of a JSON file of results.
+      dataset: name of the prepared dataset.
+      split: of the dataset.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text())
+        there = (found["dataset"], found["split"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(
+            f"{path} is there and holds no evaluation: give another --out, or remove it."
+        ) from None
+    if there != (dataset, split):
+        raise ValueError(
+            f"{path} holds the evaluation of {there[1]!r} of dataset {there[0]!r}, and "
+            f"this one is of {split!r} of {dataset!r}: give another --out, or remove it."
+        )
+
+
 def write_results(results: Results, path: epath.PathLike) -> None:
     """Writes JSON so that a reader finds the old file or the whole new one."""
     path = epath.Path(path)

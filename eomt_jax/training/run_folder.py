@@ -10,13 +10,13 @@ from typing import Any
 from etils import epath
 
 from eomt_jax.config_ranges import fields_of
+from eomt_jax.evaluation.run_config import CONFIG_FILE
 from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.logging import say
 from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.setup import Setup
 from eomt_jax.weights import native
 
-CONFIG_FILE = "config.json"
 _FOLDERS = (native.STEPS_FOLDER, "tensorboard", "evaluations", "pictures")
 _FILES = ("metrics.jsonl", CONFIG_FILE, native.MODEL_FILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,9 +9,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def train(*arguments):
+def train(*arguments, script="train.py"):
     return subprocess.run(
-        [sys.executable, ROOT / "train.py", *arguments],
+        [sys.executable, ROOT / script, *arguments],
         check=False,
         cwd=ROOT,
         capture_output=True,
@@ -21,16 +21,26 @@ def train(*arguments):
 
 
 @pytest.mark.parametrize(
-    "override, said",
+    "override, said, command",
     [
-        ("batch_sise=3", "no field 'batch_sise'"),
-        ("model.remt=true", "did you mean 'remat'?"),
-        ("batch_size=many", "invalid literal"),
+        (
+            "batch_sise=3",
+            "no field 'batch_sise'",
+            ["train.py", "--config=configs/quickstart.py"],
+        ),
+        ("model.remt=true", "did you mean 'remat'?", ["eval.py"]),
+        (
+            "batch_size=many",
+            "invalid literal",
+            ["train.py", "--config=configs/quickstart.py"],
+        ),
     ],
 )
-def test_wrong_override_is_refused_in_one_line(override, said, tmp_path):
-    config = "--config=configs/quickstart.py"
-    result = train(config, f"--workdir={tmp_path}", f"--config.{override}")
+def test_wrong_override_is_refused_in_one_line(override, said, command, tmp_path):
+    script, *recipe = command
+    result = train(
+        *recipe, f"--workdir={tmp_path}", f"--config.{override}", script=script
+    )
     assert result.returncode == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr

@@ -77,7 +77,7 @@ def test_evaluate_checkpoint_scores_every_image_once(config, folder):
     assert sum(row["fn"] for row in results["per_class"]) == segments
     assert sum(row["fp"] + row["tp"] for row in results["per_class"]) == 0
     assert results["all"]["pq"] == 0.0
-    out = folder / "evaluation_validation_0.json"
+    out = folder / "evaluation_shapes_validation_0.json"
     assert results["file"] == str(out)
     assert json.loads(out.read_text()) == results
 
@@ -118,6 +118,17 @@ def test_evaluate_checkpoint_takes_a_file_whose_results_go_elsewhere(
     assert (results["step"], results["checkpoint"]) == (0, str(file))
     assert results["file"] == str(out)
     assert json.loads(out.read_text()) == results
+    for there, message in (
+        (
+            json.dumps({**results, "dataset": "mine"}),
+            "of 'validation' of dataset 'mine'",
+        ),
+        ("[]", "holds no evaluation"),
+    ):
+        out.write_text(there)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.evaluate_checkpoint(config, file, out=out)
+        assert out.read_text() == there
 
 
 def test_evaluate_checkpoint_another_number_of_classes_is_refused(
@@ -145,7 +156,7 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     assert 0 < results["per_class"][0]["iou"] < 100
     assert not np.array(results["confusion"])[:, 1:].any()
     files = {path.name for path in folder.iterdir() if "evaluation" in path.name}
-    name = "evaluation_validation_0_semantic"
+    name = "evaluation_shapes_validation_0_semantic"
     assert files == {f"{name}{x}" for x in (".json", "_confusion.png", "_pictures")}
     pictures = sorted(path.name for path in (folder / f"{name}_pictures").iterdir())
     assert pictures == ["0.png", "folder_1.png"]

@@ -1,0 +1,65 @@
+"""What an evaluation of a training takes from the training's own config."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from etils import epath
+
+CONFIG_FILE = "config.json"
+
+# What a score depends on and the weights don't say.
+FIELDS = (
+    "image_size",
+    "model.dtype",
+    "dataset.name",
+    "dataset.data_dir",
+    "dataset.eval_split",
+    "eval.task",
+)
+
+
+def take_from_run(
+    config: Any, workdir: epath.PathLike, *, given: Collection[str] = ()
+) -> list[str]:
+    """Sets the FIELDS of a recipe to what a training had.
+
+    Args:
+      config: a ConfigDict as configs/common.py lists it; changed.
+      workdir: folder of the training; one without a config.json changes nothing.
+      given: dotted names of fields that keep their values.
+
+    Returns:
+      What was changed, each as name = value.
+
+    Raises:
+      ValueError: there is no such folder, or its config.json cannot be read.
+    """
+    folder = epath.Path(workdir).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return []
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Give what the run was trained with by "
+            "flags, and remove the file."
+        ) from error
+    changed = []
+    for name in FIELDS:
+        value = saved
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        *section, field = name.split(".")
+        target = config[section[0]] if section else config
+        if value is None or name in given or value == target[field]:
+            continue
+        try:
+            target[field] = value
+        except TypeError as error:
+            raise ValueError(f"{path}: {name} = {value!r}: {error}") from error
+        changed.append(f"{name} = {value!r}")
+    return changed
