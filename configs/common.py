@@ -58,9 +58,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.init = ml_collections.ConfigDict()
     # Pre-trained weights to start from: a DINOv2 or DINOv3 backbone, or a whole EoMT; a
     # file, a folder or a name on the Hugging Face hub. Both: the checkpoint is a delta to
-    # that backbone. Neither: from scratch.
+    # that backbone. Neither: from scratch, with a warning unless `from_scratch` says that
+    # it is meant. LayerScale then starts at 1, not at a published size's 1e-5.
     config.init.backbone = ""
     config.init.checkpoint = ""
+    config.init.from_scratch = False
     # "keep" the checkpoint's class head, start a "new" one, or "auto": keep it if its
     # classes have the dataset's names in the dataset's order.
     config.init.class_head = "auto"

@@ -164,6 +164,7 @@ RANGES = {
     "model.remat": Flag(),
     "init.backbone": Text(),
     "init.checkpoint": Text(),
+    "init.from_scratch": Flag(),
     "init.class_head": Choice(("auto", "keep", "new")),
     "optimizer.learning_rate": Real(0.0, 1.0, above=True),
     "optimizer.weight_decay": Real(0.0, 100.0),

@@ -42,12 +42,14 @@ class Initialization:
       report: one row for each group of parameters that the network has; none of a run
         that is resumed.
       notes: a sentence on whatever the report's numbers don't explain.
+      warning: what is probably not meant; empty where there is nothing.
     """
 
     model: EoMT
     loaded: PyTree | None
     report: Report
     notes: tuple[str, ...] = ()
+    warning: str = ""
 
 
 def initialize(
@@ -61,6 +63,7 @@ def initialize(
     remat: bool = False,
     backbone: epath.PathLike = "",
     checkpoint: epath.PathLike = "",
+    from_scratch: bool = False,
     class_head: str = "auto",
     resumed: native.ModelConfig | None = None,
 ) -> Initialization:
@@ -81,6 +84,8 @@ def initialize(
         among it, whose heads are left; empty for none. Beside a checkpoint: what that
         is a delta to.
       checkpoint: path of whatever `weights.load.open_eomt` reads; empty for none.
+      from_scratch: whether a network without either is meant to learn from nothing:
+        LayerScale then starts at 1, and there is no warning.
       class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
         one, or "auto": keep it if its classes have these names in this order.
       resumed: what the run that is resumed wrote of its network. Its parameters are in
@@ -101,6 +106,9 @@ def initialize(
             "init.class_head = 'keep' without init.checkpoint: only a checkpoint has a "
             "class head"
         )
+    if from_scratch and (backbone or checkpoint):
+        given = "init.checkpoint" if checkpoint else "init.backbone"
+        raise ValueError(f"init.from_scratch = True contradicts {given}: set only one")
     model = variants.create_eomt(
         variant,
         num_classes=len(class_names),
@@ -109,6 +117,7 @@ def initialize(
         patch_size=patch_size,
         dtype=dtype,
         remat=remat,
+        **({"layer_scale_init": 1.0} if from_scratch else {}),
     )
     if resumed:
         fields = dict(resumed.fields)
@@ -146,7 +155,24 @@ def initialize(
         report = report_groups(model, {"vit": params}, resampled)
         note = f"backbone: {backbone}"
         return Initialization(model, {"vit": params}, report, (note,))
-    return Initialization(model, None, report_groups(model, {}, set()))
+    report = report_groups(model, {}, set())
+    return Initialization(model, None, report, warning=_scratch_warning(variant, model))
+
+
+def _scratch_warning(variant: str, model: EoMT) -> str:
+    """Says that nothing is loaded, where LayerScale is too small to learn without."""
+    scale = model.vit.layer_scale_init
+    if scale >= 1:
+        return ""
+    return (
+        f"WARNING: no weights are loaded. model.variant = {variant!r} starts from random "
+        f"numbers with LayerScale at {scale:g}, where a network that isn't pre-trained "
+        "hardly learns. Set --config.init.checkpoint or --config.init.backbone; "
+        "docs/own_data.md lists what there is. If it is meant, set "
+        "--config.init.from_scratch=true: LayerScale then starts at 1. The published "
+        "rates and clip are made for pre-trained weights; configs/quickstart.py has "
+        "others."
+    )
 
 
 def _open_checkpoint(

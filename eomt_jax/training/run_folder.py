@@ -64,6 +64,8 @@ def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
     if start.loaded is not None:
         report = format_report(start.report, start.notes)
         say(f"Parameters\n{textwrap.indent(report, '  ')}")
+    if start.warning:
+        say(start.warning)
     path = workdir / CONFIG_FILE
     config = json.loads(run.config.to_json())
     if resumed and path.exists():

@@ -99,6 +99,21 @@ def test_without_backbone_everything_is_new():
     total = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(result.model)))
     assert sum(row.new for row in result.report) == total
     assert all(row.loaded == row.resampled == 0 for row in result.report)
+    assert result.model.vit.layer_scale_init == 1e-5
+    assert "WARNING: no weights are loaded" in result.warning
+    assert "--config.init.from_scratch=true" in result.warning
+
+
+def test_training_from_scratch_on_purpose_is_silent_and_scales_layers_by_one():
+    result = build(from_scratch=True)
+    assert (result.model.vit.layer_scale_init, result.warning) == (1.0, "")
+    assert build("tiny", image_size=(64, 64)).warning == ""
+
+
+def test_training_from_scratch_contradicts_weights(backbone):
+    with pytest.raises(ValueError, match="init.from_scratch = True contradicts"):
+        build(backbone=backbone[0], from_scratch=True)
+    assert build(backbone=backbone[0]).warning == ""
 
 
 def test_backbone_of_the_same_sizes_is_loaded_bit_for_bit(backbone):
