@@ -1,8 +1,8 @@
 """A user's own photographs with annotations in one of COCO's formats.
 
 Panoptic where PNGs of segments are given, else instances. One JSON is split at random;
-of two, one is for training and one for validation. Classes are the JSON's categories,
-in the order of their ids.
+of several, each is a split. Classes are the JSON's categories, in the order of their
+ids.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from etils import epath
 
 from data import coco_instance, coco_panoptic
 from data.coco_builder import CocoBuilder, PlanItem
-from data.coco_json import CocoReader, CocoTable, FileFinder
+from data.coco_json import AnnotatedImage, CocoReader, CocoTable, FileFinder
 from data.sources import open_source, some
-from data.splits import TRAIN, VALIDATION, parse_split_paths, random_split
+from data.splits import TRAIN, draw_splits, parse_split_paths
 from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.types import ClassInfo
 
@@ -31,18 +31,21 @@ class CocoFormat(CocoBuilder):
         images: str,
         annotations: str,
         segments: str = "",
-        validation: float = 0.1,
+        validation: float | None = None,
+        test: float | None = None,
         split_seed: int = 0,
         **kwargs: Any,
     ):
-        """Paths are PATH or train=PATH,validation=PATH; see data/README.md.
+        """Paths are PATH or train=PATH,validation=PATH,…; see data/README.md.
 
         Args:
           images: folder or archive of the photographs.
           annotations: a JSON.
           segments: folder or archive of the PNGs of a panoptic JSON.
-          validation: share of the photographs, where one JSON is split at random.
-          split_seed: of the random split.
+          validation: share of the training photographs to draw for validation; by
+            default a tenth where one JSON is for all.
+          test: share of them to draw for a test split.
+          split_seed: of what is drawn.
           **kwargs: see RecordBuilder.
 
         Raises:
@@ -55,7 +58,8 @@ class CocoFormat(CocoBuilder):
         self._segments = (
             _paths_by_json("segments", segments, self._annotations) if segments else {}
         )
-        self._validation, self._split_seed = float(validation), int(split_seed)
+        self._shares: dict[str, Any] = {"validation": validation, "test": test}
+        self._split_seed = int(split_seed)
 
     def plan(self) -> Mapping[str, Sequence[PlanItem]]:
         tables = {
@@ -84,12 +88,7 @@ class CocoFormat(CocoBuilder):
                     table, images[split], **options
                 )
         self.note_unnamed(list(readers.values()))
-        if "" in readers:
-            return self._split_at_random(readers[""])
-        return {
-            split: self.plan_split(split, reader, reader.images)
-            for split, reader in readers.items()
-        }
+        return self._split(readers)
 
     def _read_table(self, path: epath.Path) -> CocoTable:
         if not path.is_file():
@@ -106,27 +105,58 @@ class CocoFormat(CocoBuilder):
         }
         return {split: finders[path] for split, path in paths.items()}
 
-    def _split_at_random(self, reader: CocoReader) -> dict[str, list[PlanItem]]:
+    def _split(self, readers: Mapping[str, CocoReader]) -> dict[str, list[PlanItem]]:
+        """What each split holds: its own JSON's images, or some drawn from training's.
+
+        Crowds alone can't be measured on, so such photographs aren't drawn from.
+        """
+        self._note_shared(readers)
         images = {
-            image.file_name: image for image in reader.images if len(image.labels)
+            split: {image.file_name: image for image in reader.images}
+            for split, reader in readers.items()
         }
-        # Crowds alone can't be measured on, so such photographs aren't drawn from.
-        drawn = [name for name, i in images.items() if not i.is_crowd.all()]
-        if len(drawn) < 2:
+        only_crowds: list[str] = []
+        if "" in readers:
+            images[""] = self._without_empty(readers[""])
+        source = readers.get("") or readers.get(TRAIN)
+        if source:
+            only_crowds = [i.file_name for i in source.images if i.is_crowd.all()]
+        names = draw_splits(
+            images, **self._shares, seed=self._split_seed, stays_in_train=only_crowds
+        )
+        planned = {}
+        for split, chosen in names.items():
+            origin = next(o for o in (split, "", TRAIN) if o in readers)
+            planned[split] = self.plan_split(
+                split, readers[origin], [images[origin][name] for name in chosen]
+            )
+        return planned
+
+    def _without_empty(self, reader: CocoReader) -> dict[str, AnnotatedImage]:
+        """The images that show something, by file name."""
+        images = {i.file_name: i for i in reader.images if len(i.labels)}
+        num_drawn = sum(not i.is_crowd.all() for i in images.values())
+        if num_drawn < 2:
             raise ValueError(
-                f"{reader.name} gives {len(drawn)} of its {len(reader.images):,} "
+                f"{reader.name} gives {num_drawn} of its {len(reader.images):,} "
                 "photographs an object that is no crowd (iscrowd = 0); a random split "
                 "needs two or more: annotate them, or give a JSON for each split"
             )
         empty = [i.image_id for i in reader.images if i.file_name not in images]
         if empty:
             self.note("photographs without a segment, left out", *empty)
-        names = random_split(drawn, validation=self._validation, seed=self._split_seed)
-        names[TRAIN] += images.keys() - set(drawn)
-        return {
-            split: self.plan_split(split, reader, [images[n] for n in names[split]])
-            for split in (TRAIN, VALIDATION)
-        }
+        return images
+
+    def _note_shared(self, readers: Mapping[str, CocoReader]) -> None:
+        """Reports photographs that several splits have: scores on them mean little."""
+        found: dict[tuple[int, str | None], str] = {}
+        for split, reader in readers.items():
+            for image in reader.images:
+                finder = reader.photographs
+                file = id(finder), finder.find(image.file_name)
+                if file[1] is not None and found.setdefault(file, split) != split:
+                    what = f"photographs of both {found[file]} and {split}"
+                    self.note(what, image.file_name)
 
 
 def _paths_by_json(

@@ -19,7 +19,7 @@ from data import label_maps
 from data.label_maps import Item
 from data.photographs import PICTURE_ENDINGS, check_photograph, turn_upright
 from data.sources import Source, open_source, some
-from data.splits import parse_split_paths, random_split
+from data.splits import TRAIN, check_disjoint, draw_splits, parse_split_paths
 from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.types import ClassInfo
 
@@ -55,11 +55,12 @@ class MaskFolder(label_maps.LabelMapBuilder):
         classes: epath.PathLike,
         ignore_label: int | str = 255,
         remap: str = "",
-        validation: float = 0.1,
+        validation: float | None = None,
+        test: float | None = None,
         split_seed: int = 0,
         **kwargs: Any,
     ):
-        """Paths are PATH or train=PATH,validation=PATH; see data/README.md.
+        """Paths are PATH or train=PATH,validation=PATH,…; see data/README.md.
 
         Args:
           images: folder or archive of the photographs, JPEG or PNG.
@@ -68,8 +69,10 @@ class MaskFolder(label_maps.LabelMapBuilder):
             of rows with "id" (the value), "name" and, where wanted, "color".
           ignore_label: value of pixels that belong to no class.
           remap: values that mean what others do: "3=1,4=1,7=ignore".
-          validation: share of the photographs that a random split sets aside.
-          split_seed: of the random split.
+          validation: share of the training photographs to draw for validation; by
+            default a tenth where one path is for all.
+          test: share of them to draw for a test split.
+          split_seed: of what is drawn.
           **kwargs: see RecordBuilder.
 
         Raises:
@@ -82,23 +85,20 @@ class MaskFolder(label_maps.LabelMapBuilder):
         )
         self._images = parse_split_paths(images)
         self._masks = parse_split_paths(masks)
-        self._validation, self._split_seed = float(validation), int(split_seed)
+        self._shares: dict[str, Any] = {"validation": validation, "test": test}
+        self._split_seed = int(split_seed)
 
     def plan(self) -> Mapping[str, Sequence[Item]]:
         images = self._list_files(self._images, PICTURE_ENDINGS)
         masks = self._list_files(self._masks, _MASKS)
         if set(images) == set(masks) == {""}:
-            keys = _check_paired(images[""], [masks[""]])
-            keys = random_split(
-                keys, validation=self._validation, seed=self._split_seed
-            )
+            named = {"": _check_paired(images[""], [masks[""]])}
         else:
-            keys = _named_splits(images, masks)
+            named = _named_splits(images, masks)
+        drawn = draw_splits(named, **self._shares, seed=self._split_seed)
         return {
-            split: _make_items(
-                images.get(split) or images[""], masks.get(split) or masks[""], names
-            )
-            for split, names in keys.items()
+            split: _make_items(_files_of(split, images), _files_of(split, masks), keys)
+            for split, keys in drawn.items()
         }
 
     def read_photograph(
@@ -241,10 +241,13 @@ def _named_splits(
     one, divided = (images[""], masks) if "" in images else (masks[""], images)
     _check_paired(one, list(divided.values()))
     keys = {split: sorted(files.names) for split, files in divided.items()}
-    twice = set.intersection(*map(set, keys.values())) if len(keys) > 1 else set()
-    if twice:
-        raise ValueError(f"{' and '.join(keys)} share {len(twice):,}: {some(twice)}")
+    check_disjoint(keys)
     return keys
+
+
+def _files_of(split: str, files: Mapping[str, _Files]) -> _Files:
+    """Files that a split is in; one that was drawn is in those of training."""
+    return next(files[name] for name in (split, "", TRAIN) if name in files)
 
 
 def _check_paired(one: _Files, others: Sequence[_Files]) -> list[str]:

@@ -252,7 +252,7 @@ FORMATS: dict[str, type[RecordBuilder]] = {
     "coco_format": coco_format.CocoFormat,
     "mask_folder": mask_folder.MaskFolder,
 }
-_SPLIT = "One PATH, or train=PATH,validation=PATH."
+_SPLIT = "One PATH, or train=PATH,validation=PATH,test=PATH."
 _TEXTS = {
     "archives": "Folder of a published dataset's archives.",
     "images": f"Folder or archive of photographs. {_SPLIT}",
@@ -270,8 +270,11 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", "~/eomt_data", "Root of prepared datasets.")
     flags.DEFINE_bool("overwrite", False, "Replace a finished build.")
     flags.DEFINE_string("name", "", "Of the dataset to be made of your own files.")
-    flags.DEFINE_float("validation", 0.1, "Share that a random split sets aside.")
-    flags.DEFINE_integer("split_seed", 0, "Seed of the random split.")
+    flags.DEFINE_float(
+        "validation", None, "Share of training to draw; 0.1 where one PATH is for all."
+    )
+    flags.DEFINE_float("test", None, "Share of training to draw for a test split.")
+    flags.DEFINE_integer("split_seed", 0, "Seed of what is drawn.")
     for name, text in _TEXTS.items():
         flags.DEFINE_string(name, None, text)
 
@@ -284,7 +287,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     options = {
         name: values[name].value
-        for name in (*_TEXTS, "validation", "split_seed")
+        for name in (*_TEXTS, "validation", "test", "split_seed")
         if values[name].present
     }
     name, builder = argv[1], ""

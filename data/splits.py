@@ -2,40 +2,103 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-_NAMED = re.compile(r"([A-Za-z]\w*)=(.*)", re.DOTALL)
-TRAIN, VALIDATION = "train", "validation"
+from data.sources import some
+
+_NAMED = re.compile(r"([A-Za-z]\w*)=(.*)", re.DOTALL | re.ASCII)
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+# Names that tools give the split that is called validation here.
+_OTHER_NAMES = {"val": VALIDATION, "valid": VALIDATION}
+_RESERVED = "all"  # TFDS reads it as every split at once
+DEFAULT_SHARE = 0.1  # of the photographs for validation, where nothing else is said
 
 
 def parse_split_paths(text: str) -> Mapping[str, str]:
-    """Paths by split from "train=PATH,validation=PATH", or {"": PATH} from one path.
+    """Paths by split from "train=PATH,test=PATH", or {"": PATH} from one path.
+
+    Splits have any names; val and valid are read as validation.
 
     Raises:
-      ValueError: no path, a split without one or named twice, or neither "train" nor
-        "validation" among several.
+      ValueError: no path, a split without one or named twice, or a name that can't be
+        a split's.
     """
     parts = re.split(r",(?=[A-Za-z]\w*=)", text.strip())
     named = [_NAMED.fullmatch(part) for part in parts]
-    paths = {match[1]: match[2].strip() for match in named if match}
+    paths = {
+        _OTHER_NAMES.get(match[1], match[1]): match[2].strip()
+        for match in named
+        if match
+    }
     if not paths:
         paths = {"": text.strip()}
     if not all(paths.values()) or len(paths) < len(parts):
         raise ValueError(
-            f"{text!r} is neither PATH nor {TRAIN}=PATH,{VALIDATION}=PATH with each "
-            "split once"
+            f"{text!r} is neither PATH nor {TRAIN}=PATH,{VALIDATION}=PATH,{TEST}=PATH "
+            "with each split once"
         )
-    unknown = set(paths) - {"", TRAIN, VALIDATION}
-    if unknown:
+    if _RESERVED in paths:
         raise ValueError(
-            f"{text!r} names the split {min(unknown)!r}; there are {TRAIN} and "
-            f"{VALIDATION}"
+            f"{text!r} names a split {_RESERVED!r}, a name that stands for all splits: "
+            "choose another"
         )
     return paths
 
 
+def draw_splits(
+    named: Mapping[str, Iterable[str]],
+    *,
+    validation: float | str | None,
+    test: float | str | None,
+    seed: int,
+    stays_in_train: Collection[str] = (),
+) -> dict[str, list[str]]:
+    """Names by split, with those that are drawn at random from the training's.
+
+    Args:
+      named: names by split; "" are those of a single path, training's but for what is
+        drawn from them.
+      validation: share to draw, in [0, 1); None draws DEFAULT_SHARE from a single path
+        and nothing from named splits.
+      test: share to draw, in [0, 1); None draws nothing.
+      seed: see random_split.
+      stays_in_train: names that are not drawn.
+
+    Raises:
+      ValueError: a share of a split that has a path of its own, or without a training
+        split to draw from; see also random_split.
+    """
+    splits = {split or TRAIN: sorted(names) for split, names in named.items()}
+    if validation is None:
+        validation = DEFAULT_SHARE if "" in named else 0
+    shares = {
+        split: _share(split, value)
+        for split, value in ((VALIDATION, validation), (TEST, test or 0))
+    }
+    shares = {split: share for split, share in shares.items() if share}
+    for split in shares:
+        if split in splits:
+            raise ValueError(
+                f"--{split}={shares[split]} asks to draw a split that has paths of its "
+                "own: leave one of the two out"
+            )
+        if TRAIN not in splits:
+            raise ValueError(
+                f"--{split}={shares[split]} is drawn from {TRAIN}, and there is only "
+                f"{', '.join(splits)}"
+            )
+    if not shares:
+        return splits
+    stays = set(stays_in_train)
+    drawn = random_split(
+        [name for name in splits[TRAIN] if name not in stays], shares=shares, seed=seed
+    )
+    drawn[TRAIN] = sorted({*drawn[TRAIN], *(stays & set(splits[TRAIN]))})
+    return {**splits, **drawn}
+
+
 def random_split(
-    names: Iterable[str], *, validation: float, seed: int
+    names: Iterable[str], *, shares: Mapping[str, float], seed: int
 ) -> dict[str, list[str]]:
     """Divides names at random, a function of each name and the seed.
 
@@ -43,28 +106,58 @@ def random_split(
 
     Args:
       names: of the images, without duplicates.
-      validation: share of the images that are set aside, in (0, 1).
+      shares: parts of the images that are set aside, by split, in (0, 1) and together
+        below 1; what they leave is for training.
       seed: another one draws another split.
 
     Returns:
-      Sorted names by split; neither split is empty.
+      Sorted names by split, training first; no split is empty.
 
     Raises:
-      ValueError: fewer than two names, or a share that isn't one.
+      ValueError: fewer names than splits, or shares that leave nothing.
     """
     drawn = sorted(names, key=lambda name: _draw(name, seed))
-    if len(drawn) < 2:
+    if len(drawn) <= len(shares):
         raise ValueError(
-            f"{len(drawn)} image can't be split into {TRAIN} and {VALIDATION}: give "
-            "two or more"
+            f"{len(drawn)} image{'s' * (len(drawn) != 1)} can't be split into "
+            f"{', '.join([TRAIN, *shares])}: give {len(shares) + 1} or more"
         )
-    if not 0 < validation < 1:
+    if sum(shares.values()) >= 1:
+        asked = " and ".join(f"--{split}={share}" for split, share in shares.items())
+        raise ValueError(f"{asked} leave nothing to train on: ask for less")
+    splits, start = {}, 0
+    for i, (split, share) in enumerate(shares.items()):
+        most = len(drawn) - start - (len(shares) - i)  # one stays for each split left
+        number = min(max(round(share * len(drawn)), 1), most)
+        splits[split] = sorted(drawn[start : start + number])
+        start += number
+    return {TRAIN: sorted(drawn[start:]), **splits}
+
+
+def check_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
+    """ValueError where two splits share names."""
+    seen: dict[str, str] = {}
+    for split, names in splits.items():
+        shared = {name for name in names if name in seen}
+        if shared:
+            other = seen[min(shared)]
+            raise ValueError(
+                f"{other} and {split} share {len(shared):,}: {some(shared)}"
+            )
+        seen.update(dict.fromkeys(names, split))
+
+
+def _share(split: str, value: float | str) -> float:
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
         raise ValueError(
-            f"validation={validation} is no share of the images: give one between 0 "
-            "and 1, such as 0.1"
+            f"--{split}={value} is no share of the images: give one between 0 and 1, "
+            "such as 0.1, or 0 for none"
         )
-    number = min(max(round(validation * len(drawn)), 1), len(drawn) - 1)
-    return {TRAIN: sorted(drawn[number:]), VALIDATION: sorted(drawn[:number])}
+    return share
 
 
 def _draw(name: str, seed: int) -> bytes:

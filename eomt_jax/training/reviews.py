@@ -71,8 +71,8 @@ class Reviewer:
     def __init__(
         self, run: Setup, workdir: epath.Path, writer: MetricsWriter, stop: StopRequest
     ):
-        """Opens the evaluation split; see _Evaluation."""
-        self._evaluation = _Evaluation(run)
+        """Opens the evaluation split if the run will need it; see _Evaluation."""
+        self._evaluation = _Evaluation(run) if any(due(run, run.total_steps)) else None
         self._total_steps = run.total_steps
         self._workdir = workdir
         self._writer = writer
@@ -85,6 +85,8 @@ class Reviewer:
           The evaluation's score, None without one; and whether it was left.
         """
         score = None
+        if self._evaluation is None:
+            return None, False
         if review.evaluation:
             results = self._evaluation.evaluate(params, stop=self._stop)
             if results is None:

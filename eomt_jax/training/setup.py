@@ -22,6 +22,7 @@ from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source, TrainOptions
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.initialization import Initialization, initialize
+from eomt_jax.training.logging import say
 from eomt_jax.training.state import (
     TrainState,
     abstract_state,
@@ -153,6 +154,7 @@ def setup(
     data = config.dataset
     if source is None:
         source = open_split(data.data_dir, data.name, data.train_split)
+    config = _with_a_split_to_review(config, source.info)
     initialization = initialize(
         **config.model,
         **config.init,
@@ -199,6 +201,36 @@ def setup(
         tx=tx,
         train_step=train_step,
     )
+
+
+def _with_a_split_to_review(config: Config, info: DatasetInfo) -> Config:
+    """The config, without evaluations where the dataset has no validation split.
+
+    Pictures on the way are then drawn of training photographs.
+
+    Raises:
+      ValueError: another split is asked for, and the dataset hasn't got it.
+    """
+    asked = config.eval.every_steps > 0 or config.logging.picture_every_steps > 0
+    split = config.dataset.eval_split
+    if not asked or split.partition("[")[0] in info.num_examples:
+        return config
+    has = ", ".join(sorted(info.num_examples))
+    if split != "validation":
+        raise ValueError(
+            f"config.dataset.eval_split = {split}: {info.name} has no such split; it "
+            f"has {has}"
+        )
+    say(
+        f"{info.name} has no validation split (it has {has}): this run is not "
+        "evaluated, and its pictures show training photographs. "
+        "--config.dataset.eval_split=train evaluates on what is trained on."
+    )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.every_steps = 0
+        config.dataset.eval_split = config.dataset.train_split
+    return config
 
 
 def count_steps(config: Config, *, num_examples: int) -> int:

@@ -62,9 +62,8 @@ class OwnData:
 
     def build_instances(self, **options):
         self.write("photos", self.photographs)
-        return self.build(
-            annotations=self.write("mine.json", self.instances), **options
-        )
+        options.setdefault("annotations", self.write("mine.json", self.instances))
+        return self.build(**options)
 
     def open(self, split):
         return list(records.open_split(self.data_dir, "mine", split))
@@ -139,6 +138,22 @@ def test_panoptic_with_splits_of_its_own_in_folders_and_archives(own):
                     record.segment_map == number + 1, picture.id_map == segment["id"]
                 )
             assert len(record.labels) == len(picture.segments)
+
+
+def test_three_splits_two_of_them_drawn_from_training(own, caplog):
+    night = {**own.instances, "images": [], "annotations": []}
+    for key, field in (("images", "id"), ("annotations", "image_id")):
+        night[key] = [row for row in own.instances[key] if row[field] < 9]
+    info = own.build_instances(
+        annotations=f"train={own.write('t.json', own.instances)},"
+        f"night={own.write('n.json', night)}",
+        validation=0.2,
+        test=0.3,
+    )
+    assert info.num_examples == {"train": 3, "night": 2, "validation": 1, "test": 2}
+    assert {r.image_id for r in own.open("night")} == {"7", "8"}
+    note = "2 photographs of both train and night (photo_0.jpg, photo_1.jpg)"
+    assert note in caplog.text
 
 
 def test_colors_of_the_json_are_kept(own):

@@ -65,7 +65,7 @@ def test_split_is_drawn_by_seed(tmp_path):
     for seed in (0, 1):
         folder = tmp_path / f"{seed}"
         build(folder, photographs, masks, validation=0.5, split_seed=seed)
-        expected = random_split(stems, validation=0.5, seed=seed)
+        expected = random_split(stems, shares={"validation": 0.5}, seed=seed)
         for split, names in expected.items():
             source = records.open_split(folder / "out", "mine", split)
             assert [source.image_id(i) for i in range(len(source))] == names
@@ -121,6 +121,27 @@ def test_named_splits(tmp_path, divided):
     for split, stems in folders.items():
         source = records.open_split(tmp_path / "out", "mine", split)
         assert [source.image_id(i) for i in range(len(source))] == list(stems)
+
+
+def test_splits_of_any_name_and_one_drawn_from_training(tmp_path):
+    photographs, masks = draw(5)
+    paths = {}
+    for name, files in (("images", photographs), ("masks", masks)):
+        parts = {"train": {}, "night": {}}
+        for file, content in files.items():
+            parts["night" if file[0] == "4" else "train"][file] = content
+        folders = {
+            s: write_files(tmp_path / f"{name}_{s}", f) for s, f in parts.items()
+        }
+        paths[name] = ",".join(f"{s}={folder}" for s, folder in folders.items())
+    info = build(tmp_path, {}, {}, **paths, test="0.25")
+    assert info.num_examples == {"train": 3, "night": 1, "test": 1}
+    drawn = records.open_split(tmp_path / "out", "mine", "test")[0]
+    assert drawn.image_bytes == photographs[f"{drawn.image_id}.jpg"]
+
+
+def test_dataset_for_training_alone(tmp_path):
+    assert build(tmp_path, *draw(2), validation=0).num_examples == {"train": 2}
 
 
 def test_class_list_as_json_has_ids_and_colors(tmp_path):

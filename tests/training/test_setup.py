@@ -6,6 +6,7 @@ import pytest
 
 from configs import common
 from eomt_jax.training import setup
+from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 
 
@@ -99,3 +100,33 @@ def test_fine_tuning_starts_from_the_checkpoint_and_trains_a_part(
     state = run.create_state()
     jax.tree.map(np.testing.assert_array_equal, state.params, params)
     assert set(state.opt_state.mu["vit"]) == {"block_1", "norm"}
+
+
+def info_with(*splits):
+    return DatasetInfo("mine", (), (8, 8), 1, dict.fromkeys(splits, 4))
+
+
+def test_dataset_without_validation_is_trained_on_without_evaluations(capsys):
+    config = common.get_config()
+    reviewed = setup._with_a_split_to_review(config, info_with("train", "test"))
+    assert reviewed.eval.every_steps == 0
+    assert reviewed.dataset.eval_split == "train"  # of which pictures are drawn
+    assert reviewed.logging.picture_every_steps == 1000
+    assert config.eval.every_steps == 5000  # the recipe itself stays as it is
+    assert (
+        "mine has no validation split (it has test, train)" in capsys.readouterr().out
+    )
+
+    config.dataset.eval_split = "train[:3]"
+    assert setup._with_a_split_to_review(config, info_with("train")) is config
+
+
+def test_evaluation_split_that_the_dataset_lacks_is_refused_before_training():
+    config = common.get_config()
+    config.dataset.eval_split = "night"
+    with pytest.raises(
+        ValueError, match="eval_split = night: mine has no .* has train"
+    ):
+        setup._with_a_split_to_review(config, info_with("train"))
+    config.eval.every_steps = config.logging.picture_every_steps = 0
+    assert setup._with_a_split_to_review(config, info_with("train")) is config
