@@ -51,6 +51,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Remembers an irregularity for the report after the build."""
         self.notes.setdefault(what, []).extend(names)
 
+    def note_unseen(self, classes: Sequence[ClassInfo]) -> None:
+        """Reports the classes without a segment, after the last record."""
+        self.note("classes that no image shows", *(c.name for c in classes))
+
     def plan(self) -> Mapping[str, Sequence[Any]]:
         """What each split holds, one item an image, in the order to be written."""
         raise NotImplementedError
@@ -155,7 +159,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             c for i, c in enumerate(self.classes) if i not in self._summary.labels
         ]
         if unseen:
-            self.note("classes that no image shows", *(c.name for c in unseen))
+            self.note_unseen(unseen)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
 

@@ -31,7 +31,13 @@ PlanItem = tuple[CocoReader, AnnotatedImage, str]  # the last is the split
 
 
 class CocoBuilder(RecordBuilder):
-    """A builder whose records readers make."""
+    """A builder whose records readers make.
+
+    Attributes:
+      crowd_advice: what can be done about annotations of crowds alone, for messages.
+    """
+
+    crowd_advice = ""
 
     def make_record(self, item: PlanItem) -> Record | None:
         reader, image, split = item
@@ -53,12 +59,13 @@ class CocoBuilder(RecordBuilder):
         if not any(len(image.labels) for image in used):
             raise ValueError(
                 f"{reader.name} gives none of its {len(images):,} {split} photographs "
-                "a segment with a mask"
+                f"a segment with a mask{reader.lack and '; '}{reader.lack}"
             )
         if all(image.is_crowd.all() for image in used):
             raise ValueError(
                 f"{reader.name} gives its {len(images):,} {split} photographs crowds "
                 "alone (iscrowd = 1), from which nothing can be learnt or measured"
+                + self.crowd_advice
             )
         reader.check_files(used)
         empty = {i.image_id for i in images} - {i.image_id for i in used}

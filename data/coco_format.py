@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from data import coco_instance, coco_panoptic
@@ -24,6 +25,7 @@ class CocoFormat(CocoBuilder):
     """Builder of a user's dataset."""
 
     description = "A user's own photographs, annotated in COCO's format."
+    crowd_advice = "; --crowds_as_objects counts crowds as objects"
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class CocoFormat(CocoBuilder):
         validation: float | None = None,
         test: float | None = None,
         split_seed: int = 0,
+        crowds_as_objects: bool = False,
         **kwargs: Any,
     ):
         """Paths are PATH or train=PATH,validation=PATH,…; see data/README.md.
@@ -46,6 +49,7 @@ class CocoFormat(CocoBuilder):
             default a tenth where one JSON is for all.
           test: share of them to draw for a test split.
           split_seed: of what is drawn.
+          crowds_as_objects: takes what has iscrowd = 1 for objects like the others.
           **kwargs: see RecordBuilder.
 
         Raises:
@@ -60,6 +64,7 @@ class CocoFormat(CocoBuilder):
         )
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
         self._split_seed = int(split_seed)
+        self._crowds_as_objects = crowds_as_objects
 
     def plan(self) -> Mapping[str, Sequence[PlanItem]]:
         tables = {
@@ -87,6 +92,12 @@ class CocoFormat(CocoBuilder):
                 readers[split] = coco_instance.InstanceReader(
                     table, images[split], **options
                 )
+            if self._crowds_as_objects:
+                readers[split].images = [
+                    dataclasses.replace(i, is_crowd=np.zeros_like(i.is_crowd))
+                    for i in readers[split].images
+                ]
+        self._note_crowds(list(readers.values()))
         self.note_unnamed(list(readers.values()))
         return self._split(readers)
 
@@ -135,17 +146,32 @@ class CocoFormat(CocoBuilder):
     def _without_empty(self, reader: CocoReader) -> dict[str, AnnotatedImage]:
         """The images that show something, by file name."""
         images = {i.file_name: i for i in reader.images if len(i.labels)}
-        num_drawn = sum(not i.is_crowd.all() for i in images.values())
-        if num_drawn < 2:
+        if not images:
             raise ValueError(
-                f"{reader.name} gives {num_drawn} of its {len(reader.images):,} "
-                "photographs an object that is no crowd (iscrowd = 0); a random split "
-                "needs two or more: annotate them, or give a JSON for each split"
+                f"{reader.name} gives none of its {len(reader.images):,} photographs a "
+                f"segment with a mask; {reader.lack or 'it has no annotations'}"
+            )
+        if all(i.is_crowd.all() for i in images.values()):
+            raise ValueError(
+                f"{reader.name} gives its {len(reader.images):,} photographs crowds "
+                f"alone (iscrowd = 1){self.crowd_advice}"
             )
         empty = [i.image_id for i in reader.images if i.file_name not in images]
         if empty:
             self.note("photographs without a segment, left out", *empty)
         return images
+
+    def _note_crowds(self, readers: Sequence[CocoReader]) -> None:
+        images = [image for reader in readers for image in reader.images]
+        crowds = [i.file_name for i in images for is_crowd in i.is_crowd if is_crowd]
+        if crowds:
+            total = sum(len(image.labels) for image in images)
+            self.note(
+                f"of {total:,} objects are crowds (iscrowd = 1), left out of training: "
+                "--crowds_as_objects counts them as objects, as is right for CVAT's "
+                "JSON, where every mask drawn with the brush is one",
+                *crowds,
+            )
 
     def _note_shared(self, readers: Mapping[str, CocoReader]) -> None:
         """Reports photographs that several splits have: scores on them mean little."""

@@ -49,7 +49,8 @@ class InstanceReader(coco_json.CocoReader):
     evaluates_empty = True
 
     def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
-        photograph = self.read_photograph(image)
+        photograph, image = self.read_photograph(image)
+        self._note_cut_off(image)
         rles = [_encode(thing, image) for thing in image.masks]
         pixels = np.array([mask_codec.area(rle) for rle in rles], np.int64)
         if not pixels.all():
@@ -72,6 +73,20 @@ class InstanceReader(coco_json.CocoReader):
             height=image.height,
             width=image.width,
         )
+
+    def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
+        return not any(_reaches_outside(thing, size) for thing in image.masks)
+
+    def _note_cut_off(self, image: AnnotatedImage) -> None:
+        if self._turns_upright:
+            names = [
+                f"id {thing.id} of {image.file_name}"
+                for thing in image.masks
+                if _reaches_outside(thing, image.size)
+            ]
+            if names:
+                what = "objects that reach outside of their photograph, cut off there"
+                self.note(what, *names)
 
     def _leave_out_empty(
         self, image: AnnotatedImage, rles: list, pixels: np.ndarray, split: str
@@ -103,16 +118,24 @@ class InstanceReader(coco_json.CocoReader):
         self, table: CocoTable, labels: Mapping[int, int]
     ) -> list[AnnotatedImage]:
         objects: dict[Any, list[_Object]] = {key: [] for key in table.images}
+        num_bare = 0
         for thing in table.annotations:
             if not isinstance(thing, _Object):
                 what = "an annotation lacks image_id or category_id"
                 raise ValueError(what)  # noqa: TRY004
             coco_json.image_row(thing.image_id, table)
             if thing.segmentation is None:
+                num_bare += 1
                 what = "annotations without a mask, left out"
                 self.note(what, f"id {thing.id} of image {thing.image_id}")
             else:
                 objects[thing.image_id].append(thing)
+        if num_bare:
+            self.lack = (
+                f"{num_bare:,} of its {len(table.annotations):,} annotations have no "
+                "mask (no segmentation: boxes alone); annotate outlines, or export them "
+                "with polygons or masks"
+            )
         return [
             coco_json.annotated_image(
                 table.images[key],
@@ -214,6 +237,14 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
             f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
         )
     return mask_codec.frPyObjects(segmentation, height, width)
+
+
+def _reaches_outside(thing: _Object, size: tuple[int, int]) -> bool:
+    """Whether a mask leaves (height, width) by more than a corner on the border does."""
+    if not isinstance(thing.segmentation, tuple):
+        return thing.segmentation is not None and thing.segmentation["size"] != [*size]
+    corners = np.concatenate(thing.segmentation).reshape(-1, 2)
+    return bool(np.any(corners < -1) or np.any(corners > np.array(size[::-1]) + 1))
 
 
 def _encode(thing: _Object, image: AnnotatedImage) -> Any:

@@ -8,13 +8,19 @@ Legend: T segments of one image.
 
 import abc
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from data.photographs import check_photograph, turn_upright
+from data.file_names import by_spelling, last_part, plain
+from data.photographs import (
+    check_photograph,
+    stored_and_upright_size,
+    turn_upright,
+)
 from data.sources import Source, some
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
@@ -45,8 +51,8 @@ class AnnotatedImage:
 
     Attributes:
       image_id: the file's name without its ending where that is the id, else the id.
-      height: in pixels.
-      width: in pixels.
+      height: in pixels, 0 where the JSON doesn't say.
+      width: in pixels, 0 where the JSON doesn't say.
       file_name: of the photograph, as the JSON has it.
       labels: int32 [T], class index of each segment.
       is_crowd: bool [T].
@@ -70,7 +76,8 @@ class FileFinder:
     """Files of an archive or folder, by the names that a JSON has for them.
 
     A name is taken as it stands. Where the JSON has other folders than the archive,
-    the last part of the name has to be one file's alone.
+    the last part of the name has to be one file's alone. So it is with names that differ
+    in how they are spelt, see file_names.plain.
     """
 
     def __init__(self, source: Source):
@@ -81,12 +88,29 @@ class FileFinder:
             last_part = name.rpartition("/")[2]
             is_taken = last_part in self._by_last_part
             self._by_last_part[last_part] = None if is_taken else name
+        self._by_spelling = by_spelling(source.names())
+        self._by_last_spelling: dict[str, str | None] = {}
+        for part, name in self._by_last_part.items():
+            is_taken = plain(part) in self._by_last_spelling
+            self._by_last_spelling[plain(part)] = None if is_taken else name
 
     def find(self, file_name: str) -> str | None:
         """The file's name in the source; None where there is none, or no single one."""
         if file_name in self.source:
             return file_name
-        return self._by_last_part.get(file_name.rpartition("/")[2])
+        if last_part(file_name) in self._by_last_part:
+            return self._by_last_part[last_part(file_name)]
+        spelling = plain(file_name)
+        if spelling in self._by_spelling:
+            return self._by_spelling[spelling]
+        return self._by_last_spelling.get(last_part(spelling))
+
+    def is_respelt(self, file_name: str) -> bool:
+        """Whether the file was found under a name that is spelt otherwise."""
+        found = self.find(file_name)
+        return found is not None and (
+            "\\" in file_name or last_part(found) != last_part(file_name)
+        )
 
     def register(self, file_names: Iterable[str]) -> None:
         """Takes down what a JSON names, used or not, for `check_all_there`."""
@@ -132,10 +156,12 @@ class CocoReader(abc.ABC):
       name: of the JSON, for messages.
       images: everything the JSON names, in its order.
       photographs: where the photographs are.
+      lack: why segments are missing, for messages where all are.
       note: reports what doesn't stop the build, as RecordBuilder.note does.
     """
 
     format: ClassVar[str]
+    lack: str = ""
     evaluates_empty: ClassVar[bool] = False
 
     def __init__(
@@ -184,15 +210,82 @@ class CocoReader(abc.ABC):
     def check_files(self, images: Sequence[AnnotatedImage]) -> None:
         """ValueError where a file of the images isn't there."""
         names = [image.file_name for image in images]
-        self.photographs.check_all_there(names, annotated_in=self.name)
+        self._check_files(self.photographs, names)
 
-    def read_photograph(self, image: AnnotatedImage) -> bytes:
-        """Bytes of the photograph; ValueError where it isn't as annotated."""
+    def _check_files(self, finder: FileFinder, names: Sequence[str]) -> None:
+        finder.check_all_there(names, annotated_in=self.name)
+        respelt = [name for name in names if finder.is_respelt(name)]
+        if respelt:
+            self.note(
+                "files found under names that differ in letter case, accents or \\",
+                *respelt,
+            )
+
+    def read_photograph(self, image: AnnotatedImage) -> tuple[bytes, AnnotatedImage]:
+        """Bytes of the photograph, and the image with the size that it has in them.
+
+        Raises:
+          ValueError: the photograph isn't as annotated.
+        """
         encoded = self.photographs.read(image.file_name)
         if self._turns_upright:
-            encoded = turn_upright(encoded, size=image.size)
+            image = self._settle_size(image, encoded)
+            encoded = turn_upright(
+                encoded,
+                size=image.size,
+                note=lambda what: self.note(what, image.image_id),
+            )
         check_photograph(encoded, size=image.size, file=image.file_name)
-        return encoded
+        return encoded, image
+
+    @abc.abstractmethod
+    def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
+        """Whether the annotations can be those of a photograph of (height, width)."""
+
+    def _settle_size(self, image: AnnotatedImage, encoded: bytes) -> AnnotatedImage:
+        """The image in the size that its annotations are made for.
+
+        Some tools write the size of the file as stored beside corners of the photograph
+        as it is shown. Where they leave the one and fit the other, that is the size, and
+        so it is for the JSON's other photographs that fit both.
+        """
+        sizes = stored_and_upright_size(encoded)
+        if sizes is None:
+            return image  # check_photograph says what is wrong with it
+        stored, upright = sizes
+        if not all(image.size):
+            self.note(
+                "images without width and height, taken from their photographs",
+                image.image_id,
+            )
+            fits = self.fits(image, upright) or not self.fits(image, stored)
+            return _with_size(image, upright if fits else stored)
+        if upright == stored or image.size != stored or not self.fits(image, upright):
+            return image
+        if self.fits(image, stored) and not self._sizes_are_as_stored:
+            return image
+        self.note(
+            "photographs with the size as stored in the JSON, whose annotations are for "
+            "what EXIF turns",
+            image.image_id,
+        )
+        return _with_size(image, upright)
+
+    @functools.cached_property
+    def _sizes_are_as_stored(self) -> bool:
+        """Whether some annotations fit their photograph only as EXIF turns it."""
+        for image in self.images:
+            turned = image.width, image.height
+            is_suspect = not self.fits(image, image.size) and self.fits(image, turned)
+            if (
+                all(image.size)
+                and is_suspect
+                and self.photographs.find(image.file_name)
+            ):
+                encoded = self.photographs.read(image.file_name)
+                if stored_and_upright_size(encoded) == (image.size, turned):
+                    return True
+        return False
 
 
 def read_table(
@@ -242,18 +335,22 @@ def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedIm
       masks: see AnnotatedImage.
     """
     file_name, image_id = row["file_name"], str(row["id"])
-    stem = file_name.rpartition("/")[2].rpartition(".")[0]
+    stem = last_part(file_name).rpartition(".")[0]
     is_id = stem.isdecimal() and image_id.isdecimal() and int(stem) == int(image_id)
     values = np.array(segments, np.int32).reshape(-1, 2)
     return AnnotatedImage(
         image_id=stem if is_id else image_id,
-        height=int(row["height"]),
-        width=int(row["width"]),
+        height=int(row.get("height") or 0),
+        width=int(row.get("width") or 0),
         file_name=file_name,
         labels=values[:, 0],
         is_crowd=values[:, 1].astype(bool),
         masks=masks,
     )
+
+
+def _with_size(image: AnnotatedImage, size: tuple[int, int]) -> AnnotatedImage:
+    return dataclasses.replace(image, height=size[0], width=size[1])
 
 
 def image_row(image_id: Any, table: CocoTable) -> Mapping[str, Any]:

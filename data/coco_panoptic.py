@@ -47,11 +47,11 @@ class PanopticReader(coco_json.CocoReader):
     def check_files(self, images: Sequence[AnnotatedImage]) -> None:
         super().check_files(images)
         names = [image.masks.file_name for image in images]
-        self._pngs.check_all_there(names, annotated_in=self.name)
+        self._check_files(self._pngs, names)
 
     def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
         del split  # all are made alike
-        photograph = self.read_photograph(image)
+        photograph, image = self.read_photograph(image)
         segment_map, seen = self._read_segments(image)
         if not seen.any():
             self.note("images without a segment's pixel, left out", image.image_id)
@@ -65,6 +65,11 @@ class PanopticReader(coco_json.CocoReader):
             height=image.height,
             width=image.width,
         )
+
+    def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
+        file_name = image.masks.file_name
+        encoded = self._pngs.read(file_name)
+        return label_maps.size_of(encoded, file=file_name) == size
 
     def _read_images(
         self, table: CocoTable, labels: Mapping[int, int]
@@ -93,6 +98,11 @@ class PanopticReader(coco_json.CocoReader):
                     values,
                     _Masks(annotation["file_name"], ids),
                 )
+            )
+        if not any(len(image.labels) for image in images):
+            self.lack = (
+                f"the segments_info of all its {len(images):,} annotations are empty: "
+                "they have to say the class of each segment of the PNGs"
             )
         return images
 

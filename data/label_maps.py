@@ -184,6 +184,12 @@ def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
     return _decode(image, file)
 
 
+def size_of(encoded: bytes, *, file: str) -> tuple[int, int]:
+    """(height, width) of a PNG; ValueError where it is none."""
+    image = _open_png(encoded, file)
+    return image.height, image.width
+
+
 def _open_png(encoded: bytes, file: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded), formats=["PNG"])

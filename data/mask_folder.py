@@ -80,9 +80,9 @@ class MaskFolder(label_maps.LabelMapBuilder):
         """
         super().__init__(**kwargs)
         self.classes = read_class_list(classes)
-        self.codes = _read_codes(
-            self.classes, _number("ignore_label", ignore_label), remap
-        )
+        self._ignore_label = _number("ignore_label", ignore_label)
+        self.codes = _read_codes(self.classes, self._ignore_label, remap)
+        self._with_ignored: list[str] = []  # masks that have the ignore label
         self._images = parse_split_paths(images)
         self._masks = parse_split_paths(masks)
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
@@ -101,13 +101,31 @@ class MaskFolder(label_maps.LabelMapBuilder):
             for split, keys in drawn.items()
         }
 
+    def find_segments(
+        self, item: Item, values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not self.codes[self._ignore_label] and np.any(values == self._ignore_label):
+            self._with_ignored.append(item.label_map)
+        return super().find_segments(item, values)
+
+    def note_unseen(self, classes: Sequence[ClassInfo]) -> None:
+        super().note_unseen(classes)
+        if self._with_ignored:
+            value, first = self._ignore_label, classes[0]
+            self.note(
+                f"masks with the value {value} (--ignore_label), taken for no class; if "
+                f"it stands for {first.name}, add --remap={value}={first.id} and prepare "
+                "again with --overwrite",
+                *self._with_ignored,
+            )
+
     def read_photograph(
         self, item: Item, size: tuple[int, int]
     ) -> tuple[bytes, tuple[int, int]]:
         encoded = item.photographs.read(item.photograph)
-        upright = turn_upright(encoded, size=size)
-        if upright is not encoded:
-            self.note("photographs turned as their EXIF says", item.image_id)
+        upright = turn_upright(
+            encoded, size=size, note=lambda what: self.note(what, item.image_id)
+        )
         return upright, check_photograph(upright, file=item.photograph)
 
     def _list_files(

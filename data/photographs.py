@@ -1,6 +1,7 @@
 """Photographs as their files are: readable to the end, and as large as annotated."""
 
 import io
+from collections.abc import Callable
 
 from PIL import Image, ImageOps
 
@@ -10,6 +11,7 @@ _ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 are turned by a quarter
 
 _JPEGS = ("JPEG", "MPO")  # phones' MPO: a JPEG with more of them behind it
 _FORMATS = (*_JPEGS, "PNG")
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def check_photograph(
@@ -31,7 +33,7 @@ def check_photograph(
     """
     try:
         image = Image.open(io.BytesIO(encoded))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{file} is no picture that can be read ({error})") from error
     if image.format not in _FORMATS:
         raise ValueError(f"{file} is a {image.format}: save it as JPEG or PNG")
@@ -55,7 +57,22 @@ def check_photograph(
     return found
 
 
-def turn_upright(encoded: bytes, *, size: tuple[int, int]) -> bytes:
+def stored_and_upright_size(
+    encoded: bytes,
+) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(height, width) as stored, and as EXIF turns it; None where it can't be read."""
+    try:
+        image = Image.open(io.BytesIO(encoded))
+        is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    except _UNREADABLE:
+        return None
+    height, width = image.height, image.width
+    return (height, width), ((width, height) if is_turned else (height, width))
+
+
+def turn_upright(
+    encoded: bytes, *, size: tuple[int, int], note: Callable[[str], None]
+) -> bytes:
     """A user's photograph as viewers and annotation tools show it.
 
     Cameras store turned photographs as they fell on the sensor and note in EXIF how to
@@ -65,6 +82,7 @@ def turn_upright(encoded: bytes, *, size: tuple[int, int]) -> bytes:
     Args:
       encoded: bytes of a JPEG or PNG.
       size: (height, width) that the annotation or mask has.
+      note: called with what is done about the orientation, where there is one.
 
     Returns:
       The same bytes, or, of a photograph that had to be turned, new ones: a JPEG of
@@ -78,13 +96,17 @@ def turn_upright(encoded: bytes, *, size: tuple[int, int]) -> bytes:
             and image.width != image.height
             and image.size == (size[1], size[0])
         )
-        if orientation not in range(2, 9) or is_annotated_as_stored:
+        if orientation not in range(2, 9):
             return encoded
+        if is_annotated_as_stored:
+            note("photographs left as stored though EXIF says to turn them")
+            return encoded
+        note("photographs turned as their EXIF says")
         turned = io.BytesIO()
         if image.format in _JPEGS:
             ImageOps.exif_transpose(image).save(turned, "JPEG", quality=95)
         else:
             ImageOps.exif_transpose(image).save(turned, "PNG")
         return turned.getvalue()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except _UNREADABLE:
         return encoded  # check_photograph says what is wrong with it

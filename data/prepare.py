@@ -265,6 +265,9 @@ _TEXTS = {
 }
 
 
+_VALUES = ("validation", "test", "split_seed", "crowds_as_objects")
+
+
 def define_flags() -> None:
     """Defines this script's flags; not on import, for train.py has its own."""
     flags.DEFINE_string("data_dir", "~/eomt_data", "Root of prepared datasets.")
@@ -274,6 +277,9 @@ def define_flags() -> None:
         "validation", None, "Share of training to draw; 0.1 where one PATH is for all."
     )
     flags.DEFINE_float("test", None, "Share of training to draw for a test split.")
+    flags.DEFINE_bool(
+        "crowds_as_objects", False, "coco_format: iscrowd = 1 is an object like others."
+    )
     flags.DEFINE_integer("split_seed", 0, "Seed of what is drawn.")
     for name, text in _TEXTS.items():
         flags.DEFINE_string(name, None, text)
@@ -286,9 +292,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     values = flags.FLAGS
     options = {
-        name: values[name].value
-        for name in (*_TEXTS, "validation", "test", "split_seed")
-        if values[name].present
+        name: values[name].value for name in (*_TEXTS, *_VALUES) if values[name].present
     }
     name, builder = argv[1], ""
     if name in FORMATS and values.name:

@@ -4,6 +4,9 @@ import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+from PIL import ImageColor
+
 from eomt_jax.types import ClassInfo
 
 
@@ -14,7 +17,8 @@ def make_class_table(
 
     Args:
       rows: each with an "id" and a "name"; "isthing" (or "is_thing") where it isn't 1,
-        "color" (RGB, 0 to 255) where it should be a certain one.
+        "color" where it should be a certain one: RGB, 0 to 255, or a text such as
+        "#ff0000". A text that is no colour is left to `distinct_color`, with a warning.
       file: where they come from, for messages.
 
     Raises:
@@ -41,6 +45,15 @@ def distinct_color(number: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def _read_color(text: str, file: str) -> tuple[int, ...]:
+    """RGB of a text as annotation tools write it; empty where it is none."""
+    try:
+        return ImageColor.getrgb(text.strip())[:3]
+    except ValueError:
+        logging.warning("%s: the color %.80r is none; another is taken", file, text)
+        return ()
+
+
 def _some(names: Iterable[str]) -> str:
     first, *others = sorted(names)
     return first + (f" and {len(others)} more" if others else "")
@@ -50,7 +63,9 @@ def _make_class(row: Any, number: int, file: str) -> ClassInfo:
     try:
         class_id, name = row["id"], row["name"]
         is_thing = row.get("isthing", row.get("is_thing", True))
-        color: Any = tuple(row.get("color") or distinct_color(number))
+        color: Any = row.get("color") or distinct_color(number)
+        color = tuple(_read_color(color, file) if isinstance(color, str) else color)
+        color = color or distinct_color(number)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: class {number + 1} lacks an id or a name: {row!r}"

@@ -2,15 +2,18 @@
 
 import io
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data import prepare
+from eomt_jax.dataset_info.class_tables import distinct_color, make_class_table
 from eomt_jax.pipeline import records
 from tests.data import coco_archives
 from tests.data.coco_archives import zip_bytes
+from tests.data.map_archives import encode
 
 
 class OwnData:
@@ -161,6 +164,44 @@ def test_colors_of_the_json_are_kept(own):
     assert own.build_instances().classes[3].color == (1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "color"),
+    [("#ff8000", (255, 128, 0)), ("#0f0", (0, 255, 0)), ("red", (255, 0, 0))],
+)
+def test_colors_may_be_texts(text, color):
+    rows = [{"id": 1, "name": "a", "color": text}]
+    assert make_class_table(rows, file="x")[0].color == color
+
+
+def test_text_that_is_no_color_is_replaced_with_a_warning(caplog):
+    rows = [{"id": 1, "name": "a", "color": "rosé"}]
+    assert make_class_table(rows, file="x.json")[0].color == distinct_color(0)
+    assert "x.json: the color 'rosé' is none; another is taken" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["NFD", "letter case", "backslash"])
+def test_files_are_found_in_other_spellings(own, form, caplog):
+    name = {"NFD": "é_{}.jpg", "letter case": "IMG_{}.JPG", "backslash": "x_{}.jpg"}
+    on_disk = {}
+    for row in own.instances["images"]:
+        content = own.photographs[row["file_name"]]
+        file = name[form].format(row["id"])
+        row["file_name"] = f"images\\{file}" if form == "backslash" else file
+        on_disk[unicodedata.normalize("NFD", file.lower())] = content
+    own.photographs = on_disk
+    assert own.build_instances().num_examples == {"train": 5, "validation": 1}
+    assert {r.image_id for r in own.open("train")} < {str(i) for i in range(7, 13)}
+    assert "files found under names that differ in letter case, accents" in caplog.text
+
+
+def test_names_that_differ_in_letter_case_alone_stay_two(own):
+    own.photographs["PHOTO_0.jpg"] = own.photographs["photo_1.jpg"]
+    own.build_instances()
+    for record in own.open("train") + own.open("validation"):
+        name = f"photo_{int(record.image_id) - 7}.jpg"
+        assert record.image_bytes == own.photographs[name]
+
+
 def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
     """The first three are annotated as they are shown, the last as it is stored."""
     turned = {}
@@ -185,6 +226,117 @@ def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
         assert np.abs(image.astype(int) - picture.image).mean() < 8
         if number >= 3:
             assert record.image_bytes == own.photographs[f"photo_{number}.jpg"]
+
+
+def stored_with(picture, orientation, steps):
+    """JPEG of a picture that was turned by `steps` quarters when it was stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(np.rot90(picture.image, steps), "JPEG", exif=exif, quality=95)
+
+
+def describe_as_stored(own, number):
+    """Gives the JSON the size that photograph `number` has before EXIF turns it."""
+    row = next(r for r in own.instances["images"] if r["id"] == 7 + number)
+    row["height"], row["width"] = row["width"], row["height"]
+
+
+def set_outline(own, number, corners):
+    """Makes `corners` the only object of photograph `number`."""
+    rows = [a for a in own.instances["annotations"] if a["image_id"] == 7 + number]
+    for row in rows[1:]:
+        own.instances["annotations"].remove(row)
+    rows[0].update(segmentation=[corners], iscrowd=0, bbox=None)
+    del rows[0]["area"]
+
+
+def test_stored_sizes_beside_upright_corners_are_turned(own, caplog):
+    """Pictures of 48 x 64 px, stored on their side and described so; one fits both."""
+    for i in (1, 2):
+        own.photographs[f"photo_{i}.jpg"] = stored_with(own.pictures[i], 6, 1)
+        describe_as_stored(own, i)
+    set_outline(own, 1, [50, 10, 62, 10, 62, 20, 50, 20])  # of 64 columns
+    set_outline(own, 2, [4, 4, 20, 4, 20, 20, 4, 20])
+    own.build_instances()
+
+    records = {r.image_id: r for r in own.open("train") + own.open("validation")}
+    for number, region in ((1, np.s_[10:20, 50:62]), (2, np.s_[4:20, 4:20])):
+        record = records[str(7 + number)]
+        assert record.size == (48, 64)
+        expected = np.zeros((48, 64), bool)
+        expected[region] = True
+        np.testing.assert_array_equal(record.masks()[..., 0], expected)
+        image = np.asarray(Image.open(io.BytesIO(record.image_bytes)))
+        assert np.abs(image.astype(int) - own.pictures[number].image).mean() < 8
+    assert "2 photographs with the size as stored in the JSON" in caplog.text
+    assert "2 photographs turned as their EXIF says" in caplog.text
+
+
+def test_objects_that_leave_their_photograph_are_counted(own, caplog):
+    set_outline(own, 1, [50, 10, 70, 10, 70, 20, 50, 20])
+    set_outline(own, 2, [-0.5, 0, 64.5, 0, 64.5, 20, -0.5, 20])  # on the border
+    own.build_instances()
+    first = own.instances["annotations"][0]["id"]
+    assert (
+        "1 objects that reach outside of their photograph, cut off there (id"
+        in caplog.text
+    )
+    assert f"id {first} of photo_0" not in caplog.text
+
+
+def test_images_without_width_and_height_have_their_photographs(own, caplog):
+    for row in own.instances["images"]:
+        del row["height"], row["width"]
+    own.photographs["photo_1.jpg"] = stored_with(own.pictures[1], 6, 1)
+    set_outline(own, 1, [50, 10, 62, 10, 62, 20, 50, 20])
+    own.build_instances()
+    for record in own.open("train") + own.open("validation"):
+        assert record.size == own.pictures[int(record.image_id) - 7].id_map.shape
+    assert "6 images without width and height, taken from their ph" in caplog.text
+
+
+def test_crowds_are_counted_and_may_be_objects(own, caplog):
+    for row in own.instances["annotations"]:
+        row["iscrowd"] = int(row["id"] % 2)
+    total = len(own.instances["annotations"])
+    own.build_instances()
+    assert f"{(total + 1) // 2} of {total} objects are crowds (iscrowd = 1)" in (
+        caplog.text
+    )
+    assert "--crowds_as_objects counts them as objects" in caplog.text
+    caplog.clear()
+    own.build_instances(crowds_as_objects=True, overwrite=True)
+    records = own.open("train") + own.open("validation")
+    assert sum(len(r.labels) for r in records) == total
+    assert not any(r.is_crowd.any() for r in records)
+    assert "crowds" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"segmentation": []}, "5 of its 5 annotations have no mask .*boxes alone"),
+        ({"iscrowd": 1}, "gives its 6 photographs crowds alone.*--crowds_as_objects"),
+    ],
+)
+def test_annotations_of_which_none_can_be_learnt_say_why(own, change, match):
+    own.instances["annotations"] = own.instances["annotations"][:5]
+    for row in own.instances["annotations"]:
+        row.update(change)
+    own.write("photos", own.photographs)
+    assert_refused(own, match, annotations=own.write("mine.json", own.instances))
+
+
+def test_panoptic_annotations_that_are_empty_say_so(own):
+    for row in own.panoptic["annotations"]:
+        row["segments_info"] = []
+    own.write("photos", own.photographs)
+    assert_refused(
+        own,
+        "the segments_info of all its 6 annotations are empty",
+        annotations=own.write("mine.json", own.panoptic),
+        segments=own.write("segments", own.maps),
+    )
 
 
 def test_photographs_without_annotation_are_left_out_and_named(own, caplog):

@@ -202,13 +202,16 @@ def test_photograph_is_turned_where_its_mask_is(tmp_path, caplog):
     assert "1 photographs turned as their EXIF says (0)" in caplog.text
 
 
-def test_photograph_is_not_turned_where_its_mask_is_not(tmp_path):
+def test_photograph_is_not_turned_where_its_mask_is_not(tmp_path, caplog):
     photographs, masks = draw(3)
     photographs["0.jpg"], _ = turned_photograph(6)
     build(tmp_path, photographs, masks)
     record = read_all(tmp_path)["0"]
     assert record.image_bytes == photographs["0.jpg"]
     assert (record.height, record.width) == (24, 32)
+    assert "1 photographs left as stored though EXIF says to turn them (0)" in (
+        caplog.text
+    )
 
 
 def test_photograph_upside_down_is_turned_as_tools_show_it(tmp_path):
@@ -237,6 +240,20 @@ def test_classes_that_no_mask_shows_are_named(tmp_path, caplog):
     masks = dict.fromkeys(masks, encode(values))
     build(tmp_path, photographs, masks)
     assert "2 classes that no image shows (car, road)" in caplog.text
+    assert (
+        "2 masks with the value 255 (--ignore_label), taken for no class; if it stands "
+        "for road, add --remap=255=1 and prepare again with --overwrite (0.png, 1.png)"
+    ) in caplog.text
+
+
+def test_foreground_of_255_is_a_class_once_remapped(tmp_path, caplog):
+    photographs, masks = draw(2)
+    values = np.zeros((24, 32), np.uint8)
+    values[3:9] = 255
+    masks = dict.fromkeys(masks, encode(values))
+    build(tmp_path, photographs, masks, class_list="no\nred\n", remap="255=1")
+    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), values // 255)
+    assert "255" not in caplog.text
 
 
 def test_other_files_in_the_folders_are_named(tmp_path, caplog):
