@@ -12,6 +12,7 @@ from tqdm import tqdm
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
+OPTIONS_KEY = "eomt_options"  # in metadata.json
 EXAMPLES_PER_SHARD = 2048
 MAX_PROBLEMS = 10  # told at once, before a build gives up
 MAX_ASPECT_RATIO = 32  # evaluation in windows needs as many for one photograph
@@ -28,6 +29,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     last record. Irregularities that don't stop the build go through `note`.
 
     Attributes:
+      options: what it is built with, as text; kept beside the records.
       notes: names of the images (or files) by what was found about them.
     """
 
@@ -45,6 +47,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if name:
             self.name = name  # pyright: ignore  # before TFDS makes a path of it
         super().__init__(**kwargs)
+        self.options: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
 
     def note(self, what: str, *names: str) -> None:
@@ -162,6 +165,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.note_unseen(unseen)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
+        self.info.metadata[OPTIONS_KEY] = self.options
 
 
 def _check_aspect_ratio(record: records.Record) -> None:

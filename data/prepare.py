@@ -9,7 +9,6 @@ written, and the dataset appears under its name only when it is whole.
 """
 
 import contextlib
-import inspect
 import os
 import pathlib
 import re
@@ -17,7 +16,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from absl import app, flags, logging
@@ -37,6 +36,7 @@ from data import (
     shapes,
 )
 from data.builder import RecordBuilder
+from data.options import check_options, check_same, describe_options
 from data.sources import some
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
@@ -63,8 +63,8 @@ def prepare(
         the builder's class.
 
     Raises:
-      ValueError: unknown name or option, a missing one, or files that are missing,
-        damaged or inconsistent.
+      ValueError: unknown name or option, a missing one, files that are missing,
+        damaged or inconsistent, or a finished build with other options.
     """
     builder_class = _builder_class(name, builder)
     check_options(builder or name, builder_class, options)
@@ -73,7 +73,9 @@ def prepare(
     version = str(builder_class.VERSION)
     target = data_dir / name / version
     is_finished = target in records.prepared_versions(data_dir, name)
+    described = describe_options(builder_class, options)
     if is_finished and not overwrite:
+        check_same(name, target, described, builder_class)
         logging.warning(
             "%s is what was prepared before; overwrite replaces it: %s", name, target
         )
@@ -81,6 +83,7 @@ def prepare(
 
     with _staging_folder(data_dir) as staging:
         dataset = builder_class(name=name, data_dir=os.fspath(staging), **options)
+        dataset.options = described
         dataset.download_and_prepare(file_format="array_record")
         for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
@@ -108,24 +111,6 @@ def ensure(name: str, data_dir: epath.PathLike) -> None:
             records.read_info(data_dir, name)
         else:
             prepare(name, data_dir)
-
-
-def check_options(
-    name: str, builder_class: type[RecordBuilder], options: Mapping[str, Any]
-) -> None:
-    """ValueError where a dataset doesn't know an option, or lacks one that it needs."""
-    known = _options(builder_class)
-    unknown = [f"--{option}" for option in options if option not in known]
-    if unknown:
-        has = ", ".join(f"--{option}" for option in known) or "none"
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {has}")
-    needed = [
-        f"--{option}"
-        for option, is_needed in known.items()
-        if is_needed and option not in options
-    ]
-    if needed:
-        raise ValueError(f"{name} needs {', '.join(needed)}; see data/README.md")
 
 
 def clean_unfinished(data_dir: epath.Path) -> None:
@@ -227,17 +212,6 @@ def _builder_class(name: str, builder: str) -> type[RecordBuilder]:
     if name in DATASETS or name in FORMATS:
         raise ValueError(f"--name={name} is taken; choose another name")
     return FORMATS[builder]
-
-
-def _options(builder_class: type[RecordBuilder]) -> dict[str, bool]:
-    """Options that a builder has beyond those of all, and whether it needs each."""
-    parameters = inspect.signature(builder_class.__init__).parameters
-    common = inspect.signature(RecordBuilder.__init__).parameters
-    return {
-        name: parameter.default is parameter.empty
-        for name, parameter in parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in common
-    }
 
 
 DATASETS: dict[str, type[RecordBuilder]] = {

@@ -17,7 +17,7 @@ from tests.data.map_archives import (
     write_files,
     write_zip,
 )
-from tests.data.mask_folders import build, draw
+from tests.data.mask_folders import CLASSES, build, draw
 
 ORIENTATION = 0x0112
 
@@ -260,6 +260,38 @@ def test_other_files_in_the_folders_are_named(tmp_path, caplog):
     photographs, masks = draw(2)
     build(tmp_path, {**photographs, "Thumbs.db": b"x"}, masks)
     assert "not .jpg or .jpeg or .png, left out (Thumbs.db)" in caplog.text
+
+
+def test_preparing_again_with_other_options_is_refused(tmp_path):
+    photographs, masks = draw(4)
+    first = build(tmp_path, photographs, masks)
+    same = build(tmp_path, photographs, masks, ignore_label="255", split_seed=0)
+    assert same == first
+    for options, match in [
+        (
+            {"validation": "0.5"},
+            "other options: --validation not given, now 0.5. --over",
+        ),
+        (
+            {"remap": "1=0", "test": 0.25},
+            "--remap not given, now 1=0; --test not given, now 0.25",
+        ),
+        ({"class_list": "a\nb\nc\n"}, "--classes classes.txt .contents .*, now class"),
+        ({"images": f"train={tmp_path / 'photos'}"}, "--images /.*, now train=/"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            build(tmp_path, photographs, masks, **{"class_list": CLASSES, **options})
+    again = build(tmp_path, photographs, masks, validation=0.5, overwrite=True)
+    assert again.num_examples == {"train": 2, "validation": 2}
+
+
+def test_dataset_of_an_earlier_version_is_kept(tmp_path):
+    info = build(tmp_path, *draw(2))
+    file = tmp_path / "out/mine/1.0.0/metadata.json"
+    metadata = json.loads(file.read_text())
+    del metadata["eomt_options"]
+    file.write_text(json.dumps(metadata))
+    assert build(tmp_path, *draw(2), remap="1=0") == info
 
 
 def test_class_list_may_end_in_empty_lines_and_begin_with_a_byte_order_mark(tmp_path):
