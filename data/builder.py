@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
@@ -130,6 +131,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         try:
             record = self.make_record(item)
             if record is not None:
+                check_name(record.image_id, what="image id")
                 _check_aspect_ratio(record)
                 _check_id_is_new(record.image_id, ids)
         except ValueError as error:

@@ -15,6 +15,7 @@ from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import Results, check_replaceable, write_results
+from eomt_jax.file_names import path_below
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
@@ -160,7 +161,7 @@ def _default_out(
     name = f"evaluation_{source.info.name}_{source.split}_{step}"
     if task != source.info.task:
         name += f"_{task}"
-    return folder / f"{name}.json"
+    return path_below(folder, name, what="name of the results", ending=".json")
 
 
 def config_batches(

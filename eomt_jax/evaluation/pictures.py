@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from eomt_jax.file_names import path_below
 from eomt_jax.inference.comparison import (
     draw_comparison,
     evaluation_pictures,
@@ -49,7 +50,7 @@ class PictureWriter:
         self._num_left -= len(pictures)
         indices = batch.example_index[np.asarray(batch.valid)].tolist()
         for index, picture in zip(indices, pictures):
-            # Some datasets name their images by folder and file.
-            name = self._source.image_id(index).replace("/", "_")
+            image_id = self._source.image_id(index)
+            path = path_below(self._folder, image_id, what="image id", ending=".png")
             drawn = draw_comparison([picture], self._source.info)
-            write_picture(self._folder / f"{name}.png", drawn)
+            write_picture(path, drawn)

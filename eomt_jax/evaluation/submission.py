@@ -24,6 +24,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from eomt_jax.evaluation.mask_ap import encode_mask_bits
+from eomt_jax.file_names import path_below
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.samples import Source
@@ -145,13 +146,16 @@ def _write_panoptic(
     segmentation = Segmentation.from_prediction(prediction, row, size)
     id_map = np.asarray(segmentation.id_map)
     channels = [id_map >> shift & 255 for shift in (0, 8, 16)]
-    file = f"{image_id}.png"
-    _write_png(folder / "panoptic" / file, np.stack(channels, -1).astype(np.uint8))
+    path = _png_path(folder / "panoptic", image_id)
+    _write_png(path, np.stack(channels, -1).astype(np.uint8))
     segments = [
         {"id": i, "category_id": info.classes[label].id}
         for i, label in enumerate(segmentation.labels, start=1)
     ]
-    image: dict[str, Any] = {"image_id": _image_number(image_id), "file_name": file}
+    image: dict[str, Any] = {
+        "image_id": _image_number(image_id),
+        "file_name": f"{image_id}.png",
+    }
     return [{**image, "segments_info": segments}]
 
 
@@ -193,7 +197,7 @@ def _write_semantic(
     ids = np.array([c.id for c in info.classes])
     ids = ids.astype(np.uint8 if ids.max() < 256 else np.uint16)
     label_map = np.asarray(prediction.label_map[row])[: size[0], : size[1]]
-    _write_png(folder / f"{image_id}.png", ids[label_map])
+    _write_png(_png_path(folder, image_id), ids[label_map])
     return []
 
 
@@ -223,6 +227,10 @@ def _check_ids(info: DatasetInfo, task: Task) -> None:
 def _image_number(image_id: str) -> int | str:
     """COCO's images are numbers, with zeros before them in the files' names."""
     return int(image_id) if image_id.isdecimal() else image_id
+
+
+def _png_path(folder: epath.Path, image_id: str) -> epath.Path:
+    return path_below(folder, image_id, what="image id", ending=".png")
 
 
 def _write_png(

@@ -158,8 +158,9 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     files = {path.name for path in folder.iterdir() if "evaluation" in path.name}
     name = "evaluation_shapes_validation_0_semantic"
     assert files == {f"{name}{x}" for x in (".json", "_confusion.png", "_pictures")}
-    pictures = sorted(path.name for path in (folder / f"{name}_pictures").iterdir())
-    assert pictures == ["0.png", "folder_1.png"]
+    pictures = folder / f"{name}_pictures"
+    names = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png")}
+    assert names == {"0.png", "folder/1.png"}
     with Image.open(folder / f"{name}_pictures/0.png") as picture:
         assert picture.width > 800
     assert len(list((tmp_path / "predictions").rglob("*.png"))) == 9

@@ -23,13 +23,14 @@ def draw_all(folder, source, num_pictures):
     for batch in source.batches(10):
         label_map = np.zeros((8, 6, 8), np.int32)
         write(batch, SemanticPrediction(label_map))
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def test_picture_writer_draws_the_first_images_of_several_batches(tmp_path, source):
-    names = [f"city_{index}.png" for index in range(9)]
+    names = [f"city/{index}.png" for index in range(9)]
     assert draw_all(tmp_path / "new", source, 9) == names
-    with Image.open(tmp_path / "new" / "city_8.png") as picture:
+    with Image.open(tmp_path / "new" / "city" / "8.png") as picture:
         assert picture.width > 3 * 100
 
 
