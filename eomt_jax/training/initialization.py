@@ -109,6 +109,7 @@ def initialize(
     if from_scratch and (backbone or checkpoint):
         given = "init.checkpoint" if checkpoint else "init.backbone"
         raise ValueError(f"init.from_scratch = True contradicts {given}: set only one")
+    overrides: dict[str, Any] = {"layer_scale_init": 1.0} if from_scratch else {}
     model = variants.create_eomt(
         variant,
         num_classes=len(class_names),
@@ -117,7 +118,7 @@ def initialize(
         patch_size=patch_size,
         dtype=dtype,
         remat=remat,
-        **({"layer_scale_init": 1.0} if from_scratch else {}),
+        **overrides,
     )
     if resumed:
         fields = dict(resumed.fields)
@@ -148,13 +149,13 @@ def initialize(
         report = report_groups(model, opened.params, resampled)
         return Initialization(model, opened.params, report, opened.notes)
     if backbone:
-        fields, params = read_backbone(backbone)
+        fields, params, told = read_backbone(backbone)
         vit = build_vit(backbone, fields)
         _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
         model, params, resampled = _fit_vit(model, vit, params)
         report = report_groups(model, {"vit": params}, resampled)
-        note = f"backbone: {backbone}"
-        return Initialization(model, {"vit": params}, report, (note,))
+        notes = (f"backbone: {backbone}", *told)
+        return Initialization(model, {"vit": params}, report, notes)
     report = report_groups(model, {}, set())
     return Initialization(model, None, report, warning=_scratch_warning(variant, model))
 

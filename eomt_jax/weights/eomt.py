@@ -13,8 +13,6 @@ from eomt_jax.weights.layouts import Architecture
 from eomt_jax.weights.name_maps import Naming
 from eomt_jax.weights.parameters import read_params
 
-COMPILED = "_orig_mod"  # what torch.compile adds to names
-
 
 @dataclasses.dataclass(frozen=True)
 class StoredEomt:
@@ -33,24 +31,6 @@ class StoredEomt:
     params: dict[str, Any]
     is_delta: bool
     mask_probs: tuple[float, ...]
-
-
-def without_compiled_names(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the names that its network had before torch.compile."""
-    original = {}
-    for name in checkpoint.shapes:
-        plain = ".".join(part for part in name.split(".") if part != COMPILED)
-        if plain in original:
-            raise ValueError(
-                f"{checkpoint.path} holds both {original[plain]} and {name}, which are "
-                "one tensor of a compiled network."
-            )
-        original[plain] = name
-    return dataclasses.replace(
-        checkpoint,
-        shapes={plain: checkpoint.shapes[name] for plain, name in original.items()},
-        load=lambda plain: checkpoint.load(original[plain]),
-    )
 
 
 def is_eomt(checkpoint: Checkpoint) -> bool:

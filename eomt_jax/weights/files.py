@@ -39,6 +39,7 @@ class Checkpoint:
       config: the config.json of a Hugging Face folder; empty if there is none.
       load: reads one tensor as it is stored.
       metadata: the texts in the header of a single safetensors file; else empty.
+      notes: what a user should know, as which of several copies was taken.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Checkpoint:
     config: dict[str, Any]
     load: Callable[[str], np.ndarray]
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def read(self, name: str) -> Float32[np.ndarray, "..."]:
         """One tensor in float32; ValueError for integers, NaN and infinities."""
@@ -176,12 +178,13 @@ def _open_safetensors(
 
 
 def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
-    state = torch_file.read_state(path, local_path)
+    state, notes = torch_file.read_state(path, local_path)
     return Checkpoint(
         path=str(path),
         shapes={name: tuple(value.shape) for name, value in state.items()},
         config={},
         load=lambda name: torch_file.to_numpy(state[name]),
+        notes=notes,
     )
 
 

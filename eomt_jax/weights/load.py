@@ -159,9 +159,12 @@ def load_backbone(
         contradicts it.
     """
     check_image_size(image_size)
+    stored = _read_checked_backbone(path, {**overrides, "image_size": image_size})
+    for note in stored.notes:
+        logging.info("%s: %s", path, note)
     return _refit(
         path,
-        _read_checked_backbone(path, {**overrides, "image_size": image_size}),
+        stored,
         image_size=image_size,
         patch_size=patch_size,
         overrides=overrides,
@@ -170,8 +173,8 @@ def load_backbone(
 
 def read_backbone(
     path: epath.PathLike, **options: Any
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A backbone's fields and parameters at the sizes that are stored.
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """A backbone's fields, its parameters at the sizes that are stored, and notes.
 
     Args:
       path: as in `load_backbone`.
@@ -181,7 +184,7 @@ def read_backbone(
       As `load_backbone`.
     """
     stored = _read_checked_backbone(path, options)
-    return stored.vit_fields, stored.vit_params
+    return stored.vit_fields, stored.vit_params, stored.notes
 
 
 def _read_checked_backbone(path: epath.PathLike, options: dict[str, Any]) -> Stored:

@@ -16,9 +16,9 @@ from eomt_jax.weights.eomt import (
     holds_differences,
     is_eomt,
     read_eomt,
-    without_compiled_names,
 )
 from eomt_jax.weights.files import open_checkpoint, read_json
+from eomt_jax.weights.prefixes import with_plain_names
 
 # What neither shapes nor names tell, and a config.json only if there is one.
 OPTIONS = ("num_heads", "layer_norm_eps", "rope_theta")
@@ -67,12 +67,14 @@ def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> St
         return _read_native(source)
     options = {**_known(options), "image_size": options.get("image_size")}
     with open_checkpoint(source) as checkpoint:
-        checkpoint = without_compiled_names(checkpoint)
+        checkpoint = with_plain_names(checkpoint)
         if not is_eomt(checkpoint):
             architecture, params = read_vit(checkpoint, **options)
-            return Stored("ViT", architecture.vit_fields(), {}, params)
+            fields = architecture.vit_fields()
+            return Stored("ViT", fields, {}, params, notes=checkpoint.notes)
         eomt = read_eomt(checkpoint, **options)
-    return Stored("EoMT", eomt.architecture.vit_fields(), {}, eomt.params)
+    fields = eomt.architecture.vit_fields()
+    return Stored("EoMT", fields, {}, eomt.params, notes=checkpoint.notes)
 
 
 def read_stored_eomt(
@@ -99,7 +101,7 @@ def read_stored_eomt(
         return stored
     known, base = _known(options), None
     with open_checkpoint(source) as checkpoint:
-        checkpoint = without_compiled_names(checkpoint)
+        checkpoint = with_plain_names(checkpoint)
         if is_backbone(checkpoint) and not is_eomt(checkpoint):
             raise BackboneError(
                 f"{path} holds a backbone, not an EoMT; open it with "
@@ -147,7 +149,8 @@ def read_stored_eomt(
         "num_queries": architecture.num_queries,
         "num_query_blocks": num_query_blocks,
     }
-    return Stored("EoMT", vit_fields, fields, params, info, (*notes, *told))
+    notes = (*checkpoint.notes, *notes, *told)
+    return Stored("EoMT", vit_fields, fields, params, info, notes)
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +12,24 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-WRAPPERS = ("state_dict", "model")  # Lightning's and others' key of the tensors
+# Lightning's and others' keys of the tensors, by preference.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
+# Words in a key of weights that are averaged over a training, which are the better ones.
+_AVERAGES = ("ema", "teacher")
+_MAX_DEPTH = 4
 
 
-def read_state(path: epath.Path, local_path: str) -> dict[str, "torch.Tensor"]:
+def read_state(
+    path: epath.Path, local_path: str
+) -> tuple[dict[str, "torch.Tensor"], tuple[str, ...]]:
     """Tensors by name; mapped, so that those not asked for are never read.
 
     Args:
       path: for messages.
       local_path: the file, or a local copy of it.
+
+    Returns:
+      The tensors, and notes on which were taken where there are several.
 
     Raises:
       ImportError: there is no torch.
@@ -42,10 +52,15 @@ def read_state(path: epath.Path, local_path: str) -> dict[str, "torch.Tensor"]:
         )
     except Exception as error:
         raise ValueError(_explain(path, error)) from error
+    notes: tuple[str, ...] = ()
     if isinstance(state, dict):
-        state = next(
-            (state[key] for key in WRAPPERS if isinstance(state.get(key), dict)), state
-        )
+        found, keys = _find_tensors(state, path)
+        if found is not None:
+            state = found
+            notes = tuple(f"Taken from the file: {key}." for key in keys)
+        else:
+            wrapped = (state[k] for k in WRAPPERS if isinstance(state.get(k), dict))
+            state = next(wrapped, state)
     if not isinstance(state, dict) or not state:
         raise ValueError(
             f"{path} holds a {type(state).__name__}; wanted tensors by name."
@@ -59,7 +74,52 @@ def read_state(path: epath.Path, local_path: str) -> dict[str, "torch.Tensor"]:
         raise ValueError(
             f"{path} holds values that are no tensors: {', '.join(others[:20])}."
         )
-    return state
+    return state, notes
+
+
+def _find_tensors(
+    state: dict[Any, Any], path: epath.Path, depth: int = 0
+) -> tuple[dict[str, "torch.Tensor"] | None, tuple[str, ...]]:
+    """The dictionary of tensors within others, and what was chosen on the way to it."""
+    import torch
+
+    if state and all(isinstance(value, torch.Tensor) for value in state.values()):
+        return state, ()
+    found = {}
+    for key, value in state.items():
+        if isinstance(key, str) and isinstance(value, dict) and depth < _MAX_DEPTH:
+            tensors, choices = _find_tensors(value, path, depth + 1)
+            if tensors:
+                found[key] = tensors, choices
+    if not found:
+        return None, ()
+    key = choose_copy(found, path)
+    tensors, choices = found[key]
+    others = ", ".join(sorted(other for other in found if other != key)[:8])
+    chosen = (f"{key}, and not {others}",) if others else ()
+    return tensors, (*chosen, *choices)
+
+
+def choose_copy(keys: Collection[str], path: epath.PathLike) -> str:
+    """The key whose weights to take: averaged ones, else the usual ones.
+
+    Args:
+      keys: of weights, one at least.
+      path: of the file, for the message.
+
+    Raises:
+      ValueError: there are several of unknown names.
+    """
+    averages = [k for k in keys if set(re.split(r"[^a-z]+", k.lower())) & {*_AVERAGES}]
+    usual = [key for key in WRAPPERS if key in keys]
+    best = averages or usual[:1] or list(keys)
+    if len(best) > 1:
+        names = ", ".join(sorted(best)[:8])
+        raise ValueError(
+            f"{path} holds several sets of weights ({names}). Save the one that is meant "
+            "in a file of its own."
+        )
+    return best[0]
 
 
 def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
@@ -94,8 +154,10 @@ def _explain(path: epath.Path, error: Exception) -> str:
         return (
             f"{path} holds a Python object besides tensors ({code[1]}), which is never "
             "unpickled here, as that may run any code. If you trust the file, save its "
-            "tensors alone: state = torch.load(path, weights_only=False); "
-            "torch.save(state['state_dict'], new_path)."
+            "tensors alone: state = torch.load(path, weights_only=False); then, of a "
+            "whole network, torch.save(state.state_dict(), new_path), and of a "
+            "dictionary torch.save(state['state_dict'], new_path) with the key that "
+            "holds the tensors, one of state.keys()."
         )
     reason = str(error).strip().split("\n")[0]
     return (

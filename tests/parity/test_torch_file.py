@@ -3,6 +3,7 @@
 import argparse
 import collections
 import pathlib
+import re
 import zipfile
 
 import numpy as np
@@ -27,7 +28,7 @@ def state():
     return {k: torch.randn(v, generator=generator) for k, v in shapes.items()}
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "weights"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_state_dict_is_read_wrapped_or_not(tmp_path, state, wrapper, zipped):
     value = {wrapper: state, "epoch": 3} if wrapper else state
@@ -37,6 +38,53 @@ def test_state_dict_is_read_wrapped_or_not(tmp_path, state, wrapper, zipped):
     assert got.keys() == state.keys()
     for name, tensor in state.items():
         np.testing.assert_array_equal(got[name], tensor.numpy())
+
+
+@pytest.mark.parametrize(
+    "keys, taken",
+    [
+        (("model", "model_ema"), "model_ema, and not model"),
+        (("student", "teacher"), "teacher, and not student"),
+        (("state_dict", "other"), "state_dict, and not other"),
+    ],
+)
+def test_of_several_weights_the_averaged_or_usual_ones_are_taken(
+    tmp_path, state, keys, taken
+):
+    path = tmp_path / "a.pt"
+    chosen = taken.split(",")[0]
+    # A trainer's state holds tensors too, beside other things.
+    value = {key: {k: 2 * v for k, v in state.items()} for key in keys}
+    value |= {chosen: state, "optimizer": {"state": {0: state}, "lr": 1.0}}
+    torch.save(value, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.notes == (f"Taken from the file: {taken}.",)
+        np.testing.assert_array_equal(checkpoint.read("a"), state["a"].numpy())
+
+
+def test_several_weights_of_unknown_names_are_refused(tmp_path, state):
+    torch.save({"one": state, "two": state}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="several sets of weights \\(one, two\\)"):
+        read_all(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_advice_for_a_pickled_object_works(tmp_path, whole):
+    """The message's own commands are run on the file that it is about."""
+    network = torch.nn.Linear(2, 3)
+    options = argparse.Namespace(lr=1.0)
+    value = network if whole else {"state_dict": network.state_dict(), "args": options}
+    path, new_path = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save(value, path)
+    with pytest.raises(ValueError, match="a.pt holds a Python object") as caught:
+        read_all(path)
+    pattern = r"state = torch\.load\(.*?\)|torch\.save\(.*?new_path\)"
+    commands = re.findall(pattern, str(caught.value))
+    assert len(commands) == 3
+    scope = {"torch": torch, "path": path, "new_path": new_path}
+    for command in (commands[0], commands[1 if whole else 2]):
+        exec(command, scope)  # noqa: S102
+    np.testing.assert_array_equal(read_all(new_path)["bias"], network.bias.detach())
 
 
 class Malicious:

@@ -95,7 +95,7 @@ def test_names_of_a_compiled_network_are_the_same(tmp_path):
 def test_backbone_of_a_whole_eomt(tmp_path):
     file = save(tmp_path / "a.safetensors", release())
     _, params = eomt_jax.load(file)
-    fields, vit_params = read_backbone(file)
+    fields, vit_params, _ = read_backbone(file)
     assert fields["embed_dim"] == 128
     jax.tree.map(np.testing.assert_array_equal, vit_params, params["vit"])
 
