@@ -63,8 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.init.backbone = ""
     config.init.checkpoint = ""
     config.init.from_scratch = False
-    # "keep" the checkpoint's class head, start a "new" one, or "auto": keep it if its
-    # classes have the dataset's names in the dataset's order.
+    # "keep" the checkpoint's class head, start a "new" one, keep the rows of classes that
+    # have the same name ("by_name"), or "auto": keep it if its classes have the dataset's
+    # names in the dataset's order, else a new one.
     config.init.class_head = "auto"
 
     config.optimizer = ml_collections.ConfigDict()

@@ -165,7 +165,7 @@ RANGES = {
     "init.backbone": Text(),
     "init.checkpoint": Text(),
     "init.from_scratch": Flag(),
-    "init.class_head": Choice(("auto", "keep", "new")),
+    "init.class_head": Choice(("auto", "keep", "new", "by_name")),
     "optimizer.learning_rate": Real(0.0, 1.0, above=True),
     "optimizer.weight_decay": Real(0.0, 100.0),
     "optimizer.layer_decay": Real(0.0, 1.0, above=True),

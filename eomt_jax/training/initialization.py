@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from eomt_jax.models import variants
@@ -11,6 +13,7 @@ from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.parameter_report import Report, report_groups
 from eomt_jax.weights import native
+from eomt_jax.weights.architecture import listed
 from eomt_jax.weights.load import Loaded, build_vit, open_eomt, read_backbone
 from eomt_jax.weights.resample import resample_vit
 
@@ -28,7 +31,7 @@ VARIANT_FIELDS = (
 )
 
 # What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
-CLASS_HEAD_CHOICES = ("auto", "keep", "new")
+CLASS_HEAD_CHOICES = ("auto", "keep", "new", "by_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Initialization:
     Attributes:
       model: the network; without registers where the backbone has none.
       loaded: pre-trained parameters, for `state.create_state`; None without any. The
-        queries may be fewer than the network's.
+        queries may be fewer than the network's, and NaN stands for new values.
       report: one row for each group of parameters that the network has; none of a run
         that is resumed.
       notes: a sentence on whatever the report's numbers don't explain.
@@ -87,7 +90,8 @@ def initialize(
       from_scratch: whether a network without either is meant to learn from nothing:
         LayerScale then starts at 1, and there is no warning.
       class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
-        one, or "auto": keep it if its classes have these names in this order.
+        one, keep what belongs to classes of these names ("by_name") and draw the rest,
+        or "auto": keep it if its classes have these names in this order.
       resumed: what the run that is resumed wrote of its network. Its parameters are in
         its own checkpoint, so neither backbone nor checkpoint are read again.
 
@@ -101,9 +105,9 @@ def initialize(
             f"init.class_head = {class_head!r}: there are "
             f"{', '.join(CLASS_HEAD_CHOICES)}"
         )
-    if class_head == "keep" and not checkpoint:
+    if class_head in ("keep", "by_name") and not checkpoint:
         raise ValueError(
-            "init.class_head = 'keep' without init.checkpoint: only a checkpoint has a "
+            f"init.class_head = {class_head!r} without init.checkpoint: only a checkpoint has a "
             "class head"
         )
     if from_scratch and (backbone or checkpoint):
@@ -207,11 +211,52 @@ def _open_checkpoint(
         class_head == "auto" and trained_names == list(class_names)
     ):
         notes.append("class head: kept")
+    elif class_head == "by_name":
+        sources = _sources_by_name(path, trained_names, class_names)
+        params["class_head"] = _take_classes(params["class_head"], sources)
+        for what, are_kept in (("kept", True), ("new", False)):
+            names = [n for n, i in zip(class_names, sources) if (i >= 0) == are_kept]
+            number = f"{len(names)} of {len(class_names)} classes"
+            notes.append(f"class head, {what}: {number}: {listed(names)}")
     else:
         del params["class_head"]
         whose = f"the {model.num_classes} of {info.name}" if info else "not known"
         notes.append(f"class head: new; the checkpoint's classes are {whose}")
     return dataclasses.replace(opened, params=params, notes=tuple(notes))
+
+
+def _sources_by_name(
+    path: epath.PathLike, trained: Sequence[str] | None, wanted: Sequence[str]
+) -> list[int]:
+    """For each wanted class the checkpoint's of that name, in any case; -1 without."""
+    if trained is None:
+        raise ValueError(
+            f"init.class_head = 'by_name': {path} doesn't say the names of its classes; "
+            "set init.class_head = 'new', or 'keep' where its classes are the dataset's"
+        )
+    labels: dict[str, int] = {}
+    for label, name in enumerate(trained):
+        labels.setdefault(name.strip().casefold(), label)
+    sources = [labels.get(name.strip().casefold(), -1) for name in wanted]
+    if max(sources) < 0:
+        raise ValueError(
+            f"init.class_head = 'by_name': none of the dataset's classes "
+            f"({listed(wanted[:8])}) has the name of one of {path}'s "
+            f"({listed(trained[:8])}); set init.class_head = 'new'"
+        )
+    return sources
+
+
+def _take_classes(head: PyTree, sources: Sequence[int]) -> PyTree:
+    """A class head of other classes: their logits' weights, NaN where a source is -1.
+
+    "No object", the last one, is kept.
+    """
+    taken = np.array([*sources, -1])
+    new = np.array([*(source < 0 for source in sources), False])
+    return jax.tree.map(
+        lambda x: np.where(new, np.float32(np.nan), x[..., taken]), head
+    )
 
 
 def _fit_vit(model: EoMT, stored: ViT, params: PyTree) -> tuple[EoMT, PyTree, set[str]]:

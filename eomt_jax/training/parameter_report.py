@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.training.state import param_shapes
@@ -55,11 +56,12 @@ def report_groups(model: EoMT, loaded: PyTree, resampled: Collection[str]) -> Re
 
     Args:
       model: the network.
-      loaded: what of its parameters is loaded; the queries may be fewer.
+      loaded: what of its parameters is loaded; the queries may be fewer, and NaN
+        stands for new values.
       resampled: paths of those among them that are resized.
     """
     rows = {name: GroupReport(name) for _, name in GROUPS}
-    given = _sizes(loaded)
+    given = _sizes(jax.tree.map(_without_gaps, loaded))
     for path, size in _sizes(param_shapes(model)).items():
         name = next(name for pattern, name in GROUPS if re.match(pattern, path))
         kind = "resampled" if path in resampled else "loaded"
@@ -89,6 +91,11 @@ def format_report(report: Report, notes: Sequence[str] = ()) -> str:
         for row in rows
     ]
     return "\n".join([*table, *notes])
+
+
+def _without_gaps(array: Any) -> Any:
+    has_gaps = isinstance(array, np.ndarray) and np.isnan(array.sum())
+    return array[~np.isnan(array)] if has_gaps else array
 
 
 def _sizes(tree: PyTree) -> dict[str, int]:

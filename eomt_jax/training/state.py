@@ -97,7 +97,7 @@ def create_state(
       mesh: from `parallel.mesh.create_mesh`.
       loaded: weights that replace initial ones: a tree with some or all of the
         parameters' names, as `initialization.initialize` gives. Queries may be fewer
-        than the model's: they replace the first ones.
+        than the model's: they replace the first ones. NaN leaves the initial value.
 
     Raises:
       ValueError: a loaded weight is none of the model's or has another shape.
@@ -108,7 +108,9 @@ def create_state(
     drawn = {
         path: leaf
         for path, leaf in shapes.items()
-        if path not in given or given[path].shape != leaf.shape
+        if path not in given
+        or given[path].shape != leaf.shape
+        or np.isnan(given[path].sum())
     }
     init_rng, run_rng = jax.random.split(rng)
 
@@ -121,7 +123,7 @@ def create_state(
     flat = jax.jit(draw, out_shardings=shardings)(init_rng)
     for path, value in given.items():
         if path in drawn:
-            flat[path] = _replace_first_rows(flat[path], value)
+            flat[path] = _replace(flat[path], value)
         else:
             host = np.asarray(value, shapes[path].dtype)
             flat[path] = place(host, shapes[path].sharding)
@@ -152,12 +154,15 @@ def _flatten(tree: PyTree) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore
 
 
-def _replace_first_rows(array: jax.Array, rows: np.ndarray) -> jax.Array:
+def _replace(array: jax.Array, rows: np.ndarray) -> jax.Array:
+    """The array with its first rows replaced, except where they are NaN."""
+
     # Under jit, for no process may have all of the array.
-    replace = jax.jit(
-        lambda array, rows: array.at[: len(rows)].set(rows),
-        out_shardings=array.sharding,
-    )
+    def replace(array: jax.Array, rows: jax.Array) -> jax.Array:
+        rows = jnp.where(jnp.isnan(rows), array[: len(rows)], rows)
+        return array.at[: len(rows)].set(rows)
+
+    replace = jax.jit(replace, out_shardings=array.sharding)
     return replace(array, np.asarray(rows, array.dtype))
 
 

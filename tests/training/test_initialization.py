@@ -315,6 +315,32 @@ def test_class_head_is_kept_or_new_on_request(checkpoint):
     )
 
 
+def test_classes_of_the_same_name_keep_their_rows(checkpoint):
+    folder, params = checkpoint  # cat, dog, sky
+    names = ("sea", "Sky", "cat", "tree")
+    result = build(checkpoint=folder, class_head="by_name", class_names=names)
+    kernel, bias = (result.loaded["class_head"][k] for k in ("kernel", "bias"))
+    old = params["class_head"]
+    np.testing.assert_array_equal(kernel[:, [1, 2, 4]], old["kernel"][:, [2, 0, 3]])
+    np.testing.assert_array_equal(bias[[1, 2, 4]], old["bias"][[2, 0, 3]])
+    assert np.isnan(kernel[:, [0, 3]]).all() and np.isnan(bias[[0, 3]]).all()
+    assert rows(result)["class head"] == GroupReport("class head", 3 * 17, new=2 * 17)
+    assert result.notes[1:] == (
+        "class head, kept: 2 of 4 classes: Sky, cat",
+        "class head, new: 2 of 4 classes: sea, tree",
+    )
+
+
+def test_classes_by_name_need_a_name_in_common(tmp_path, checkpoint):
+    options = {"class_head": "by_name", "class_names": ("sea", "tree")}
+    with pytest.raises(ValueError, match=r"\(sea, tree\) has the name of one of"):
+        build(checkpoint=checkpoint[0], **options)
+    model = build().model
+    native.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
+    with pytest.raises(ValueError, match="doesn't say the names of its classes"):
+        build(checkpoint=tmp_path / "eomt", **options)
+
+
 def test_checkpoint_without_class_names_takes_a_new_class_head(tmp_path, checkpoint):
     model = build().model
     native.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
@@ -361,7 +387,7 @@ def test_checkpoint_at_another_image_size_resamples_positions_alone(checkpoint):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"class_head": "old"}, "'old': there are auto, keep, new"),
+        ({"class_head": "old"}, "'old': there are auto, keep, new, by_name"),
         ({"class_head": "keep"}, "without init.checkpoint"),
         (
             {"checkpoint": True, "class_head": "keep", "class_names": ("cat",)},

@@ -119,6 +119,22 @@ def test_fewer_loaded_queries_replace_the_first_ones(model, tx, one):
     assert found.sharding.is_equivalent_to(wanted, 2)
 
 
+def test_loaded_nan_leaves_the_initial_value(model, tx, one):
+    initial = np.asarray(one.params["class_head"]["kernel"])
+    kernel = np.full(initial.shape, 2.0, np.float32)
+    kernel[:, 1] = np.nan
+    state = states.create_state(
+        model,
+        tx,
+        jax.random.key(1),
+        create_mesh(2, 2, 2),
+        loaded={"class_head": {"kernel": kernel}},
+    )
+    found = np.asarray(state.params["class_head"]["kernel"])
+    np.testing.assert_array_equal(found[:, 1], initial[:, 1])
+    assert (np.delete(found, 1, axis=1) == 2.0).all()
+
+
 @pytest.mark.parametrize(
     ("loaded", "message"),
     [
