@@ -104,6 +104,7 @@ class Checkpoints:
         position: DataPosition,
         *,
         score: Score | None = None,
+        num_replaced: int = 0,
     ) -> None:
         """Writes a checkpoint in the background; does nothing where it exists.
 
@@ -114,7 +115,9 @@ class Checkpoints:
         if step in self._steps:
             return
         self._prune()
-        args = stored_step.to_save(state, position, score=score)
+        args = stored_step.to_save(
+            state, position, score=score, num_replaced=num_replaced
+        )
         self._writing = step
         if score is not None:
             self._scores[step] = score
@@ -138,6 +141,16 @@ class Checkpoints:
         if self._writing is not None:
             self._steps.append(self._writing)
             self._writing = None
+
+    def set_score(self, step: int, score: Score) -> None:
+        """Gives a checkpoint that is there the score of an evaluation made since."""
+        self._scores[step] = score
+        if is_main():
+            stored_step.write_score(self._absolute / str(step), score)
+
+    def read_num_replaced(self, step: int) -> int:
+        """See stored_step.read_num_replaced."""
+        return stored_step.read_num_replaced(self._absolute / str(step))
 
     def read_position(self, step: int) -> DataPosition:
         """See stored_step.read_position."""

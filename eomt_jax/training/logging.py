@@ -68,6 +68,11 @@ class MetricsWindow:
         if len(self._ahead) > _MAX_STEPS_AHEAD:
             jax.block_until_ready(self._ahead.popleft())
 
+    @property
+    def num_replaced(self) -> int:
+        """Images so far that stood in for others; waits for the device."""
+        return int(jax.device_get(self._totals[2])) if self._count else 0
+
     def read(self) -> tuple[Scalars, int, int]:
         """Closes the window, and waits for the device.
 

@@ -111,8 +111,10 @@ def _run_steps(
     # Not written to by other processes: they have nothing that the first hasn't.
     writer = stack.enter_context(MetricsWriter(workdir, step=step, enabled=is_main()))
     reviewer = reviews.Reviewer(run, workdir, writer, stop)
-    _, left = reviewer.make(left_out, step, state.params)
+    score, left = reviewer.make(left_out, step, state.params)
     writer.flush()
+    if score is not None:
+        checkpoints.set_score(step, score)
     if left:
         raise hooks.Interrupted(hooks.RUN_AGAIN)
     if step >= total_steps:
@@ -127,7 +129,8 @@ def _run_steps(
         ask_every=config.logging.every_steps,
         total_steps=total_steps,
     )
-    window, stopwatch, num_replaced = MetricsWindow(), Stopwatch(), 0
+    window, stopwatch = MetricsWindow(), Stopwatch()
+    num_replaced = checkpoints.read_num_replaced(step) if step else 0
     first = next(batches)
     train_step = compile_step(run.train_step, state, first)
     stopwatch.lap()
@@ -172,7 +175,13 @@ def _run_steps(
             # and leaves nothing out.
             writer.flush()
             if save or stopping:
-                checkpoints.save(step, state, run.position(step), score=score)
+                checkpoints.save(
+                    step,
+                    state,
+                    run.position(step),
+                    score=score,
+                    num_replaced=num_replaced + window.num_replaced,
+                )
                 schedule.saved()
         if stopping and (step < total_steps or any(review)):
             checkpoints.wait()

@@ -5,6 +5,7 @@ from eomt_jax.training.joint_reading import DamagedError
 from eomt_jax.training.logging import say
 from eomt_jax.training.setup import Setup
 from eomt_jax.training.state import TrainState
+from eomt_jax.training.stored_step import check_step
 
 
 def resume(checkpoints: Checkpoints, run: Setup) -> tuple[TrainState, int]:
@@ -18,14 +19,18 @@ def resume(checkpoints: Checkpoints, run: Setup) -> tuple[TrainState, int]:
       run: as it is set up now; its mesh and number of processes may be others.
 
     Raises:
-      ValueError: the checkpoints belong to another run, or all are damaged.
+      ValueError: the checkpoints belong to another run, or one has the name of another
+        step, or all are damaged.
     """
     damaged: dict[int, DamagedError] = {}
     for step in reversed(checkpoints.steps()):
         try:
             saved = checkpoints.read_position(step)
-            saved.check_same_stream(run.position(step), folder=checkpoints.folder)
+            now, folder = run.position(step), checkpoints.folder
+            saved.check_same_stream(now, folder=folder)
+            check_step(folder, saved.next_example // saved.batch_size, now=now)
             state = checkpoints.restore(step, run.abstract_state())
+            check_step(folder, int(state.step), now=now)
         except DamagedError as error:
             damaged[step] = error
             continue

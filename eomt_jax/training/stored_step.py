@@ -6,8 +6,9 @@ when all are complete:
   params     the network's parameters, so that inference reads nothing else
   training   optimizer state, step and random key
   position   JSON, see DataPosition
-  about      JSON: version of this layout, checksums of all arrays, and the score of the
-             evaluation after this step, if there was one
+  about      JSON: version of this layout, checksums of all arrays, the score of the
+             evaluation after this step, if there was one, and how many images have been
+             replaced by others so far
 """
 
 import dataclasses
@@ -75,6 +76,23 @@ class DataPosition:
             )
 
 
+def check_step(folder: epath.PathLike, step: int, *, now: DataPosition) -> None:
+    """Raises ValueError where a checkpoint's content is of another step than its name.
+
+    Args:
+      folder: the run's checkpoints.
+      step: that the content is of.
+      now: the position that the name leads to.
+    """
+    named = now.next_example // now.batch_size
+    if step != named:
+        raise ValueError(
+            f"{epath.Path(folder) / str(named)} holds the state after step {step}, not "
+            f"{named}: it was renamed. Give the folder its own number again, or move it "
+            "out of the way."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """How good an evaluation found the network: the number that its task goes by.
@@ -89,7 +107,11 @@ class Score:
 
 
 def to_save(
-    state: TrainState, position: DataPosition, *, score: Score | None
+    state: TrainState,
+    position: DataPosition,
+    *,
+    score: Score | None,
+    num_replaced: int = 0,
 ) -> ocp.args.Composite:
     """What orbax is to write; the arrays may be overwritten when it has taken them."""
     training = _training_part(state)
@@ -100,6 +122,7 @@ def to_save(
             "training": checksums(training),
         },
         "score": None if score is None else dataclasses.asdict(score),
+        "num_replaced": num_replaced,
     }
     return ocp.args.Composite(
         params=ocp.args.StandardSave(state.params),
@@ -116,6 +139,23 @@ def read_score(folder: epath.Path) -> Score | None:
         return None if score is None else Score(**score)
     except (DamagedError, KeyError, TypeError):
         return None
+
+
+def write_score(folder: epath.Path, score: Score) -> None:
+    """Adds the score of an evaluation that was made after the step was saved."""
+    path = folder / ABOUT_ITEM / "metadata"
+    about = {**_read_json(folder / ABOUT_ITEM), "score": dataclasses.asdict(score)}
+    unfinished = path.parent / f".{path.name}.unfinished"
+    unfinished.write_text(json.dumps(about))
+    unfinished.replace(path)
+
+
+def read_num_replaced(folder: epath.Path) -> int:
+    """How many images other ones had stood in for up to the step, if that is known."""
+    try:
+        return int(_read_json(folder / ABOUT_ITEM).get("num_replaced", 0))
+    except (DamagedError, TypeError, ValueError):
+        return 0
 
 
 def read_position(folder: epath.Path) -> DataPosition:

@@ -43,7 +43,7 @@ def test_window_means_losses_and_takes_the_last_of_schedules():
     for loss, prob in ((1.0, 1.0), (2.0, 0.5), (6.0, 0.25)):
         metrics = {"loss": jnp.float32(loss), "mask_prob/0": jnp.float32(prob)}
         window.add(metrics, replaced=jnp.array([True, loss > 1]))
-    assert len(window) == 3
+    assert (len(window), window.num_replaced) == (3, 5)
     means, num_finite, num_replaced = window.read()
     assert means == {"loss": 3.0, "mask_prob/0": 0.25}
     assert (num_finite, num_replaced) == (3, 5)

@@ -198,6 +198,10 @@ def test_stopped_run_makes_up_for_the_evaluation_it_left_out(
     assert out.count(f"Evaluation after step {last_step},") == 1
     assert out.count("step ") - out.count("after step") == 6 - last_step
     assert told(tmp_path) == reference[last_step]
+    # Later than the checkpoint, the score is still the checkpoint's.
+    about = tmp_path / f"checkpoints/{last_step}/about/metadata"
+    assert json.loads(about.read_text())["score"]["name"] == "PQ"
+    assert "Best checkpoint kept: PQ" in out and f"after step {last_step}" in out
 
 
 def test_checkpoint_out_of_reach_is_not_taken_for_damaged(
@@ -232,6 +236,7 @@ def test_run_goes_on_from_the_newest_sound_checkpoint(
         before_step(patch, 6, crash)
         run(tiny_config, tmp_path)
     checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(tmp_path, tmp_path / "swapped")
     damage(checkpoints / "4")
     shutil.copytree(tmp_path, tmp_path / "all_damaged")
     assert_equal(run(tiny_config, tmp_path), reference["state"])
@@ -251,6 +256,20 @@ def test_run_goes_on_from_the_newest_sound_checkpoint(
     for step in ("2", "4"):
         assert f"{folder / step} is damaged" in str(error.value)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+    # One step is never taken for another.
+    folder = tmp_path / "swapped/checkpoints"
+    for source, target in (("4", "6"), ("2", "4"), ("6", "2")):
+        (folder / source).rename(folder / target)
+    with pytest.raises(ValueError, match="4 holds the state after step 2, not 4"):
+        run(tiny_config, tmp_path / "swapped")
+    for part in ("params", "training", "about"):
+        for source, target in (("4", "6"), ("2", "4"), ("6", "2")):
+            (folder / target).mkdir(exist_ok=True)
+            (folder / source / part).rename(folder / target / part)
+    shutil.rmtree(folder / "6")
+    with pytest.raises(ValueError, match="4 holds the state after step 2, not 4"):
+        run(tiny_config, tmp_path / "swapped")
 
 
 def test_full_disk_ends_the_run_and_with_room_it_goes_on(
@@ -397,7 +416,15 @@ def test_resuming_with_another_seed_is_refused_other_changes_are_told(
         run(tiny_config, tmp_path)
     tiny_config.seed = 0
     tiny_config.logging.every_steps = 3
+    # Images that were replaced before are counted on.
+    about = tmp_path / "checkpoints/2/about/metadata"
+    assert json.loads(about.read_text())["num_replaced"] == 0
+    about.write_text(
+        about.read_text().replace('"num_replaced": 0', '"num_replaced": 5')
+    )
     run(tiny_config, tmp_path)
+    last = (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["num_replaced"] == 5
     assert "config.logging.every_steps from 1 to 3" in capsys.readouterr().out
 
 
