@@ -3,15 +3,14 @@
 import io
 from collections.abc import Callable
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
+
+from eomt_jax.rgb import exif_orientation, open_photograph, short_reason
 
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 
-_ORIENTATION = 0x0112  # of EXIF: 1 is upright, 5 to 8 are turned by a quarter
-
 _JPEGS = ("JPEG", "MPO")  # phones' MPO: a JPEG with more of them behind it
 _FORMATS = (*_JPEGS, "PNG")
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def check_photograph(
@@ -32,9 +31,9 @@ def check_photograph(
         channel, or are one of another size.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
-    except _UNREADABLE as error:
-        raise ValueError(f"{file} is no picture that can be read ({error})") from error
+        image = open_photograph(encoded)
+    except ValueError as error:
+        raise ValueError(f"{file} is {error}") from error
     if image.format not in _FORMATS:
         raise ValueError(f"{file} is a {image.format}: save it as JPEG or PNG")
     found = image.height, image.width
@@ -52,8 +51,8 @@ def check_photograph(
     image.draft(None, (1, 1))
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file} can't be decoded ({error})") from error
+    except Exception as error:
+        raise ValueError(f"{file} can't be decoded ({short_reason(error)})") from error
     return found
 
 
@@ -62,10 +61,10 @@ def stored_and_upright_size(
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """(height, width) as stored, and as EXIF turns it; None where it can't be read."""
     try:
-        image = Image.open(io.BytesIO(encoded))
-        is_turned = image.getexif().get(_ORIENTATION, 1) in range(5, 9)
-    except _UNREADABLE:
+        image = open_photograph(encoded)
+    except ValueError:
         return None
+    is_turned = exif_orientation(image) >= 5
     height, width = image.height, image.width
     return (height, width), ((width, height) if is_turned else (height, width))
 
@@ -89,14 +88,14 @@ def turn_upright(
       quality 95, or PNG.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        image = open_photograph(encoded)
+        orientation = exif_orientation(image)
         is_annotated_as_stored = (
             orientation >= 5
             and image.width != image.height
             and image.size == (size[1], size[0])
         )
-        if orientation not in range(2, 9):
+        if orientation == 1:
             return encoded
         if is_annotated_as_stored:
             note("photographs left as stored though EXIF says to turn them")
@@ -108,5 +107,5 @@ def turn_upright(
         else:
             ImageOps.exif_transpose(image).save(turned, "PNG")
         return turned.getvalue()
-    except _UNREADABLE:
+    except (OSError, SyntaxError, ValueError):
         return encoded  # check_photograph says what is wrong with it

@@ -9,7 +9,6 @@ too small to be learnt at the configured size.
 """
 
 import dataclasses
-import io
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
@@ -27,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from eomt_jax.inference import draw
 from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.pipeline import records
+from eomt_jax.pipeline import records, transforms
 from eomt_jax.types import DatasetInfo
 
 RARE = 20  # segments of a class; fewer are hardly learnt
@@ -205,7 +204,7 @@ def draw_sheet(
 
 
 def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.Image:
-    image = Image.open(io.BytesIO(record.image_bytes)).convert("RGB")
+    image = transforms.decode_image(record.image_bytes)
     segments = Image.fromarray(
         draw.draw_segmentation(
             np.asarray(image), Segmentation.from_record(record), info, long_side=panel

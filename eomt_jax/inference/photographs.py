@@ -1,8 +1,9 @@
 """A user's photograph, whatever holds it, as upright RGB of 8 bits.
 
-Prepared datasets are read elsewhere (pipeline.transforms.decode_image), as published:
-their masks were drawn on the pixels as stored. Nobody drew a mask on a user's photograph
-yet, so it is turned the way that every viewer shows it.
+Its colours are those that training sees (eomt_jax.rgb). Prepared datasets keep their
+photographs' orientation (pipeline.transforms.decode_image), since their masks were drawn
+on the pixels as stored. Nobody drew a mask on a user's photograph yet, so it is turned the
+way that every viewer shows it.
 
 Legend: H W pixels.
 """
@@ -10,7 +11,6 @@ Legend: H W pixels.
 import collections
 import contextlib
 import functools
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +21,8 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from eomt_jax.rgb import open_photograph, short_reason, to_rgb, upper_bits
+
 PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
     *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif", ".hif"),
@@ -28,16 +30,13 @@ PICTURE_ENDINGS = (
 """What a folder is searched for. HEIC is among them, to be refused by name."""
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_WHITE = (255, 255, 255, 255)
 
 
 def read_photograph(source: Any) -> UInt8[np.ndarray, "H W 3"]:
     """RGB, as a viewer shows it.
 
-    An orientation in EXIF is applied. Grey, palettes and CMYK become RGB, without regard
-    to colour profiles, as in training. What is transparent lies on white. Of 16 bits the
-    upper 8 count. Of an animation, or a file of several pages, the first picture is
-    taken.
+    An orientation in EXIF is applied, and colours become RGB as in training (see
+    rgb.to_rgb). Of an animation, or a file of several pages, the first picture is taken.
 
     Args:
       source: a path, which may be in a bucket; a PIL image; or an array, uint8 or
@@ -102,17 +101,16 @@ def _read_file(path: epath.Path) -> UInt8[np.ndarray, "H W 3"]:
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror})") from error
     try:
-        image = Image.open(io.BytesIO(encoded))
-    # Pillow reports what is broken in many ways: OSError, SyntaxError, struct.error …
-    except Exception as error:
+        image = open_photograph(encoded)
+    except ValueError as error:
         raise ValueError(_no_picture(path, encoded, error)) from error
     return _to_rgb(image, str(path))
 
 
-def _no_picture(path: epath.Path, encoded: bytes, error: Exception) -> str:
+def _no_picture(path: epath.Path, encoded: bytes, error: ValueError) -> str:
     if not encoded:
         return f"{path} is empty"
-    if isinstance(error, Image.DecompressionBombError):
+    if isinstance(error.__cause__, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return (
             f"{path} has more than {limit:,} pixels, at which Pillow suspects an attack; "
@@ -123,45 +121,23 @@ def _no_picture(path: epath.Path, encoded: bytes, error: Exception) -> str:
             f"{path} is HEIC, which Pillow can't read; save it as JPEG (heif-convert, "
             "ImageMagick; iPhone: Settings, Camera, Formats, Most Compatible)"
         )
-    return f"{path} is no picture that can be read ({_reason(error)})"
+    return f"{path} is {error}"
 
 
 def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     try:
         image.load()
     except Exception as error:
-        raise ValueError(f"{name} is damaged ({_reason(error)})") from error
+        raise ValueError(f"{name} is damaged ({short_reason(error)})") from error
     # EXIF that can't be read says nothing; the pixels are whole all the same.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        return _to_8_bits(np.asarray(image), name)
     try:
-        if image.has_transparency_data:
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(to_rgb(image))
     except ValueError as error:
         raise ValueError(
             f"{name} has colours that can't be read ({image.mode}: {error})"
         ) from error
-
-
-def _to_8_bits(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Grey of 16 bits, in whichever of Pillow's modes."""
-    if pixels.dtype.kind == "f" or not 0 <= pixels.min() <= pixels.max() <= 65_535:
-        raise ValueError(
-            f"{name} has pixels of type {pixels.dtype} from {pixels.min()} to "
-            f"{pixels.max()}, of which nobody knows what is white; save it with 8 or 16 "
-            "bits"
-        )
-    grey = _upper_bits(pixels)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _upper_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
-    return (pixels.astype(np.uint16) >> 8).astype(np.uint8)
 
 
 def _from_array(pixels: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
@@ -178,15 +154,7 @@ def _from_array(pixels: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
             "first and colours last"
         )
     if dtype == np.uint16:
-        pixels = _upper_bits(pixels)
+        pixels = upper_bits(pixels)
     if pixels.shape[2] == 4:
         return _to_rgb(Image.fromarray(pixels, "RGBA"), "the array")
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n")[0] or type(error).__name__
-    # Pillow names the buffer that it reads from, which tells a user nothing.
-    return text.replace("cannot identify image file", "unknown format").split(" <_io")[
-        0
-    ]

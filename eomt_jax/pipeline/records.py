@@ -159,7 +159,7 @@ def encode_segment_map(segment_map: np.ndarray) -> bytes:
 
 def decode_segment_map(encoded: bytes) -> np.ndarray:
     """uint16 [H, W] from the PNG that `encode_segment_map` wrote."""
-    with Image.open(io.BytesIO(encoded)) as image:
+    with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
         return np.asarray(image).astype(np.uint16)
 
 

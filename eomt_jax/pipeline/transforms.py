@@ -6,13 +6,13 @@ resized in one go, so it never exists at a size beyond the crop's.
 """
 
 import dataclasses
-import io
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from eomt_jax.rgb import open_photograph, short_reason, to_rgb
 from eomt_jax.types import Array
 
 Number = TypeVar("Number", int, Array)
@@ -191,7 +191,7 @@ def decode_image(
     size: tuple[int, int] | None = None,
     resized: tuple[int, int] | None = None,
 ) -> Image.Image:
-    """Bytes of a JPEG or PNG → RGB, whatever colours the file has.
+    """Returns a photograph in RGB, whatever colours the file has (see rgb.to_rgb).
 
     An orientation in the file's EXIF is not applied: the published masks were drawn on
     the pixels as they are stored.
@@ -208,15 +208,15 @@ def decode_image(
         another size.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = open_photograph(encoded)
         found = image.height, image.width
         if resized is not None:
             image.draft("RGB", (2 * resized[1], 2 * resized[0]))
         image.load()
-        image = image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports a broken PNG as SyntaxError, everything else as OSError.
-        raise ValueError(f"{error} ({len(encoded)} bytes)") from error
+        image = to_rgb(image)
+    # Pillow reports what is broken in many ways: OSError, SyntaxError, struct.error …
+    except Exception as error:
+        raise ValueError(f"{short_reason(error)} ({len(encoded)} bytes)") from error
     if size is not None and found != size:
         raise ValueError(
             f"{found[0]}×{found[1]} pixels, its segments {size[0]}×{size[1]}"
