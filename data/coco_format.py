@@ -18,7 +18,10 @@ from data.coco_json import AnnotatedImage, CocoReader, CocoTable, FileFinder
 from data.sources import open_source, some
 from data.splits import TRAIN, draw_splits, parse_split_paths
 from eomt_jax.dataset_info.class_tables import make_class_table
+from eomt_jax.regular_files import check_regular
 from eomt_jax.types import ClassInfo
+
+_MAX_TABLE = 1 << 32  # bytes; all of COCO has 0.5 GB
 
 
 class CocoFormat(CocoBuilder):
@@ -104,6 +107,7 @@ class CocoFormat(CocoBuilder):
     def _read_table(self, path: epath.Path) -> CocoTable:
         if not path.is_file():
             raise ValueError(f"--annotations={path} is no file")
+        check_regular(path, max_bytes=_MAX_TABLE)
         source = "--segments=PATH says that it is panoptic, without it instances"
         read = coco_panoptic if self.task == "panoptic" else coco_instance
         return read.read_table(path.read_bytes(), name=path.name, source=source)

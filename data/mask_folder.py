@@ -21,6 +21,7 @@ from data.photographs import PICTURE_ENDINGS, check_photograph, turn_upright
 from data.sources import Source, open_source, some
 from data.splits import TRAIN, check_disjoint, draw_splits, parse_split_paths
 from eomt_jax.dataset_info.class_tables import make_class_table
+from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import ClassInfo
 
 _MASKS = (".png",)
@@ -158,6 +159,7 @@ def read_class_list(path: epath.PathLike) -> tuple[ClassInfo, ...]:
     path = epath.Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"--classes={path} is no file")
+    check_regular(path, max_bytes=MAX_JSON)
     try:
         text = path.read_bytes().decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, Self, cast
 
 from etils import epath
 
+from eomt_jax.regular_files import check_regular
+
 _SHOWN = 5  # names spelt out in a message about many
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 
@@ -156,6 +158,7 @@ class FolderSource(Source):
         pass
 
     def _open(self, member: str) -> BinaryIO:
+        check_regular(self._members[member])
         return cast(BinaryIO, self._members[member].open("rb"))
 
 
@@ -187,6 +190,7 @@ def open_archive(path: epath.Path, source: str) -> Source:
     Raises:
       ValueError: the file is no archive of the kind that its name says.
     """
+    check_regular(path)
     kind = path.suffix.lower()
     if kind not in _SOURCES:
         raise ValueError(

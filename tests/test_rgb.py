@@ -79,7 +79,9 @@ def test_to_rgb_leaves_rgb_alone():
     assert rgb.to_rgb(image) is image
 
 
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+POSTSCRIPT = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from etils import epath
 
 from eomt_jax.inference.photographs import PICTURE_ENDINGS
 from eomt_jax.inference.result import DESCRIPTION
+from eomt_jax.regular_files import check_regular
 
 _MAGIC = ("*", "?", "[")
 _JSON_BEGIN = f'{{\n "info": {{\n  "description": "{DESCRIPTION}"'.encode()
@@ -127,6 +128,7 @@ def check_writable(folder: epath.Path) -> None:
 
 
 def _is_ours(file: epath.Path) -> bool:
+    check_regular(file)
     with file.open("rb") as opened:
         return opened.read(len(_JSON_BEGIN)) == _JSON_BEGIN
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from eomt_jax.regular_files import check_regular
 from eomt_jax.types import DatasetInfo, Task
 
 Results = dict[str, Any]
@@ -132,6 +133,7 @@ def check_replaceable(path: epath.PathLike, dataset: str, split: str) -> None:
     path = epath.Path(path)
     if not path.exists():
         return
+    check_regular(path)
     try:
         found = json.loads(path.read_text())
         there = (found["dataset"], found["split"])

@@ -21,6 +21,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from eomt_jax.regular_files import check_regular
 from eomt_jax.rgb import open_photograph, short_reason, to_rgb, upper_bits
 
 PICTURE_ENDINGS = (
@@ -29,6 +30,7 @@ PICTURE_ENDINGS = (
 )
 """What a folder is searched for. HEIC is among them, to be refused by name."""
 
+_MAX_BYTES = 1 << 30
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -92,10 +94,9 @@ def read_ahead(
 
 
 def _read_file(path: epath.Path) -> UInt8[np.ndarray, "H W 3"]:
+    check_regular(path, max_bytes=_MAX_BYTES)
     try:
         encoded = path.read_bytes()
-    except IsADirectoryError as error:
-        raise ValueError(f"{path} is a folder, not a photograph") from error
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist") from error
     except OSError as error:

@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from PIL import Image
 from pycocotools import mask as mask_codec
 
+from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import DatasetInfo
 
 METADATA_KEY = "eomt_dataset_info"
@@ -266,7 +267,9 @@ def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
 
 def read_prepared_info(directory: epath.Path) -> DatasetInfo:
     """What one version of a prepared dataset says of itself."""
-    metadata = json.loads((directory / _METADATA_FILE).read_text())
+    file = directory / _METADATA_FILE
+    check_regular(file, max_bytes=MAX_JSON)
+    metadata = json.loads(file.read_text())
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{directory} is a TFDS dataset without a class table in its metadata; "

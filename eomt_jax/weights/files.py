@@ -19,6 +19,7 @@ import safetensors.numpy
 from etils import epath
 from jaxtyping import Float32
 
+from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.weights import torch_file
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -145,8 +146,7 @@ def _open_file(path: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
         raise ValueError(
             f"{path} is no file of weights; their names end in {', '.join(SUFFIXES)}."
         )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; wanted a file of weights.")
+    check_regular(path)
     if path.stat().length < 1000 and path.read_bytes().startswith(GIT_LFS):
         raise ValueError(
             f"{path} stands for a file that git-lfs has not fetched; run `git lfs pull` "
@@ -189,6 +189,7 @@ def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
+    check_regular(path, max_bytes=MAX_JSON)
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:

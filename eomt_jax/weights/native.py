@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
 
@@ -115,6 +116,7 @@ def read_model_config(path: epath.PathLike) -> ModelConfig:
             f"{path} is no checkpoint of eomt_jax: there is no {file}, and it is no "
             f"{single_file.SUFFIX} file that eomt_jax wrote."
         )
+    check_regular(file, max_bytes=MAX_JSON)
     try:
         text = file.read_text()
     except (OSError, ValueError) as error:

@@ -78,7 +78,7 @@ def test_folder_in_place_of_a_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="model.safetensors is a folder"):
         read_all(tmp_path)
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(ValueError, match="config.json is no readable JSON"):
+    with pytest.raises(ValueError, match="config.json is a folder"):
         read_all(tmp_path)
 
 
