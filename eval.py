@@ -19,7 +19,9 @@ from eomt_jax.cli.progress import Progress
 _COMMON = pathlib.Path(__file__).parent / "configs" / "common.py"
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of a training; its newest checkpoint is scored."
+    "workdir",
+    None,
+    "Folder of a training, of which the best or else the newest is scored.",
 )
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Instead: any EoMT; file, folder, step, or name on the hub."

@@ -124,12 +124,15 @@ def get_config() -> ml_collections.ConfigDict:
     # And so many minutes after the last one.
     config.checkpoint.every_minutes = 0
     # The newest so many stay, and those of the best evaluations, each of which then
-    # saves one.
+    # saves one. Where the best are kept, the run's folder stands for the best of them.
     config.checkpoint.keep = 3
     config.checkpoint.keep_best = 0
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every_steps = 5000
+    # Stop after so many evaluations in a row that are no better than the best before; 0
+    # never does. Wants checkpoint.keep_best.
+    config.eval.patience = 0
     config.eval.batch_size = 16
     # The first images of the split; 0 takes all of them.
     config.eval.num_images = 0

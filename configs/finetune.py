@@ -12,6 +12,9 @@ What differs from the published recipes: 2,000 steps of 8 images, with warm-ups 
 Set `total_steps` to what you can afford: mask annealing follows, and warm-ups get
 shorter in a shorter run. Photographs shrink to a half at most, not to a tenth, and their
 colours are jittered.
+The checkpoint of the best evaluation is kept beside the newest, and the folder of the
+run stands for it; `--config.eval.patience=3` stops after three evaluations in a row that
+are no better.
 `--config.optimizer.frozen_blocks=6` keeps the embeddings and the first 6 blocks of the ViT
 as they are, -1 all of it: quicker, smaller, and with very few photographs often better.
 
@@ -37,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_vit = 200
     config.optimizer.published_steps = 2000
     config.checkpoint.every_steps = 500
+    config.checkpoint.keep_best = 1
     config.eval.every_steps = 500
     config.eval.batch_size = 8
     config.logging.every_steps = 20

@@ -200,6 +200,7 @@ RANGES = {
     "checkpoint.keep": Whole(1, 10**6),
     "checkpoint.keep_best": Whole(0, 10**6),
     "eval.every_steps": _EVERY_STEPS,
+    "eval.patience": Whole(0, 10**6),
     "eval.batch_size": Whole(1, 2**20),
     "eval.num_images": Whole(0, 2**31),
     "eval.task": Choice(("", *TASKS)),

@@ -50,8 +50,8 @@ def evaluate_checkpoint(
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
-      path: work directory of a training, of whose steps the newest complete one counts,
-        or anything else that `weights.load.open_eomt` takes.
+      path: work directory of a training, of whose steps the best counts where it kept
+        the best, else the newest; or anything else that `weights.load.open_eomt` takes.
       backbone: what the checkpoint holds differences to, see there.
       split: of the prepared dataset; config.dataset.eval_split by default.
       task: what is measured; config.eval.task by default, and where that is "" what the
@@ -85,7 +85,10 @@ def evaluate_checkpoint(
     source = open_split(data.data_dir, data.name, split)
     info = source.info
     chosen = evaluation_task(task or config.eval.task, info)
-    checkpoint = native.newest_step(path)
+    checkpoint, notes = native.chosen_step(path)
+    if is_main():
+        for note in notes:
+            print(note, flush=True)
     name = epath.Path(checkpoint).name
     step = int(name) if native.is_native(checkpoint) and name.isdigit() else 0
     out = (

@@ -190,11 +190,11 @@ def _open_checkpoint(
     class_head: str,
 ) -> Loaded:
     """The checkpoint with those of its parameters that are taken, and notes."""
-    path = native.newest_step(path)
+    path, chosen = native.chosen_step(path)
     opened = open_eomt(path, backbone=backbone, image_size=image_size)
     model, params, info = opened.model, dict(opened.params), opened.dataset_info
     added_to = f", a delta to {backbone}" if backbone else ""
-    notes = [f"checkpoint: {path}{added_to}", *opened.notes]
+    notes = [f"checkpoint: {path}{added_to}", *chosen, *opened.notes]
     if num_queries != model.num_queries:
         params["queries"] = params["queries"][:num_queries]
         num_new = num_queries - model.num_queries

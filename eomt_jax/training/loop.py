@@ -85,9 +85,11 @@ def train(
         left_out = reviews.left_out(run, workdir, step)
         if step >= run.total_steps and not any(left_out):
             say(f"Nothing to do: {checkpoints.path(step)} is the run's last step.")
+        elif _ends_early(run, checkpoints, step) and not any(left_out):
+            say("Nothing to do: to go on, raise eval.patience, or set it to 0.")
         else:
             if is_main():
-                run_folder.describe(workdir, run, resumed=step > 0)
+                run_folder.describe(workdir, run, step=step)
             run = run.without_weights()
             state = _run_steps(
                 run, workdir, checkpoints, state, step, left_out, stop, stack
@@ -113,11 +115,11 @@ def _run_steps(
     reviewer = reviews.Reviewer(run, workdir, writer, stop)
     score, left = reviewer.make(left_out, step, state.params)
     writer.flush()
-    if score is not None:
+    if score is not None and config.checkpoint.keep_best:
         checkpoints.set_score(step, score)
     if left:
         raise hooks.Interrupted(hooks.RUN_AGAIN)
-    if step >= total_steps:
+    if step >= total_steps or _ends_early(run, checkpoints, step):
         return state
     start = run.position(step).next_example
     batches = prefetch(run.train_batches(start_example=start), run.mesh)
@@ -171,6 +173,8 @@ def _run_steps(
         with stopwatch.pause():
             if not stopping:  # There may be no time; the next start makes it up.
                 score, stopping = reviewer.make(review, step, state.params)
+            if not config.checkpoint.keep_best:
+                score = None  # By its scores a run's folder stands for its best step.
             # Before the checkpoint: a run that goes on from it writes nothing twice
             # and leaves nothing out.
             writer.flush()
@@ -190,7 +194,24 @@ def _run_steps(
         if step == total_steps:
             checkpoints.wait()
             break
+        if score is not None and config.eval.patience > 0:
+            checkpoints.wait()  # The best is known when it is written.
+            if _ends_early(run, checkpoints, step):
+                break
     return state
+
+
+def _ends_early(run: Setup, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether the evaluations no longer improve, as the config says; tells it."""
+    best = checkpoints.best()
+    if best is None or not reviews.patience_is_over(run, step, best):
+        return False
+    say(
+        f"Stopped early after step {step}: {run.config.eval.patience} evaluations in a "
+        f"row (eval.patience) were no better than {best[1].name} {best[1].value:.1f} "
+        f"after step {best[0]}."
+    )
+    return True
 
 
 def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:

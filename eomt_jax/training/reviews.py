@@ -53,6 +53,21 @@ def due(run: Setup, step: int) -> Review:
     )
 
 
+def patience_is_over(run: Setup, step: int, best: tuple[int, Score] | None) -> bool:
+    """Whether the evaluations up to `step` ask for the run to stop early.
+
+    Args:
+      run: whose config says how many evaluations may be no better than the best.
+      step: steps done.
+      best: step and score of the best checkpoint, if there is one.
+    """
+    config = run.config.eval
+    if not config.patience or best is None or step >= run.total_steps:
+        return False
+    num_since = step // config.every_steps - best[0] // config.every_steps
+    return num_since >= config.patience
+
+
 def left_out(run: Setup, workdir: epath.Path, step: int) -> Review:
     """What was due after `step` and isn't there, for the run was asked to stop."""
     review = due(run, step)

@@ -11,6 +11,7 @@ from etils import epath
 
 from eomt_jax.config_ranges import fields_of
 from eomt_jax.evaluation.run_config import CONFIG_FILE
+from eomt_jax.training.changed_length import describe_changed_length
 from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.logging import say
 from eomt_jax.training.parameter_report import format_report
@@ -55,10 +56,15 @@ def explain_full_disk(workdir: epath.Path) -> Iterator[None]:
         ) from error
 
 
-def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
+def describe(workdir: epath.Path, run: Setup, *, step: int) -> None:
     """Writes model.json and config.json; tells what differs from the run resumed.
 
     On several hosts, call it on one.
+
+    Args:
+      workdir: folder of the run.
+      run: as it is about to begin or to go on.
+      step: steps done; 0 of a run that begins.
     """
     start = run.initialization
     if start.loaded is not None:
@@ -68,15 +74,16 @@ def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
         say(start.warning)
     path = workdir / CONFIG_FILE
     config = json.loads(run.config.to_json())
-    if resumed and path.exists():
+    if step > 0 and path.exists():
         before = fields_of(_read_config(path))
         for name, value in fields_of(config).items():
-            if before.get(name) != value:
+            if name in before and before[name] != value:
                 say(
                     f"Changed since this run began: config.{name} from "
-                    f"{before.get(name)!r}"
-                    f" to {value!r}."
+                    f"{before[name]!r} to {value!r}."
                 )
+        if told := describe_changed_length(run, before, step):
+            say(told)
     unfinished = workdir / f".{CONFIG_FILE}.unfinished"
     unfinished.write_text(json.dumps(config, indent=2) + "\n")
     unfinished.replace(path)
@@ -87,6 +94,7 @@ def describe(workdir: epath.Path, run: Setup, *, resumed: bool) -> None:
 def _read_config(path: epath.Path) -> dict[str, Any]:
     """What was written, or nothing where it is no JSON: it only serves to compare."""
     try:
-        return json.loads(path.read_text())
-    except ValueError:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return value if isinstance(value, dict) else {}

@@ -151,6 +151,13 @@ def setup(
     check_batch_size(config.batch_size, mesh)
     check_accumulation(config.accumulation, config.batch_size, mesh)
     check_batch_size(config.eval.batch_size, mesh, field="eval.batch_size")
+    if config.eval.patience and not (
+        config.eval.every_steps and config.checkpoint.keep_best
+    ):
+        raise ValueError(
+            f"eval.patience = {config.eval.patience} needs evaluations and the best of "
+            "them: set eval.every_steps and checkpoint.keep_best = 1"
+        )
     data = config.dataset
     if source is None:
         source = open_split(data.data_dir, data.name, data.train_split)

@@ -55,7 +55,8 @@ def open_eomt(
 
     Args:
       path: a training's work directory, a folder that `native.save` wrote, one step of
-        it (…/checkpoints/1000; of several the newest complete one is read) or a file
+        it (…/checkpoints/1000; of several the best is read where a training kept
+        the best, else the newest) or a file
         that `native.save_file` wrote; the release's .bin, .pth or .ckpt; a folder that
         transformers wrote. May be a bucket, or, where there is nothing at the path, a
         name on the Hugging Face hub, "org/name" or "org/name@revision".

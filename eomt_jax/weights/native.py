@@ -190,12 +190,13 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 
 
 def read_params(path: epath.PathLike) -> dict[str, Any]:
-    """The newest complete step's parameters as float32 NumPy arrays.
+    """The parameters of a checkpoint as float32 NumPy arrays.
 
     Read without regard to the mesh they were written from.
 
     Args:
-      path: a checkpoint folder or work directory, one step of it, or a single file.
+      path: a checkpoint folder or work directory, of whose steps the best counts where a
+        training kept the best, else the newest; one step of it, or a single file.
     """
     if single_file.read_text(path) is not None:
         return single_file.read_params(path)
@@ -248,23 +249,37 @@ def _root(folder: epath.PathLike) -> epath.Path:
 
 
 def step_folder(folder: epath.PathLike) -> epath.Path:
-    """The newest complete step of a checkpoint folder; a step's folder is itself."""
+    """The step of a checkpoint folder that is meant; a step's folder is itself."""
+    return _choose_step(folder)[0]
+
+
+def _choose_step(folder: epath.PathLike) -> tuple[epath.Path, tuple[str, ...]]:
+    """The best complete step where a training kept the best, else the newest; notes."""
     folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
-        return folder
+        return folder, ()
     complete = steps.complete_steps(folder / STEPS_FOLDER)
     if not complete:
         raise ValueError(f"{folder / STEPS_FOLDER} holds no complete checkpoint.")
-    return folder / STEPS_FOLDER / str(complete[-1])
+    best = steps.best_step(folder / STEPS_FOLDER, complete)
+    if best is None:
+        return folder / STEPS_FOLDER / str(complete[-1]), ()
+    step, score = best
+    chosen = folder / STEPS_FOLDER / str(step)
+    if step == complete[-1]:
+        return chosen, ()
+    newest = folder / STEPS_FOLDER / str(complete[-1])
+    note = f"Of its checkpoints the best one is taken, {chosen} with {score}"
+    return chosen, (f"{note}; the newest is {newest}.",)
 
 
-def newest_step(path: epath.PathLike) -> epath.PathLike:
-    """A folder of ours as its newest complete step, any other path as it is.
+def chosen_step(path: epath.PathLike) -> tuple[epath.PathLike, tuple[str, ...]]:
+    """A folder of ours as the step that is meant, any other path as it is; and notes.
 
     By name, for a training that is still running may write a newer one.
     """
     is_folder = epath.Path(path).expanduser().is_dir()
-    return step_folder(path) if is_folder and is_native(path) else path
+    return _choose_step(path) if is_folder and is_native(path) else (path, ())
 
 
 def _module_fields(module: nn.Module) -> dict[str, Any]:

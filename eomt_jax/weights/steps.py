@@ -1,6 +1,8 @@
 """Folders of a checkpoint's steps: which are complete, what lies in one."""
 
 import json
+import math
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -24,6 +26,33 @@ def complete_steps(folder: epath.Path) -> list[int]:
         for step in (folder.iterdir() if folder.exists() else ())
         if step.name.isdigit() and ocp.utils.is_checkpoint_finalized(step)
     )
+
+
+def best_step(folder: epath.Path, complete: Sequence[int]) -> tuple[int, str] | None:
+    """The step that a training's evaluations scored best, and its score in words.
+
+    Args:
+      folder: of steps.
+      complete: those among which to choose; of equally good ones the later.
+
+    Returns:
+      None where none has a score, as in a training that doesn't keep the best.
+    """
+    scored = []
+    for step in complete:
+        try:
+            about = json.loads(
+                (folder / str(step) / ABOUT_ITEM / "metadata").read_text()
+            )
+            name, value = str(about["score"]["name"]), float(about["score"]["value"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if math.isfinite(value):
+            scored.append((value, step, name))
+    if not scored:
+        return None
+    value, step, name = max(scored)
+    return step, f"{name} {value:.1f}"
 
 
 def training_checksums(step: epath.Path) -> dict[str, int] | None:

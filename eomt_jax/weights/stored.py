@@ -200,11 +200,13 @@ def _read_processor(source: epath.Path) -> dict[str, Any]:
     return read_json(file) if file.exists() else {}
 
 
-def _read_native(path: epath.Path) -> Stored:
+def _read_native(path: epath.PathLike) -> Stored:
+    """What a checkpoint of ours holds."""
     config = native.read_model_config(path)
-    params = native.read_params(path)
+    step, notes = native.chosen_step(path)
+    params = native.read_params(step)
     if config.kind == "ViT":
-        return Stored("ViT", config.fields, {}, params, checked=False)
+        return Stored("ViT", config.fields, {}, params, notes=notes, checked=False)
     fields = dict(config.fields)
     vit_fields = fields.pop("vit", None)
     described = isinstance(vit_fields, dict) and "vit" in params
@@ -214,5 +216,11 @@ def _read_native(path: epath.Path) -> Stored:
             f"{native.MODEL_FILE}, parameters of {', '.join(sorted(params)[:8])}."
         )
     return Stored(
-        config.kind, vit_fields, fields, params, config.dataset_info, checked=False
+        config.kind,
+        vit_fields,
+        fields,
+        params,
+        config.dataset_info,
+        notes=notes,
+        checked=False,
     )

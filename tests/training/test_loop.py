@@ -174,6 +174,7 @@ def test_stopped_run_makes_up_for_the_evaluation_it_left_out(
     tiny_config.eval.every_steps = last_step
     tiny_config.logging.picture_every_steps = last_step
     tiny_config.checkpoint.every_steps = 100
+    tiny_config.checkpoint.keep_best = 1
     if not during:
         run(tiny_config, tmp_path / "whole")
         reference[last_step] = told(tmp_path / "whole")
@@ -343,7 +344,7 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(
     with Image.open(tmp_path / "pictures/00000006.png") as picture:
         assert min(picture.size) > 100
     assert list((tmp_path / "tensorboard").iterdir())
-    model, params = load(tmp_path)
+    model, params = load(tmp_path / "checkpoints/6")
     assert model.num_classes == 6
     assert_equal(params, jax.tree.map(np.array, state.params))
     out = capsys.readouterr().out
@@ -358,6 +359,44 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(
     # The same command once more has nothing to do, and says so.
     assert_equal(run(tiny_config, tmp_path), jax.tree.map(np.array, state))
     assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_run_stops_early_and_its_folder_stands_for_its_best_step(
+    tiny_config, tmp_path, monkeypatch, capsys
+):
+    tiny_config.eval.every_steps = 1
+    tiny_config.eval.patience = 2
+    tiny_config.checkpoint.keep = 1
+    tiny_config.checkpoint.keep_best = 1
+    (tmp_path / "evaluations").mkdir()
+
+    def make(self, review, step, params):
+        if not review.evaluation:
+            return None, False
+        (tmp_path / f"evaluations/{step:08d}.json").touch()
+        return Score(
+            "AP", {1: 5.0, 2: 7.0, 3: 6.0, 4: 6.5, 5: 6.0, 6: 1.0}[step]
+        ), False
+
+    monkeypatch.setattr(reviews.Reviewer, "make", make)
+    run(tiny_config, tmp_path)
+    told = "Stopped early after step 4: 2 evaluations in a row (eval.patience) were no "
+    assert told + "better than AP 7.0 after step 2." in capsys.readouterr().out
+    assert native.step_folder(tmp_path) == tmp_path / "checkpoints/2"
+
+    # The same command has nothing to do, and without patience it goes on.
+    run(tiny_config, tmp_path)
+    out = capsys.readouterr().out
+    assert told in out and "Nothing to do: to go on, raise eval.patience" in out
+    tiny_config.eval.patience = 0
+    assert int(run(tiny_config, tmp_path).step) == 6
+    best, (note,) = native.chosen_step(tmp_path)
+    assert best == tmp_path / "checkpoints/2"
+    assert f"the best one is taken, {best} with AP 7.0; the newest is" in note
+    # A run that keeps only the newest stands for its newest step.
+    tiny_config.checkpoint.keep_best = 0
+    run(tiny_config, tmp_path / "newest")
+    assert native.step_folder(tmp_path / "newest").name == "6"
 
 
 def test_loss_that_is_no_number_stops_with_step_checkpoint_and_images(

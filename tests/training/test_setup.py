@@ -6,6 +6,7 @@ import pytest
 
 from configs import common
 from eomt_jax.training import setup
+from eomt_jax.training.changed_length import describe_changed_length
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 
@@ -78,6 +79,26 @@ def test_training_position_counts_examples_of_all_epochs(tiny_config):
         for _ in range(8):
             batch = next(batches)
     jax.tree.map(np.testing.assert_array_equal, batch, expected)
+
+
+def test_another_length_says_what_becomes_of_rates_and_masks(tiny_config):
+    tiny_config.total_steps = 100
+    tiny_config.optimizer.power = 1.0
+    tiny_config.annealing.power = 1.0
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    told = describe_changed_length(run, {"total_steps": 50, "epochs": 12}, 25)
+    # Warm-ups of one step; the block's mask fades out between 1/6 and 2/6 of the run.
+    assert "After step 25 the learning rate outside the ViT is 0.000758, at" in told
+    assert "old length of 50 steps it is 0.00051; of the queries 50% are" in told
+    assert "block by block, there 0%." in told
+    assert describe_changed_length(run, {"total_steps": 100, "epochs": 3}, 25) == ""
+    assert describe_changed_length(run, {"total_steps": "x", "epochs": 3}, 25) == ""
+
+
+def test_patience_without_the_best_checkpoint_is_refused(tiny_config):
+    tiny_config.eval.patience = 2
+    with pytest.raises(ValueError, match="eval.patience = 2 needs evaluations and"):
+        setup.setup(tiny_config, devices=jax.devices()[:1])
 
 
 def test_frozen_blocks_without_weights_are_refused(tiny_config):

@@ -1,0 +1,55 @@
+"""What becomes of a run's schedules when it goes on with another length."""
+
+from typing import Any
+
+from eomt_jax.training import schedules
+from eomt_jax.training.setup import Config, Setup, count_steps, mask_probs_schedule
+
+
+def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> str:
+    """Returns how another length moves learning rate and masks; "" where it is the same.
+
+    Args:
+      run: as it goes on.
+      before: the fields of the config that the run had, by their dotted names.
+      step: steps done.
+    """
+    old = run.config.copy_and_resolve_references()
+    try:
+        old.update_from_flattened_dict(
+            {name: before[name] for name in ("total_steps", "epochs")}
+        )
+        old_steps = count_steps(old, num_examples=len(run.source))
+        then = _at(old, run, old_steps, step)
+    except (KeyError, TypeError, ValueError):  # It only serves to compare.
+        return ""
+    if old_steps == run.total_steps:
+        return ""
+    now = _at(run.config, run, run.total_steps, step)
+    return (
+        f"All schedules follow the new length. After step {step} the learning rate "
+        f"outside the ViT is {now[0]:.3g}, at the old length of {old_steps} steps it is "
+        f"{then[0]:.3g}; of the queries {now[1]} are masked, block by block, there "
+        f"{then[1]}. To train on from the weights alone with schedules of their own, "
+        "give a new --workdir and this run as --config.init.checkpoint."
+    )
+
+
+def _at(config: Config, run: Setup, total_steps: int, step: int) -> tuple[float, str]:
+    """Learning rate outside the ViT, and the shares of masked queries, after a step."""
+    optimizer = config.optimizer
+    head_rate, _ = schedules.learning_rate_schedules(
+        total_steps=total_steps,
+        learning_rate=optimizer.learning_rate,
+        warmup_head=optimizer.warmup_head,
+        warmup_vit=optimizer.warmup_vit,
+        published_steps=optimizer.published_steps,
+        power=optimizer.power,
+    )
+    mask_probs = mask_probs_schedule(
+        config,
+        total_steps=total_steps,
+        num_query_blocks=run.initialization.model.num_query_blocks,
+    )
+    shares = " ".join(f"{share:.0%}" for share in mask_probs(step).tolist())
+    return float(head_rate(step)), shares
