@@ -9,16 +9,17 @@ import contextlib
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, Self, cast
 
 from etils import epath
 
-from eomt_jax.regular_files import check_regular
+from eomt_jax import regular_files, zip_archives
 
 _SHOWN = 5  # names spelt out in a message about many
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
+MAX_FILE = 1 << 30  # bytes of one file
+MAX_NAMES = 500_000  # files of a tar archive
+_DAMAGED = (*zip_archives.ERRORS, tarfile.TarError)
 
 
 class Source(abc.ABC):
@@ -52,8 +53,12 @@ class Source(abc.ABC):
 
     def read(self, member: str) -> bytes:
         """Bytes of `member`; ValueError naming it where they are damaged."""
-        with self._named_errors(member), self._open(member) as stream:
-            return stream.read()
+        with self._named_errors(member):
+            size = self._size(member)
+            if size > MAX_FILE:
+                raise ValueError(f"{size:,} bytes, more than {MAX_FILE:,}")
+            with self._open(member) as stream:
+                return stream.read()
 
     def inner(self, member: str) -> "ZipSource":
         """The zip archive that is `member`.
@@ -64,11 +69,15 @@ class Source(abc.ABC):
         """
         with self._named_errors(member):
             stream = self._open(member)
-            return ZipSource(stream, f"{self.name}/{member}", self.source)
+        return ZipSource(stream, f"{self.name}/{member}", self.source)
 
     @abc.abstractmethod
     def order(self, member: str) -> int:
         """Where `member` lies among the others."""
+
+    @abc.abstractmethod
+    def _size(self, member: str) -> int:
+        """Bytes of `member`, which are not read for it."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -82,7 +91,7 @@ class Source(abc.ABC):
     def _named_errors(self, member: str):
         try:
             yield
-        except (*_DAMAGED, OSError, RuntimeError) as error:
+        except _DAMAGED as error:
             # zipfile calls what is encrypted or compressed otherwise a RuntimeError.
             raise ValueError(
                 f"{member} in {self.name} is damaged or can't be read ({error})"
@@ -97,7 +106,7 @@ class ZipSource(Source):
         """Reads the table of contents of `stream`; ValueError where it has none."""
         self._stream = stream
         try:
-            self._zip = zipfile.ZipFile(stream)
+            self._zip = zip_archives.open_zip(stream)
             _check_begins_at_zero(self._zip)
         except _DAMAGED as error:
             raise _not_an_archive(stream, "zip", name, source, error) from error
@@ -106,6 +115,9 @@ class ZipSource(Source):
 
     def order(self, member: str) -> int:
         return self._members[member].header_offset
+
+    def _size(self, member: str) -> int:
+        return self._members[member].file_size
 
     def close(self) -> None:
         self._zip.close()
@@ -123,15 +135,17 @@ class TarSource(Source):
         self._stream = stream
         try:
             self._tar = tarfile.TarFile(fileobj=stream)
-            files = [member for member in self._tar.getmembers() if member.isfile()]
+            files = _tar_files(self._tar)
             _check_end_is_marked(stream, self._tar.offset)
         except _DAMAGED as error:
             raise _not_an_archive(stream, "tar", name, source, error) from error
-        members = {member.name.removeprefix("./"): member for member in files}
-        super().__init__(name, source, members)
+        super().__init__(name, source, files)
 
     def order(self, member: str) -> int:
         return self._members[member].offset_data
+
+    def _size(self, member: str) -> int:
+        return self._members[member].size
 
     def close(self) -> None:
         self._tar.close()
@@ -154,11 +168,14 @@ class FolderSource(Source):
     def order(self, member: str) -> int:
         return self._order[member]
 
+    def _size(self, member: str) -> int:
+        return self._members[member].stat().length
+
     def close(self) -> None:
         pass
 
     def _open(self, member: str) -> BinaryIO:
-        check_regular(self._members[member])
+        regular_files.check_regular(self._members[member])
         return cast(BinaryIO, self._members[member].open("rb"))
 
 
@@ -190,12 +207,12 @@ def open_archive(path: epath.Path, source: str) -> Source:
     Raises:
       ValueError: the file is no archive of the kind that its name says.
     """
-    check_regular(path)
     kind = path.suffix.lower()
     if kind not in _SOURCES:
         raise ValueError(
             f"{path} is neither a folder nor one of {', '.join(_SOURCES)}, by its name"
         )
+    regular_files.check_regular(path)
     stream = cast(BinaryIO, path.open("rb"))
     return _SOURCES[kind](stream, path.name, source)
 
@@ -207,8 +224,8 @@ def _not_an_archive(
     size = stream.seek(0, os.SEEK_END)
     stream.close()
     return ValueError(
-        f"{name} is truncated or no {kind} archive: its {size:,} bytes end without a "
-        f"table of contents ({error}); {source}"
+        f"{name} is truncated or no {kind} archive that can be read ({error}; it has "
+        f"{size:,} bytes); {source}"
     )
 
 
@@ -218,6 +235,24 @@ def _check_begins_at_zero(archive: zipfile.ZipFile) -> None:
     offsets = [member.header_offset for member in archive.infolist()]
     if offsets and min(offsets) > 0:
         raise zipfile.BadZipFile(f"its first file begins at byte {min(offsets):,}")
+
+
+def _tar_files(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """The files of a tar archive; of two of one name the archive is refused."""
+    files: dict[str, tarfile.TarInfo] = {}
+    for number, member in enumerate(archive):
+        name = member.name.removeprefix("./")
+        if number >= MAX_NAMES:
+            raise tarfile.ReadError(
+                f"it has more than {MAX_NAMES:,} files; unpack it into a folder"
+            )
+        if member.issparse():
+            raise tarfile.ReadError(f"{name[:200]} is stored with holes")
+        if name in files:
+            raise tarfile.ReadError(f"it has two files named {name[:200]}")
+        if member.isfile():
+            files[name] = member
+    return files
 
 
 def _check_end_is_marked(stream: BinaryIO, end: int) -> None:

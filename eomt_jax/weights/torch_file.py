@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from etils import epath
 
+from eomt_jax import zip_archives
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,6 +19,8 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
 # Words in a key of weights that are averaged over a training, which are the better ones.
 _AVERAGES = ("ema", "teacher")
 _MAX_DEPTH = 4
+_MAX_PICKLE = 64 << 20  # bytes of the names and shapes
+_MAX_MEMBERS = 50_000
 
 
 def read_state(
@@ -45,7 +49,7 @@ def read_state(
     try:
         is_zip = zipfile.is_zipfile(local_path)
         if is_zip:
-            _check_checksums(local_path)
+            _check_archive(local_path)
         # Only zip files can be mapped; old ones are read whole.
         state = torch.load(
             local_path, map_location="cpu", weights_only=True, mmap=is_zip
@@ -140,10 +144,26 @@ def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
     return np.array(tensor.numpy())
 
 
-def _check_checksums(local_path: str) -> None:
-    """PyTorch writes a checksum for each tensor and doesn't look at it again."""
-    with zipfile.ZipFile(local_path) as file:
-        damaged = file.testzip()
+def _check_archive(local_path: str) -> None:
+    """Raises an error where a file isn't as PyTorch wrote it.
+
+    It stores its members as they are, with a checksum of each that it doesn't look at.
+    """
+    with open(local_path, "rb") as stream, zip_archives.open_zip(stream) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(
+                    f"{member.filename[:200]} is compressed, and PyTorch would misread "
+                    "it; zip the files again without compression"
+                )
+            if member.filename.endswith(".pkl") and member.file_size > _MAX_PICKLE:
+                raise ValueError(
+                    f"{member.filename[:200]} has {member.file_size:,} bytes, more than "
+                    f"{_MAX_PICKLE:,}"
+                )
+        if len(archive.infolist()) > _MAX_MEMBERS:
+            raise ValueError(f"it holds more than {_MAX_MEMBERS:,} tensors")
+        damaged = archive.testzip()
     if damaged:
         raise ValueError(f"wrong checksum of {damaged}")
 

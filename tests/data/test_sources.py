@@ -1,6 +1,8 @@
 """Files of archives and folders: bounded memory, messages short enough to read."""
 
 import io
+import os
+import tarfile
 import tracemalloc
 import zipfile
 
@@ -148,3 +150,96 @@ def test_tar_source_of_something_else_is_refused():
 def test_some_spells_out_five():
     assert some(["b", "a"]) == "a, b"
     assert some(map(str, range(9))) == "0, 1, 2, 3, 4 and 4 more"
+
+
+def _zip_of(*members, compression=zipfile.ZIP_STORED):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return bytearray(stream.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_with_two_files_of_one_name_is_refused():
+    whole = _zip_of(("a.png", b"one"), ("b.png", b"b"), ("a.png", b"two"))
+    with pytest.raises(ValueError, match=r"two files named a\.png"):
+        ZipSource(io.BytesIO(whole), "some.zip", "make it again")
+
+
+def test_zip_whose_files_share_bytes_is_refused():
+    whole = _zip_of(("a.png", b"one"), ("b.png", b"one"))
+    second = whole.rindex(b"PK\1\2")
+    whole[second + 42 : second + 46] = bytes(4)  # where its bytes begin
+    with pytest.raises(ValueError, match=r"a\.png and b\.png share bytes"):
+        ZipSource(io.BytesIO(whole), "some.zip", "make it again")
+
+
+@pytest.mark.parametrize("where", [20, 24])
+def test_zip_whose_table_claims_more_than_is_there_is_refused(where):
+    whole = _zip_of(("a.png", b"one"))
+    entry = whole.rindex(b"PK\1\2")
+    whole[entry + where : entry + where + 4] = (0xF0000000).to_bytes(4, "little")
+    match = r"a\.png (grows from 3 to 4,026,531,840|reaches into its table)"
+    with pytest.raises(ValueError, match=match):
+        ZipSource(io.BytesIO(whole), "some.zip", "make it again")
+
+
+def test_zip_bomb_is_refused_before_it_is_unpacked(monkeypatch):
+    monkeypatch.setattr("eomt_jax.zip_archives.MAX_GROWN", 1 << 20)
+    grown = bytes((1 << 20) + 1)
+    whole = _zip_of(("a.png", grown), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match=r"a\.png grows from 1,\d\d\d to 1,048,577"):
+        ZipSource(io.BytesIO(whole), "some.zip", "make it again")
+
+
+def test_archive_with_too_many_names_is_refused(monkeypatch):
+    files = {f"{i}.png": b"" for i in range(30)}
+    monkeypatch.setattr("eomt_jax.zip_archives.MAX_TABLE", 1000)
+    monkeypatch.setattr("data.sources.MAX_NAMES", 29)
+    with pytest.raises(ValueError, match=r"table of contents has 1,\d\d\d bytes"):
+        ZipSource(io.BytesIO(zip_bytes(files)), "some.zip", "make it again")
+    with pytest.raises(ValueError, match="more than 29 files; unpack it"):
+        TarSource(io.BytesIO(tar_bytes(files)), "some.tar", "make it again")
+
+
+def test_tar_with_two_files_of_one_name_is_refused():
+    one, two = tar_bytes({"a.png": b"one"}), tar_bytes({"a.png": b"two"})
+    with pytest.raises(ValueError, match=r"two files named a\.png"):
+        TarSource(io.BytesIO(one[:1024] + two), "some.tar", "make it again")
+
+
+def test_tar_file_with_holes_is_refused():
+    member = tarfile.TarInfo("a.png")
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"77777777777\0"  # the size with its holes, 8 GB
+    header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
+    with pytest.raises(ValueError, match=r"a\.png is stored with holes"):
+        TarSource(io.BytesIO(bytes(header) + bytes(1024)), "some.tar", "make it again")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_file_larger_than_the_limit_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("data.sources.MAX_FILE", 2999)
+    path = tmp_path / f"files.{kind}"
+    if kind == "folder":
+        write_files(path, FILES)
+    else:
+        path.write_bytes(zip_bytes(FILES) if kind == "zip" else tar_bytes(FILES))
+    with open_source(path) as source:
+        assert source.read("b/2.bin") == b"two"
+        with pytest.raises(ValueError, match=r"b/1\.bin in .*3,000 bytes, more than"):
+            source.read("b/1.bin")
+
+
+def test_named_pipe_among_the_files_is_refused_unread(tmp_path):
+    write_files(tmp_path, {"a.png": b"a"})
+    os.mkfifo(tmp_path / "b.png")
+    os.mkfifo(tmp_path / "b.zip")
+    with open_source(tmp_path) as source:
+        for name, read in (("b.png", source.read), ("b.zip", source.inner)):
+            with pytest.raises(ValueError, match=f"{name} is a named pipe"):
+                read(name)
+    with pytest.raises(ValueError, match=r"b\.zip is a named pipe"):
+        open_source(tmp_path / "b.zip")

@@ -205,3 +205,25 @@ def test_damaged_file_is_refused_or_harmless(tmp_path, state):
         for name, tensor in state.items():
             np.testing.assert_array_equal(got[name], tensor.numpy())
     assert refused > 50
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("compression", "twice", "match"),
+    [
+        (zipfile.ZIP_DEFLATED, False, "data.pkl is compressed"),
+        (zipfile.ZIP_STORED, True, "two files named archive/data.pkl"),
+    ],
+)
+def test_rewritten_archive_is_refused(tmp_path, compression, twice, match):
+    torch.save({"x": torch.arange(5.0)}, tmp_path / "good.pth")
+    path = tmp_path / "a.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as good,
+        zipfile.ZipFile(path, "w", compression) as archive,
+    ):
+        for member in good.infolist() * (1 + twice):
+            name = f"archive/{member.filename.partition('/')[2]}"
+            archive.writestr(name, good.read(member))
+    with pytest.raises(ValueError, match=rf"a\.pth cannot be read.*{match}"):
+        read_all(path)
