@@ -48,8 +48,8 @@ def dry_run(
     say(f"Schedule\n{_indent(_describe_schedule(run))}")
     start = run.initialization
     say(f"Parameters\n{_indent(format_report(start.report, start.notes))}")
-    if start.warning:
-        say(start.warning)
+    for warning in run.warnings:
+        say(warning)
     with run.train_batches(start_example=0) as batches:
         batch = next(batches)
     if is_main():

@@ -70,8 +70,8 @@ def describe(workdir: epath.Path, run: Setup, *, step: int) -> None:
     if start.loaded is not None:
         report = format_report(start.report, start.notes)
         say(f"Parameters\n{textwrap.indent(report, '  ')}")
-    if start.warning:
-        say(start.warning)
+    for warning in run.warnings:
+        say(warning)
     path = workdir / CONFIG_FILE
     config = json.loads(run.config.to_json())
     if step > 0 and path.exists():

@@ -64,6 +64,20 @@ class Setup:
     def info(self) -> DatasetInfo:
         return self.source.info
 
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about what a user may not have meant, for the start of a run."""
+        found = [self.initialization.warning] if self.initialization.warning else []
+        num_queries = self.initialization.model.num_queries
+        if self.info.max_segments > num_queries:
+            found.append(
+                f"A photograph of {self.info.name} has {self.info.max_segments} segments "
+                f"and the network {num_queries} queries, each of which finds one at "
+                f"most: {self.info.max_segments - num_queries} of them are never found. "
+                f"Set --config.model.num_queries={self.info.max_segments} or more."
+            )
+        return found
+
     def abstract_state(self) -> TrainState:
         """Shapes and places of the state."""
         return abstract_state(self.initialization.model, self.tx, self.mesh)

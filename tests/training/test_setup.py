@@ -1,5 +1,7 @@
 """What a config leads to, without a step of training."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -151,3 +153,21 @@ def test_evaluation_split_that_the_dataset_lacks_is_refused_before_training():
         setup._with_a_split_to_review(config, info_with("train"))
     config.eval.every_steps = config.logging.picture_every_steps = 0
     assert setup._with_a_split_to_review(config, info_with("train")) is config
+
+
+@pytest.mark.parametrize("num_segments", [8, 9, 40])
+def test_more_segments_than_queries_are_a_sentence_at_the_start(
+    tiny_config, monkeypatch, num_segments
+):
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    assert run.initialization.model.num_queries == 8
+    info = dataclasses.replace(run.info, max_segments=num_segments)
+    monkeypatch.setattr(setup.Setup, "info", info)
+    found = [text for text in run.warnings if "queries" in text]
+    if num_segments == 8:
+        assert found == []
+    else:
+        (text,) = found
+        assert f"{num_segments} segments and the network 8 queries" in text
+        assert f"{num_segments - 8} of them are never found" in text
+        assert f"--config.model.num_queries={num_segments} or more" in text
