@@ -20,6 +20,7 @@ from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 
 _FORMAT = "COCO's instances format"
+_MAX_SHIFT = 30  # bits; a number of seven characters is larger than any mask
 _MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
 
 # Corners of each part, or run lengths with the size of the image that they are for.
@@ -236,7 +237,8 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
         raise ValueError(
             f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
         )
-    return mask_codec.frPyObjects(segmentation, height, width)
+    uncompressed: Any = segmentation
+    return mask_codec.frPyObjects(uncompressed, height, width)
 
 
 def _reaches_outside(thing: _Object, size: tuple[int, int]) -> bool:
@@ -267,9 +269,19 @@ def _encode(thing: _Object, image: AnnotatedImage) -> Any:
             f"{where} has size {' x '.join(map(str, rle['size']))}, the image "
             f"{height} x {width}"
         )
-    if _count_pixels(rle["counts"]) != height * width:
-        raise ValueError(f"{where} is no mask in compressed run lengths")
+    if _count_pixels(rle["counts"]) != height * width or not _is_readable(rle):
+        raise ValueError(
+            f"{where} is no mask in compressed run lengths of {height} x {width} pixels"
+        )
     return rle
+
+
+def _is_readable(rle: Any) -> bool:
+    """Whether pycocotools itself, which evaluates, reads the mask that was counted."""
+    try:
+        return int(mask_codec.decode(rle).sum()) == int(mask_codec.area(rle))
+    except ValueError:
+        return False
 
 
 def _count_pixels(counts: bytes) -> int:
@@ -283,6 +295,9 @@ def _count_pixels(counts: bytes) -> int:
     value = shift = 0
     for character in counts:
         bits = character - 48
+        # pycocotools ends at a NUL, and shifts numbers of many characters too far.
+        if not 0 <= bits < 64 or shift > _MAX_SHIFT:
+            return 0
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:

@@ -87,6 +87,12 @@ class PanopticReader(coco_json.CocoReader):
                 )
             annotated.add(image_id)
             ids = np.array([segment.id for segment in segments], np.int64)
+            if len(np.unique(ids)) < len(ids):
+                twice = next(int(i) for i in ids if np.sum(ids == i) > 1)
+                raise ValueError(
+                    f"image_id {image_id} ({row['file_name']}) has two segments with the "
+                    f"id {twice}: give each its own, in its PNG too"
+                )
             if ids.size and not 0 < ids.min() <= ids.max() < 1 << 24:
                 raise ValueError(f"a segment id is not 1 … {(1 << 24) - 1}")
             values = [

@@ -6,6 +6,7 @@ Legend: H W pixels, T segments of one image, K classes.
 import dataclasses
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer, UInt8, UInt16
@@ -166,7 +167,7 @@ def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
     Raises:
       ValueError: the file is damaged, no PNG, or has colours.
     """
-    image = _open_png(encoded, file)
+    image: Any = _open_png(encoded, file)
     if image.mode not in _INDEX_MODES:
         raise ValueError(
             f"{file} has colours ({image.mode}), but a label map has the number of a "

@@ -210,6 +210,19 @@ def set_first(**values):
             set_first(segmentation={"size": [64, 48], "counts": "zzzzz"}),
             "annotation 1 of 0+1000.jpg is no mask in compressed",
         ),
+        (
+            # 3072 pixels up to the NUL, as our count has them; pycocotools ends there.
+            set_first(segmentation={"size": [64, 48], "counts": "Xo0\\P1`0\0"}),
+            "annotation 1 of 0+1000.jpg is no mask in compressed run lengths of 64 x 48",
+        ),
+        (
+            set_first(segmentation={"size": [64, 48], "counts": "PPPPPPPP0PP3"}),
+            "annotation 1 of 0+1000.jpg is no mask in compressed",
+        ),
+        (
+            set_first(segmentation={"size": [64, 48], "counts": [3000, 73]}),
+            "run lengths of 3,073 pixels for a size of 64 x 48",
+        ),
         (lambda table: table.pop("categories"), "KeyError.'categories'"),
         (lambda table: table["categories"].pop(), "lacks 1 of the 80 categories: 90"),
         (

@@ -31,6 +31,18 @@ def assert_nothing_left(data_dir):
     assert [f for f in data_dir.rglob("*") if f.is_file()] == []
 
 
+def test_segment_id_twice_in_an_image_is_refused(folders):
+    def change(table):
+        row = table["annotations"][0]
+        row["segments_info"].append({**row["segments_info"][0], "category_id": 2})
+
+    coco_archives.write_archives(folders[0], edit_json=change)
+    match = r"image_id 1000 \(.*1000.jpg\) has two segments with the id"
+    with pytest.raises(ValueError, match=match):
+        build(folders)
+    assert_nothing_left(folders[1])
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_records_equal_the_archives(folders, compression):
     archives, data_dir = folders
