@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from eomt_jax.file_names import check_name
+from data.photographs import DamagedPhotographError
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
 
@@ -31,6 +32,8 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     Attributes:
       options: what it is built with, as text; kept beside the records.
+      skips_damaged: whether photographs that can't be decoded are left out rather than
+        stop the build; None where that is no option.
       notes: names of the images (or files) by what was found about them.
     """
 
@@ -40,6 +43,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     image_format = "jpeg"
     description = ""
     needs_archives = False
+    skips_damaged: bool | None = None
     # Nothing is downloaded; without this TFDS looks for lists of checksums.
     url_infos = None  # pyright: ignore
 
@@ -135,7 +139,14 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 _check_aspect_ratio(record)
                 _check_id_is_new(record.image_id, ids)
         except ValueError as error:
-            problems.append(str(error))
+            problem = str(error)
+            if isinstance(error, DamagedPhotographError):
+                if self.skips_damaged:
+                    self.note("damaged photographs, left out", problem)
+                    return None
+                if self.skips_damaged is not None:
+                    problem += "; --skip_damaged leaves such photographs out"
+            problems.append(problem)
             if len(problems) == MAX_PROBLEMS:
                 _raise_problems([*problems, "and maybe more"])
             return None

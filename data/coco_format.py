@@ -39,6 +39,7 @@ class CocoFormat(CocoBuilder):
         validation: float | None = None,
         test: float | None = None,
         split_seed: int = 0,
+        skip_damaged: bool = False,
         crowds_as_objects: bool = False,
         **kwargs: Any,
     ):
@@ -52,6 +53,7 @@ class CocoFormat(CocoBuilder):
             default a tenth where one JSON is for all.
           test: share of them to draw for a test split.
           split_seed: of what is drawn.
+          skip_damaged: leaves out photographs that can't be decoded.
           crowds_as_objects: takes what has iscrowd = 1 for objects like the others.
           **kwargs: see RecordBuilder.
 
@@ -67,6 +69,7 @@ class CocoFormat(CocoBuilder):
         )
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
         self._split_seed = int(split_seed)
+        self.skips_damaged = skip_damaged
         self._crowds_as_objects = crowds_as_objects
 
     def plan(self) -> Mapping[str, Sequence[PlanItem]]:

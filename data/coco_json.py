@@ -227,14 +227,14 @@ class CocoReader(abc.ABC):
         Raises:
           ValueError: the photograph isn't as annotated.
         """
+
+        def note(what: str) -> None:
+            self.note(what, image.image_id)
+
         encoded = self.photographs.read(image.file_name)
         if self._turns_upright:
             image = self._settle_size(image, encoded)
-            encoded = turn_upright(
-                encoded,
-                size=image.size,
-                note=lambda what: self.note(what, image.image_id),
-            )
+            encoded = turn_upright(encoded, size=image.size, note=note)
         check_photograph(encoded, size=image.size, file=image.file_name)
         return encoded, image
 

@@ -80,11 +80,12 @@ def common_addition(wanted: Collection[str], names: Collection[str]) -> tuple[st
 def _match_with_addition(
     wanted: Collection[str], names: Collection[str]
 ) -> Mapping[str, str]:
-    before, after = common_addition(wanted, names)
+    meant = {plain(name): name for name in wanted}
+    before, after = common_addition(meant, {plain(name) for name in names})
     if not before and not after:
         return {}
-    by_name = {_add(name, before, after): name for name in wanted}
-    return {name: by_name[name] for name in names if name in by_name}
+    by_name = {_add(key, before, after): name for key, name in meant.items()}
+    return {n: by_name[plain(n)] for n in names if plain(n) in by_name}
 
 
 def _additions(name: str, stem: str) -> Iterable[tuple[str, str]]:

@@ -4,6 +4,7 @@ Legend: H W pixels, T segments of one image, K classes.
 """
 
 import dataclasses
+import functools
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo, Task
 
 _NUM_VALUES = 1 << 16
-_UNKNOWN = _NUM_VALUES - 1
+UNKNOWN = _NUM_VALUES - 1
 # Pillow spreads grey of fewer than eight bits over 0 to 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 _INDEX_MODES = ("1", "L", "P", "I;16", "I")
@@ -52,8 +53,7 @@ class LabelMapBuilder(RecordBuilder):
     codes: UInt16[np.ndarray, " V"]
 
     def make_record(self, item: Item) -> Record | None:
-        encoded = item.label_maps.read(item.label_map)
-        values = read_label_map(encoded, file=item.label_map)
+        values = self.read_values(item)
         photograph, size = self.read_photograph(item, values.shape)
         values = self.fit(values, size, item.label_map)
         if self.leaves_out_uniform and values.min() == values.max():
@@ -72,6 +72,11 @@ class LabelMapBuilder(RecordBuilder):
             height=size[0],
             width=size[1],
         )
+
+    def read_values(self, item: Item) -> UInt16[np.ndarray, "H W"]:
+        """The label map; ValueError where it is none."""
+        encoded = item.label_maps.read(item.label_map)
+        return read_label_map(encoded, file=item.label_map)
 
     def read_photograph(
         self, item: Item, size: tuple[int, int]
@@ -125,7 +130,7 @@ def class_codes(
     Returns:
       By value: label + 1, 0 for none, and a number of its own for unknown values.
     """
-    codes = np.full(_NUM_VALUES, _UNKNOWN, np.uint16)
+    codes = np.full(_NUM_VALUES, UNKNOWN, np.uint16)
     codes[list(void)] = 0
     for label, row in enumerate(classes):
         codes[row.id] = label + 1
@@ -140,9 +145,9 @@ def encode_classes(
 ) -> UInt16[np.ndarray, "H W"]:
     """The codes of a label map; ValueError naming the values that no class has."""
     encoded = codes[values]
-    if encoded.max() == _UNKNOWN:
-        unknown = np.unique(values[encoded == _UNKNOWN])
-        known = np.flatnonzero(codes != _UNKNOWN)
+    if encoded.max() == UNKNOWN:
+        unknown = np.unique(values[encoded == UNKNOWN])
+        known = np.flatnonzero(codes != UNKNOWN)
         raise ValueError(
             f"{file} has the value {', '.join(map(str, unknown[:5]))}, which stands "
             f"for no class; known: {_spell(known)}"
@@ -161,20 +166,89 @@ def number_segments(
     return numbers[codes], present
 
 
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """What a PNG of masks holds: numbers, colours, or numbers with a palette of colours.
+
+    Attributes:
+      indices: uint16 [H, W]; None of a PNG with three channels.
+      rgb: uint8 [H, W, 3]; None of a grey PNG.
+    """
+
+    indices: np.ndarray | None
+    rgb: np.ndarray | None
+
+    @functools.cached_property
+    def is_grey_in_colors(self) -> bool:
+        """Whether three channels are alike, as grey is when it is saved as RGB."""
+        return self.indices is None and bool(
+            (self._rgb() == self._rgb()[..., :1]).all()
+        )
+
+    def values(self, *, file: str) -> np.ndarray:
+        """Numbers, uint16 [H, W]; ValueError naming the file where it has colours."""
+        if self.indices is not None:
+            return self.indices
+        if self.is_grey_in_colors:
+            return self._rgb()[..., 0].astype(np.uint16)
+        raise ValueError(
+            f"{file} has colours ({spell_colors(self.colors())}), but a label map has "
+            "the number of a class in each pixel: save it with one channel, grey or "
+            "palette; mask_folder also takes classes with the color of each"
+        )
+
+    def colors(self) -> np.ndarray:
+        """int [H, W]: 0xRRGGBB; of a grey PNG the colours that viewers show."""
+        if self.rgb is None:
+            return self.values(file="it").astype(np.int32) * 0x010101 & 0xFFFFFF
+        red, green, blue = np.moveaxis(self._rgb().astype(np.int32), -1, 0)
+        return red << 16 | green << 8 | blue
+
+    def _rgb(self) -> np.ndarray:
+        assert self.rgb is not None
+        return self.rgb
+
+
+def read_pixels(encoded: bytes, *, file: str) -> Pixels:
+    """The numbers or colours in a PNG, whatever its channels or bit depth.
+
+    Raises:
+      ValueError: the file is damaged, no PNG, has colours of 16 bits, or pixels that
+        one sees through.
+    """
+    image: Any = _open_png(encoded, file)
+    if image.mode in _INDEX_MODES:
+        spread = next((_SPREAD[t.args] for t in image.tile if t.args in _SPREAD), 1)
+        indices = _decode(image, file).astype(np.uint16) // spread
+        rgb = np.asarray(image.convert("RGB")) if image.mode == "P" else None
+        return Pixels(indices, rgb)
+    if any(str(tile.args).endswith("16B") for tile in image.tile):
+        raise ValueError(
+            f"{file} has colours of 16 bits a channel, of which Pillow reads 8: save it "
+            "with one channel, grey or palette"
+        )
+    channels = _decode(image, file)
+    if image.mode in ("LA", "RGBA"):
+        if channels[..., -1].min() < 255:
+            raise ValueError(
+                f"{file} is transparent in places (alpha below 255), which stands for no "
+                "class: save it without alpha"
+            )
+        channels = channels[..., :-1]
+    if channels.shape[-1] == 1:
+        return Pixels(channels[..., 0].astype(np.uint16), None)
+    if channels.ndim != 3 or channels.shape[-1] != 3:
+        raise ValueError(f"{file} has the channels {image.mode}, which no mask has")
+    return Pixels(None, channels)
+
+
 def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
     """The numbers in a PNG of one channel, whatever its palette or bit depth.
 
     Raises:
-      ValueError: the file is damaged, no PNG, or has colours.
+      ValueError: see read_pixels; or the file has colours.
     """
-    image: Any = _open_png(encoded, file)
-    if image.mode not in _INDEX_MODES:
-        raise ValueError(
-            f"{file} has colours ({image.mode}), but a label map has the number of a "
-            "class in each pixel: save it with one channel, grey or palette"
-        )
-    spread = next((_SPREAD[t.args] for t in image.tile if t.args in _SPREAD), 1)
-    return _decode(image, file).astype(np.uint16) // spread
+    return read_pixels(encoded, file=file).values(file=file)
 
 
 def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
@@ -189,6 +263,12 @@ def size_of(encoded: bytes, *, file: str) -> tuple[int, int]:
     """(height, width) of a PNG; ValueError where it is none."""
     image = _open_png(encoded, file)
     return image.height, image.width
+
+
+def spell_colors(colors: np.ndarray) -> str:
+    """The first few different ones of 0xRRGGBB, as in "#ff0000, #00ff00 and 2 more"."""
+    names = [f"#{color:06x}" for color in np.unique(colors)]
+    return some(names)
 
 
 def _open_png(encoded: bytes, file: str) -> Image.Image:

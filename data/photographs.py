@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 from PIL import ImageOps
 
-from eomt_jax.rgb import exif_orientation, open_photograph, short_reason
+from eomt_jax.inference.photographs import PICTURE_ENDINGS as PICTURE_ENDINGS
+from eomt_jax.rgb import exif_orientation, open_photograph, short_reason, to_rgb
 
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
-
+_TURNED_BY_PILLOW = "TIFF"  # whenever one is opened
 _JPEGS = ("JPEG", "MPO")  # phones' MPO: a JPEG with more of them behind it
-_FORMATS = (*_JPEGS, "PNG")
+
+
+class DamagedPhotographError(ValueError):
+    """A photograph's file can't be decoded to its end."""
 
 
 def check_photograph(
@@ -19,7 +22,7 @@ def check_photograph(
     """Decodes a photograph once.
 
     Args:
-      encoded: bytes of its file.
+      encoded: bytes of its file, in one of rgb.FORMATS.
       file: its name, for messages.
       size: (height, width) that its annotation says; None where it says nothing.
 
@@ -27,32 +30,34 @@ def check_photograph(
       Its own (height, width).
 
     Raises:
-      ValueError: the bytes are no JPEG or PNG, end before it does, have more than 8 bits a
-        channel, or are one of another size.
+      DamagedPhotographError: the bytes are no picture, or end before it does.
+      ValueError: the picture has another size, or colours that are no RGB.
     """
     try:
         image = open_photograph(encoded)
     except ValueError as error:
-        raise ValueError(f"{file} is {error}") from error
-    if image.format not in _FORMATS:
-        raise ValueError(f"{file} is a {image.format}: save it as JPEG or PNG")
+        raise DamagedPhotographError(
+            f"{file} is {error if encoded else 'empty'}"
+        ) from error
     found = image.height, image.width
     if size is not None and found != tuple(size):
         raise ValueError(
             f"{file} has {found[0]} x {found[1]} pixels, but its annotation says "
             f"{size[0]} x {size[1]}"
         )
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"{file} has more than 8 bits a channel (Pillow's mode {image.mode}): save "
-            "it with 8"
-        )
     # A JPEG at an eighth of its size is read to its end all the same, in less time.
     image.draft(None, (1, 1))
     try:
         image.load()
     except Exception as error:
-        raise ValueError(f"{file} can't be decoded ({short_reason(error)})") from error
+        raise DamagedPhotographError(
+            f"{file} can't be decoded ({short_reason(error)})"
+        ) from error
+    if image.mode.startswith(("I", "F")):
+        try:
+            to_rgb(image)
+        except ValueError as error:
+            raise ValueError(f"{file} has {error}") from error
     return found
 
 
@@ -64,7 +69,7 @@ def stored_and_upright_size(
         image = open_photograph(encoded)
     except ValueError:
         return None
-    is_turned = exif_orientation(image) >= 5
+    is_turned = exif_orientation(image) >= 5 and image.format != _TURNED_BY_PILLOW
     height, width = image.height, image.width
     return (height, width), ((width, height) if is_turned else (height, width))
 
@@ -79,7 +84,7 @@ def turn_upright(
     annotation's size tells which did.
 
     Args:
-      encoded: bytes of a JPEG or PNG.
+      encoded: bytes of its file.
       size: (height, width) that the annotation or mask has.
       note: called with what is done about the orientation, where there is one.
 
@@ -90,13 +95,14 @@ def turn_upright(
     try:
         image = open_photograph(encoded)
         orientation = exif_orientation(image)
+        if orientation == 1:
+            return encoded
         is_annotated_as_stored = (
             orientation >= 5
+            and image.format != _TURNED_BY_PILLOW
             and image.width != image.height
             and image.size == (size[1], size[0])
         )
-        if orientation == 1:
-            return encoded
         if is_annotated_as_stored:
             note("photographs left as stored though EXIF says to turn them")
             return encoded

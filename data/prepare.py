@@ -248,13 +248,14 @@ _TEXTS = {
     "annotations": f"coco_format: a JSON. {_SPLIT}",
     "segments": f"coco_format: folder or archive of panoptic PNGs. {_SPLIT}",
     "masks": f"mask_folder: folder or archive of PNGs with classes. {_SPLIT}",
-    "classes": "mask_folder: a text of one name a line, or JSON of id, name, color.",
-    "ignore_label": "mask_folder: value of pixels that belong to no class.",
-    "remap": "mask_folder: values to take for others, as in 3=1,4=1,7=ignore.",
+    "mask_name": "How masks are called, {}_mask.png; {} is the photograph's name.",
+    "classes": "Text of one name a line, or JSON or CSV with colours (data/README.md).",
+    "ignore_label": "Value of pixels that belong to no class or object.",
+    "remap": "mask_folder: as in 3=1,#ff0000=2,7=ignore,others=0.",
 }
 
 
-_VALUES = ("validation", "test", "split_seed", "crowds_as_objects")
+_VALUES = ("validation", "test", "split_seed", "crowds_as_objects", "skip_damaged")
 
 
 def define_flags() -> None:
@@ -268,6 +269,9 @@ def define_flags() -> None:
     flags.DEFINE_float("test", None, "Share of training to draw for a test split.")
     flags.DEFINE_bool(
         "crowds_as_objects", False, "coco_format: iscrowd = 1 is an object like others."
+    )
+    flags.DEFINE_bool(
+        "skip_damaged", False, "Leave out photographs that can't be decoded."
     )
     flags.DEFINE_integer("split_seed", 0, "Seed of what is drawn.")
     for name, text in _TEXTS.items():

@@ -220,5 +220,5 @@ def test_damaged_files_are_told_together_and_nothing_is_left(tmp_path):
     assert "known: 0 to 150" in lines[1]
     assert f"{third}.png has an object of instance class 101; there are 1" in lines[2]
     assert f"{grey}.png has the channels L, not RGB" in lines[3]
-    assert f"{colour}.png has colours (RGB), but a label map has" in lines[4]
+    assert f"{colour}.png has colours (#000000, #650100), but a label" in lines[4]
     assert_nothing_left(tmp_path, NAMES[0])

@@ -11,6 +11,7 @@ from PIL import Image
 from data import prepare
 from eomt_jax.dataset_info.class_tables import distinct_color, make_class_table
 from eomt_jax.pipeline import records
+from eomt_jax.pipeline.transforms import decode_image
 from tests.data import coco_archives
 from tests.data.coco_archives import zip_bytes
 from tests.data.map_archives import encode
@@ -200,6 +201,45 @@ def test_names_that_differ_in_letter_case_alone_stay_two(own):
     for record in own.open("train") + own.open("validation"):
         name = f"photo_{int(record.image_id) - 7}.jpg"
         assert record.image_bytes == own.photographs[name]
+
+
+def test_damaged_photographs_are_left_out_on_request(own, caplog):
+    own.photographs["photo_1.jpg"] = own.photographs["photo_1.jpg"][:-99]
+    own.photographs["photo_2.jpg"] = b"<html>"
+    info = own.build_instances(skip_damaged=True)
+    assert sum(info.num_examples.values()) == 4
+    note = "2 damaged photographs, left out (photo_1.jpg can't be decoded (image file"
+    assert note in caplog.text
+    assert (
+        "photo_2.jpg is no picture that can be read (its format is unk" in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {}), ("PNG 16", {})],
+)
+def test_photographs_of_other_formats_are_kept_as_png(own, format, options):
+    """Picture 0 is as EXIF turns it where the format has EXIF."""
+    picture = own.pictures[0].image
+    expected = picture
+    if format == "PNG 16":
+        wide = picture[..., 0].astype(np.uint16) << 8 | 0x34
+        own.photographs["photo_0.jpg"] = encode(wide)
+        expected = np.repeat(picture[..., :1], 3, axis=-1)
+    elif format == "WEBP":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        own.photographs["photo_0.jpg"] = encode(
+            np.rot90(picture), format, exif=exif, **options
+        )
+    else:
+        own.photographs["photo_0.jpg"] = encode(picture, format, **options)
+    own.build_instances()
+    everything = own.open("train") + own.open("validation")
+    record = next(r for r in everything if r.image_id == "7")
+    image = decode_image(record.image_bytes, size=record.size)  # as training does
+    np.testing.assert_array_equal(np.asarray(image), expected)
 
 
 def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
@@ -409,15 +449,13 @@ def test_categories_that_are_wrong_are_named(own, category, match):
 
 
 def test_photographs_that_cannot_be_used_are_named_together(own):
-    grey = io.BytesIO()
-    Image.fromarray(np.zeros((48, 64), np.uint16)).save(grey, format="PNG")
-    own.photographs["photo_1.jpg"] = grey.getvalue()
+    own.photographs["photo_1.jpg"] = b""
     own.photographs["photo_2.jpg"] = own.photographs["photo_2.jpg"][:-99]
     own.photographs["photo_4.jpg"] = own.photographs["photo_3.jpg"]
     own.write("photos", own.photographs)
     with pytest.raises(ValueError, match="photo") as error:
         own.build_instances()
-    assert "photo_1.jpg has more than 8 bits a channel" in str(error.value)
+    assert "photo_1.jpg is empty; --skip_damaged leaves such" in str(error.value)
     assert "photo_2.jpg can't be decoded" in str(error.value)
     assert "photo_4.jpg has 64 x 48 pixels, but its annotation says 48 x 64" in str(
         error.value
@@ -482,11 +520,11 @@ def test_random_split_trains_on_photographs_with_crowds_alone(own):
 
 def test_photograph_in_another_format_is_named(own):
     picture = io.BytesIO()
-    Image.fromarray(own.pictures[0].image).save(picture, format="BMP")
+    Image.fromarray(own.pictures[0].image).save(picture, format="GIF")
     own.photographs["photo_0.jpg"] = picture.getvalue()
     own.photographs["photo_1.jpg"] = coco_archives.segments_png(own.pictures[1].id_map)[
         :20
     ]
-    with pytest.raises(ValueError, match="photo_0.jpg is a BMP: save it as") as error:
+    with pytest.raises(ValueError, match="photo_0.jpg is a GIF: save it as") as error:
         own.build_instances()
     assert "photo_1.jpg is no picture" in str(error.value)

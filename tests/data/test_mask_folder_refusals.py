@@ -55,7 +55,7 @@ def test_files_without_partner_are_all_listed(tmp_path):
 
 def test_problems_of_many_files_are_told_together(tmp_path):
     photographs, masks = draw(8)
-    masks["0.png"] = encode(np.zeros((24, 32, 3), np.uint8))
+    masks["0.png"] = encode(np.full((24, 32, 3), (1, 2, 3), np.uint8))
     masks["1.png"] = encode(np.zeros((32, 32), np.uint8))
     masks["2.png"] = encode(np.arange(3, 11, dtype=np.uint8).repeat(96).reshape(24, 32))
     masks["3.png"] = masks["3.png"][:-30]
@@ -70,7 +70,7 @@ def test_problems_of_many_files_are_told_together(tmp_path):
     for line, expected in zip(
         lines,
         [
-            "0.png has colours (RGB), but a label map has the number",
+            "0.png has colours (#010203), but a label map has the number",
             "1.png has 32 x 32 pixels, but its photograph has 24 x 32",
             "2.png has the value 3, 4, 5, 6, 7, which stands for no class; known: 0",
             "3.png can't be decoded",
@@ -121,8 +121,11 @@ def test_class_list_that_is_none_is_refused(tmp_path, class_list, message):
     [
         ({"ignore_label": "1"}, "--ignore_label=1 is the class 'road'"),
         ({"ignore_label": "none"}, "--ignore_label has 'none' where a value of 0 to"),
-        ({"remap": "3"}, "'3' is no VALUE=CLASS"),
-        ({"remap": "3=1,3=2"}, "'3=2' is no VALUE=CLASS, or VALUE comes twice"),
+        ({"remap": "3"}, "--remap has '' where a value of 0 to 65535 is wanted, as in"),
+        ({"remap": "3=1,3=2"}, "--remap=3=1,3=2: 3 comes twice"),
+        ({"remap": "others=1,others=2"}, "others comes twice"),
+        ({"mask_name": "mask.png"}, "--mask_name=mask.png is no file name with one {}"),
+        ({"mask_name": "{}_gt.png"}, "masks holds no mask called {}_gt.png"),
         ({"remap": "3=7"}, "there is no class 7; the class list has 0 .background."),
         ({"remap": "x=1"}, "--remap has 'x' where a value of 0 to 65535 is wanted"),
         ({"validation": 1.5}, "validation=1.5 is no share"),
@@ -137,7 +140,7 @@ def test_options_that_contradict_are_refused(tmp_path, options, message):
 def test_folder_without_masks_is_refused(tmp_path):
     photographs, _ = draw(2)
     assert_refused(
-        tmp_path, r"masks holds no \.png file, but 0\.jpg", photographs, photographs
+        tmp_path, r"masks holds no mask \(\.png\), but 0\.jpg", photographs, photographs
     )
 
 
