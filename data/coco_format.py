@@ -77,6 +77,7 @@ class CocoFormat(CocoBuilder):
             split: self._read_table(epath.Path(path).expanduser())
             for split, path in self._annotations.items()
         }
+        tables = self._without_groups(tables)
         self.classes = _common_classes(list(tables.values()))
         if self.task == "instance":  # whatever else may be said there
             self.classes = tuple(
@@ -114,6 +115,32 @@ class CocoFormat(CocoBuilder):
         source = "--segments=PATH says that it is panoptic, without it instances"
         read = coco_panoptic if self.task == "panoptic" else coco_instance
         return read.read_table(path.read_bytes(), name=path.name, source=source)
+
+    def _without_groups(self, tables: Mapping[str, CocoTable]) -> dict[str, CocoTable]:
+        """The tables without categories that only group others, as Roboflow adds one."""
+        used = {i for table in tables.values() for i in _used_categories(table)}
+        rows = [row for table in tables.values() for row in table.categories]
+        groups = {row.get("supercategory") for row in rows if row.get("id") in used}
+        left_out = {
+            str(row.get("name"))
+            for row in rows
+            if row.get("id") not in used
+            and row.get("name") in groups
+            and row.get("supercategory") in (None, "", "none")
+        }
+        if left_out:
+            self.note("categories that only group others, left out", *left_out)
+        return {
+            split: dataclasses.replace(
+                table,
+                categories=[
+                    row
+                    for row in table.categories
+                    if row.get("id") in used or row.get("name") not in left_out
+                ],
+            )
+            for split, table in tables.items()
+        }
 
     def _open(self, paths: Mapping[str, str]) -> dict[str, FileFinder]:
         """Opens each path once, for all splits that share it."""
@@ -205,6 +232,18 @@ def _paths_by_json(
             + ",".join(f"{split or TRAIN}=PATH" for split in annotations)
         )
     return paths
+
+
+def _used_categories(table: CocoTable) -> set[Any]:
+    """Categories of the annotations, of instances or of segments_info."""
+    used = set()
+    for annotation in table.annotations:
+        if isinstance(annotation, Mapping):
+            segments = annotation.get("segments_info") or []
+            used |= {getattr(segment, "category", None) for segment in segments}
+        else:
+            used.add(getattr(annotation, "category", None))
+    return used
 
 
 def _common_classes(tables: Sequence[CocoTable]) -> tuple[ClassInfo, ...]:

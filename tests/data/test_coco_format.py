@@ -165,6 +165,19 @@ def test_colors_of_the_json_are_kept(own):
     assert own.build_instances().classes[3].color == (1, 2, 3)
 
 
+def test_roboflow_group_is_no_class(own, caplog):
+    """Roboflow adds a category 0 that no object has, here called as one of its own."""
+    for row in own.instances["categories"]:
+        row["supercategory"] = "person"
+    group = {"id": 0, "name": "person", "supercategory": "none"}
+    own.instances["categories"].insert(0, group)
+    own.instances["annotations"][0]["category_id"] = 1  # the person
+    info = own.build_instances()
+    assert len(info.classes) == 80
+    assert info.classes[0].id == 1
+    assert "1 categories that only group others, left out (person)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "color"),
     [("#ff8000", (255, 128, 0)), ("#0f0", (0, 255, 0)), ("red", (255, 0, 0))],
