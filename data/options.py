@@ -13,7 +13,7 @@ from data.builder import OPTIONS_KEY, RecordBuilder
 from data.splits import parse_split_paths
 
 # Options that are files or folders, one for each split or one for all.
-_PATHS = ("images", "masks", "segments", "annotations", "classes")
+_PATHS = ("images", "masks", "segments", "annotations", "classes", "object_classes")
 # Where published archives lie makes no other dataset of them.
 _WITHOUT_EFFECT = ("archives",)
 

@@ -32,6 +32,7 @@ from data import (
     coco_format,
     coco_instance,
     coco_panoptic,
+    instance_folder,
     mask_folder,
     shapes,
 )
@@ -239,6 +240,7 @@ DATASETS: dict[str, type[RecordBuilder]] = {
 }
 FORMATS: dict[str, type[RecordBuilder]] = {
     "coco_format": coco_format.CocoFormat,
+    "instance_folder": instance_folder.InstanceFolder,
     "mask_folder": mask_folder.MaskFolder,
 }
 _SPLIT = "One PATH, or train=PATH,validation=PATH,test=PATH."
@@ -247,15 +249,19 @@ _TEXTS = {
     "images": f"Folder or archive of photographs. {_SPLIT}",
     "annotations": f"coco_format: a JSON. {_SPLIT}",
     "segments": f"coco_format: folder or archive of panoptic PNGs. {_SPLIT}",
-    "masks": f"mask_folder: folder or archive of PNGs with classes. {_SPLIT}",
+    "masks": f"Folder or archive of PNGs with classes or objects. {_SPLIT}",
     "mask_name": "How masks are called, {}_mask.png; {} is the photograph's name.",
     "classes": "Text of one name a line, or JSON or CSV with colours (data/README.md).",
     "ignore_label": "Value of pixels that belong to no class or object.",
+    "object_classes": "instance_folder: CSV of file, id, class.",
     "remap": "mask_folder: as in 3=1,#ff0000=2,7=ignore,others=0.",
 }
 
 
-_VALUES = ("validation", "test", "split_seed", "crowds_as_objects", "skip_damaged")
+_VALUES = (
+    *("validation", "test", "split_seed"),
+    *("crowds_as_objects", "negatives", "skip_damaged"),
+)
 
 
 def define_flags() -> None:
@@ -270,6 +276,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "crowds_as_objects", False, "coco_format: iscrowd = 1 is an object like others."
     )
+    flags.DEFINE_bool("negatives", False, "Train on photographs without an object too.")
     flags.DEFINE_bool(
         "skip_damaged", False, "Leave out photographs that can't be decoded."
     )
