@@ -34,10 +34,12 @@ class CocoBuilder(RecordBuilder):
     """A builder whose records readers make.
 
     Attributes:
+      negatives: whether photographs without a segment are trained on too.
       crowd_advice: what can be done about annotations of crowds alone, for messages.
     """
 
     crowd_advice = ""
+    negatives = False
 
     def make_record(self, item: PlanItem) -> Record | None:
         reader, image, split = item
@@ -54,7 +56,7 @@ class CocoBuilder(RecordBuilder):
         Raises:
           ValueError: none is of use, or a file isn't there.
         """
-        keeps_empty = reader.evaluates_empty and split != "train"
+        keeps_empty = reader.evaluates_empty and (split != "train" or self.negatives)
         used = [image for image in images if len(image.labels) or keeps_empty]
         if not any(len(image.labels) for image in used):
             raise ValueError(
@@ -68,6 +70,9 @@ class CocoBuilder(RecordBuilder):
                 + self.crowd_advice
             )
         reader.check_files(used)
+        kept = [i.image_id for i in used if not len(i.labels)]
+        if kept and split == "train":
+            self.note("train photographs without an object, kept as negatives", *kept)
         empty = {i.image_id for i in images} - {i.image_id for i in used}
         if empty:
             self.note(f"{split} photographs without a segment, left out", *empty)

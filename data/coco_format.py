@@ -40,6 +40,7 @@ class CocoFormat(CocoBuilder):
         test: float | None = None,
         split_seed: int = 0,
         skip_damaged: bool = False,
+        negatives: bool = False,
         crowds_as_objects: bool = False,
         **kwargs: Any,
     ):
@@ -53,6 +54,7 @@ class CocoFormat(CocoBuilder):
             default a tenth where one JSON is for all.
           test: share of them to draw for a test split.
           split_seed: of what is drawn.
+          negatives: keeps photographs without an object in training too.
           skip_damaged: leaves out photographs that can't be decoded.
           crowds_as_objects: takes what has iscrowd = 1 for objects like the others.
           **kwargs: see RecordBuilder.
@@ -61,6 +63,12 @@ class CocoFormat(CocoBuilder):
           ValueError: a path that isn't as above.
         """
         self.task = "panoptic" if segments else "instance"
+        self.negatives = negatives
+        if negatives and segments:
+            raise ValueError(
+                "--negatives is for instances; what panoptic annotations leave out is "
+                "void, not known to be empty"
+            )
         super().__init__(**kwargs)
         self._annotations = parse_split_paths(annotations)
         self._images = _paths_by_json("images", images, self._annotations)
@@ -165,7 +173,9 @@ class CocoFormat(CocoBuilder):
             images[""] = self._without_empty(readers[""])
         source = readers.get("") or readers.get(TRAIN)
         if source:
-            only_crowds = [i.file_name for i in source.images if i.is_crowd.all()]
+            only_crowds = [
+                i.file_name for i in source.images if len(i.labels) and i.is_crowd.all()
+            ]
         names = draw_splits(
             images, **self._shares, seed=self._split_seed, stays_in_train=only_crowds
         )
@@ -179,8 +189,10 @@ class CocoFormat(CocoBuilder):
 
     def _without_empty(self, reader: CocoReader) -> dict[str, AnnotatedImage]:
         """The images that show something, by file name."""
-        images = {i.file_name: i for i in reader.images if len(i.labels)}
-        if not images:
+        images = {
+            i.file_name: i for i in reader.images if len(i.labels) or self.negatives
+        }
+        if not any(len(i.labels) for i in images.values()):
             raise ValueError(
                 f"{reader.name} gives none of its {len(reader.images):,} photographs a "
                 f"segment with a mask; {reader.lack or 'it has no annotations'}"

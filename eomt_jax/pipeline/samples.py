@@ -117,14 +117,19 @@ class TrainSampler:
         )
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample | None:
-        """None where the photograph is damaged or shows no target in any draw."""
+        """None where the photograph is damaged or shows no target in any draw.
+
+        One without any segment, crowds included, is a negative: it is taken as it is.
+        """
         options = self.options
         record = self.source[index]
         keep = ~record.is_crowd
         with naming_image(self.source, index):
             targets.check_num_targets(int(keep.sum()), self.max_targets)
             masks = targets.segment_masks(record)
-        for _ in range(MAX_DRAWS if keep.any() else 0):
+        # Kept on request when the dataset was prepared: everything is "no object".
+        is_negative = not record.labels.size
+        for _ in range(MAX_DRAWS if keep.any() or is_negative else 0):
             jitter = color.draw_color_jitter(rng) if options.color_jitter else None
             geometry = transforms.draw_geometry(
                 rng,
@@ -135,7 +140,7 @@ class TrainSampler:
             # Targets first: a draw that loses them all costs no work on the image.
             cropped = masks.crop(geometry)
             visible = keep & cropped.visible()
-            if visible.any():
+            if visible.any() or is_negative:
                 break
         else:
             return None

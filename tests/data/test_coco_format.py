@@ -404,6 +404,20 @@ def test_photographs_without_annotation_are_left_out_and_named(own, caplog):
     assert "without annotation, left out (other.jpg)" in caplog.text
 
 
+def test_photographs_without_objects_are_trained_on_when_asked(own, caplog):
+    own.instances["annotations"] = [
+        a for a in own.instances["annotations"] if a["image_id"] not in (7, 8)
+    ]
+    assert own.build_instances(negatives=True, validation=0).num_examples["train"] == 6
+    assert [len(r.labels) for r in own.open("train")][:2] == [0, 0]
+    assert "2 train photographs without an object, kept as negatives (7, 8)" in (
+        caplog.text
+    )
+    segments = own.write("segments", own.maps)
+    with pytest.raises(ValueError, match="--negatives is for instances"):
+        own.build_instances(negatives=True, segments=segments, overwrite=True)
+
+
 def test_wrong_kind_of_json_is_named(own):
     own.write("photos", own.photographs)
     panoptic = own.write("panoptic.json", own.panoptic)

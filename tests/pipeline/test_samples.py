@@ -138,6 +138,30 @@ def test_sample_needs_at_most_twice_its_images_bytes(sampler):
     assert sum(array.nbytes for array in arrays) <= 2 * 3 * 64 * 64
 
 
+def test_record_without_segments_is_a_negative(sampler):
+    """It is its own sample without a target; one with crowds alone is replaced."""
+
+    class Empty(OtherRecords):
+        def change(self, record):
+            none = np.zeros(0, np.int32)
+            return dataclasses.replace(
+                record,
+                segment_map=None,
+                rles=(),
+                areas=none,
+                labels=none,
+                is_crowd=none.astype(bool),
+            )
+
+    sample_at = sampler(options=TrainOptions(image_size=48, max_targets=4))
+    sample = dataclasses.replace(sample_at, source=Empty(sample_at.source))(3)
+    assert not sample["replaced"]
+    assert not sample["targets"]["valid"].any()
+    assert not sample["targets"]["mask_bits"].any()
+    assert sample["image"].any()
+    assert sample["example_index"] == sample_at(3)["example_index"]
+
+
 def test_crowds_are_no_targets(sampler):
     class SomeCrowds(OtherRecords):
         def change(self, record):
