@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from eomt_jax.file_names import check_name
 from data.photographs import DamagedPhotographError
+from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
 

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from data.file_names import by_spelling, last_part, plain
 from data.photographs import (
     check_photograph,
     stored_and_upright_size,
     turn_upright,
 )
 from data.sources import Source, some
+from data.spellings import by_spelling, last_part, plain
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
 
@@ -77,7 +77,7 @@ class FileFinder:
 
     A name is taken as it stands. Where the JSON has other folders than the archive,
     the last part of the name has to be one file's alone. So it is with names that differ
-    in how they are spelt, see file_names.plain.
+    in how they are spelt, see spellings.plain.
     """
 
     def __init__(self, source: Source):

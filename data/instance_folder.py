@@ -18,10 +18,10 @@ from pycocotools import mask as mask_codec
 from data import label_maps, paired_files
 from data.builder import RecordBuilder
 from data.class_lists import number, read_class_list
-from data.file_names import last_part, plain
 from data.paired_files import Files
 from data.photographs import as_stored, check_photograph, turn_upright
 from data.sources import Source, some
+from data.spellings import last_part, plain
 from data.splits import TRAIN, draw_splits
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo

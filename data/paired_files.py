@@ -2,7 +2,7 @@
 
 A photograph and its mask have the same path below their folders, but for the ending, for
 folders that all files of one side are in, for spelling, and for what the masks' names
-add to the photographs'; see `file_names.match_names`.
+add to the photographs'; see `spellings.match_names`.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from data import label_maps
-from data.file_names import match_names
 from data.photographs import PICTURE_ENDINGS
 from data.sources import Source, open_source, some
+from data.spellings import match_names
 from data.splits import TRAIN, check_disjoint, parse_split_paths
 
 MASK_ENDINGS = (".png",)

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from data.file_names import by_spelling, common_addition, last_part, match_names, plain
+from data.spellings import by_spelling, common_addition, last_part, match_names, plain
 
 COMPOSED = "é ü 0001.jpg"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
