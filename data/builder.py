@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from data.disk import check_space
 from data.photographs import DamagedPhotographError
 from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
@@ -52,6 +53,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         if name:
             self.name = name  # pyright: ignore  # before TFDS makes a path of it
         super().__init__(**kwargs)
+        self._progress: tqdm | None = None
         self.options: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
 
@@ -70,6 +72,11 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def make_record(self, item: Any) -> records.Record | None:
         """The record of one item of the plan; None leaves it out."""
         raise NotImplementedError
+
+    def num_bytes(self, item: Any) -> int:
+        """Bytes of an item's photograph, which the dataset will hold; 0 if unknown."""
+        del item
+        return 0
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -90,12 +97,16 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for split, items in plan.items():
             if not items:
                 raise ValueError(f"{self.name}: there is no image for {split}")
+        check_space(
+            self.data_dir,
+            sum(self.num_bytes(i) for items in plan.values() for i in items),
+        )
         summary = _Summary()
         self._summary = summary
         problems: list[str] = []
         ids: dict[str, set[str]] = {split: set() for split in plan}
         num_left = sum(map(len, plan.values()))
-        progress = tqdm(
+        self._progress = progress = tqdm(
             total=num_left,
             desc=f"building {self.name}",
             unit="image",
@@ -168,6 +179,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         with contextlib.ExitStack() as self.open_files:
+            self.open_files.callback(lambda: self._progress and self._progress.close())
             super()._download_and_prepare(dl_manager, download_config)
         # TFDS writes the metadata right after this, into the same unfinished folder.
         info = self._summary.dataset_info(self.name, self.classes, self.task)

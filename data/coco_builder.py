@@ -41,6 +41,10 @@ class CocoBuilder(RecordBuilder):
     crowd_advice = ""
     negatives = False
 
+    def num_bytes(self, item: PlanItem) -> int:
+        reader, image, _ = item
+        return reader.photographs.size(image.file_name)
+
     def make_record(self, item: PlanItem) -> Record | None:
         reader, image, split = item
         return reader.make_record(image, split=split)

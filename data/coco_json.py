@@ -123,6 +123,10 @@ class FileFinder:
         """Bytes of a file that is there."""
         return self.source.read(self.find(file_name) or file_name)
 
+    def size(self, file_name: str) -> int:
+        """Bytes of a file that is there."""
+        return self.source.size(self.find(file_name) or file_name)
+
     def order(self, file_name: str) -> int:
         """Where in the source the file lies."""
         return self.source.order(self.find(file_name) or file_name)

@@ -138,6 +138,9 @@ class InstanceFolder(RecordBuilder):
             planned[split] = sorted(items, key=lambda i: source.order(i.photograph))
         return planned
 
+    def num_bytes(self, item: Item) -> int:
+        return item.photographs.size(item.photograph)
+
     def make_record(self, item: Item) -> Record | None:
         def note(what: str) -> None:
             self.note(what, item.image_id)

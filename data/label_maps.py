@@ -52,6 +52,9 @@ class LabelMapBuilder(RecordBuilder):
     leaves_out_uniform = True
     codes: UInt16[np.ndarray, " V"]
 
+    def num_bytes(self, item: Item) -> int:
+        return item.photographs.size(item.photograph)
+
     def make_record(self, item: Item) -> Record | None:
         values = self.read_values(item)
         photograph, size = self.read_photograph(item, values.shape)

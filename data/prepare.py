@@ -37,6 +37,7 @@ from data import (
     shapes,
 )
 from data.builder import RecordBuilder
+from data.disk import check_place, explain_os_errors
 from data.options import check_options, check_same, describe_options
 from data.sources import some
 from eomt_jax.pipeline import records
@@ -70,9 +71,10 @@ def prepare(
     builder_class = _builder_class(name, builder)
     check_options(builder or name, builder_class, options)
     data_dir = epath.Path(data_dir).expanduser()
-    clean_unfinished(data_dir)
     version = str(builder_class.VERSION)
     target = data_dir / name / version
+    check_place(target)
+    clean_unfinished(data_dir)
     is_finished = target in records.prepared_versions(data_dir, name)
     described = describe_options(builder_class, options)
     if is_finished and not overwrite:
@@ -82,14 +84,20 @@ def prepare(
         )
         return records.read_info(data_dir, name)
 
-    with _staging_folder(data_dir) as staging:
+    is_in_the_way = not is_finished and not _is_remote(target) and _holds_any(target)
+    if is_in_the_way and not overwrite:
+        raise ValueError(
+            f"{target} is in the way and no finished dataset: move it away, or replace "
+            "it with --overwrite"
+        )
+    with explain_os_errors(data_dir), _staging_folder(data_dir) as staging:
         dataset = builder_class(name=name, data_dir=os.fspath(staging), **options)
         dataset.options = described
         dataset.download_and_prepare(file_format="array_record")
         for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
         _check_readable(staging / name / version)
-        if is_finished:
+        if is_finished or is_in_the_way:
             _retire(target, staging)
         _publish(staging / name / version, target)
     return records.read_info(data_dir, name)
@@ -195,6 +203,10 @@ def _publish(finished: epath.Path, target: epath.Path) -> None:
     for file in sorted(finished.iterdir(), key=lambda f: f.name == "metadata.json"):
         with file.open("rb") as source, (target / file.name).open("wb") as copy:
             shutil.copyfileobj(source, copy, 1 << 24)
+
+
+def _holds_any(folder: epath.Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
 
 
 def _is_remote(path: epath.Path) -> bool:

@@ -54,7 +54,7 @@ class Source(abc.ABC):
     def read(self, member: str) -> bytes:
         """Bytes of `member`; ValueError naming it where they are damaged."""
         with self._named_errors(member):
-            size = self._size(member)
+            size = self.size(member)
             if size > MAX_FILE:
                 raise ValueError(f"{size:,} bytes, more than {MAX_FILE:,}")
             with self._open(member) as stream:
@@ -76,7 +76,7 @@ class Source(abc.ABC):
         """Where `member` lies among the others."""
 
     @abc.abstractmethod
-    def _size(self, member: str) -> int:
+    def size(self, member: str) -> int:
         """Bytes of `member`, which are not read for it."""
 
     @abc.abstractmethod
@@ -116,7 +116,7 @@ class ZipSource(Source):
     def order(self, member: str) -> int:
         return self._members[member].header_offset
 
-    def _size(self, member: str) -> int:
+    def size(self, member: str) -> int:
         return self._members[member].file_size
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class TarSource(Source):
     def order(self, member: str) -> int:
         return self._members[member].offset_data
 
-    def _size(self, member: str) -> int:
+    def size(self, member: str) -> int:
         return self._members[member].size
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class FolderSource(Source):
     def order(self, member: str) -> int:
         return self._order[member]
 
-    def _size(self, member: str) -> int:
+    def size(self, member: str) -> int:
         return self._members[member].stat().length
 
     def close(self) -> None:
