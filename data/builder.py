@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data.disk import check_space
 from data.photographs import DamagedPhotographError
+from data.sources import shorten
 from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo, DatasetInfo, Task
@@ -18,6 +19,7 @@ from eomt_jax.types import ClassInfo, DatasetInfo, Task
 OPTIONS_KEY = "eomt_options"  # in metadata.json
 EXAMPLES_PER_SHARD = 2048
 MAX_PROBLEMS = 10  # told at once, before a build gives up
+_PROBLEM_LENGTH = 2000  # letters; files can hold names of any length
 MAX_ASPECT_RATIO = 32  # evaluation in windows needs as many for one photograph
 
 
@@ -157,7 +159,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     return None
                 if self.skips_damaged is not None:
                     problem += "; --skip_damaged leaves such photographs out"
-            problems.append(problem)
+            problems.append(shorten(problem, _PROBLEM_LENGTH))
             if len(problems) == MAX_PROBLEMS:
                 _raise_problems([*problems, "and maybe more"])
             return None

@@ -120,7 +120,7 @@ class CocoFormat(CocoBuilder):
         if not path.is_file():
             raise ValueError(f"--annotations={path} is no file")
         check_regular(path, max_bytes=_MAX_TABLE)
-        source = "--segments=PATH says that it is panoptic, without it instances"
+        source = "see data/README.md"
         read = coco_panoptic if self.task == "panoptic" else coco_instance
         return read.read_table(path.read_bytes(), name=path.name, source=source)
 

@@ -123,6 +123,11 @@ class InstanceReader(coco_json.CocoReader):
         for thing in table.annotations:
             if not isinstance(thing, _Object):
                 what = "an annotation lacks image_id or category_id"
+                if isinstance(thing, Mapping) and "segments_info" in thing:
+                    what = (
+                        "its annotations have segments_info, as panoptic ones do, whose "
+                        "PNGs --segments=PATH gives"
+                    )
                 raise ValueError(what)  # noqa: TRY004
             coco_json.image_row(thing.image_id, table)
             if thing.segmentation is None:

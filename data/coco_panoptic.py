@@ -78,7 +78,10 @@ class PanopticReader(coco_json.CocoReader):
         annotated: set[Any] = set()
         for annotation in table.annotations:
             if not isinstance(annotation, dict) or "segments_info" not in annotation:
-                raise ValueError("an annotation lacks segments_info")
+                raise ValueError(
+                    "an annotation lacks segments_info; instances are read without "
+                    "--segments"
+                )
             image_id, segments = annotation["image_id"], annotation["segments_info"]
             row = coco_json.image_row(image_id, table)
             if image_id in annotated:

@@ -17,6 +17,7 @@ from data.builder import RecordBuilder
 from data.photographs import check_photograph
 from data.sources import Source, some
 from eomt_jax.pipeline.records import Record
+from eomt_jax.rgb import short_reason
 from eomt_jax.types import ClassInfo, Task
 
 _NUM_VALUES = 1 << 16
@@ -278,7 +279,8 @@ def _open_png(encoded: bytes, file: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(encoded), formats=["PNG"])
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{file} is no PNG ({error})") from error
+        what = "is empty" if not encoded else f"is no PNG ({short_reason(error)})"
+        raise ValueError(f"{file} {what}") from error
 
 
 def _decode(image: Image.Image, file: str) -> np.ndarray:

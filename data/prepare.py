@@ -39,7 +39,7 @@ from data import (
 from data.builder import RecordBuilder
 from data.disk import check_place, explain_os_errors
 from data.options import check_options, check_same, describe_options
-from data.sources import some
+from data.sources import shorten, some
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
 
@@ -320,7 +320,7 @@ def main(argv: list[str]) -> None:
             **options,
         )
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {shorten(str(error), 30_000)}")
     counts = ", ".join(f"{n} {split}" for split, n in info.num_examples.items())
     print(f"{info.name} is ready in {values.data_dir}: {counts}")
 

@@ -17,6 +17,7 @@ from etils import epath
 from eomt_jax import regular_files, zip_archives
 
 _SHOWN = 5  # names spelt out in a message about many
+_SHOWN_LETTERS = 200  # of each
 MAX_FILE = 1 << 30  # bytes of one file
 MAX_NAMES = 500_000  # files of a tar archive
 _DAMAGED = (*zip_archives.ERRORS, tarfile.TarError)
@@ -162,7 +163,9 @@ class FolderSource(Source):
         files = {f.relative_to(folder).as_posix(): f for f in _files_below(folder)}
         self._order = {name: i for i, name in enumerate(sorted(files))}
         super().__init__(
-            os.fspath(folder), "mend the folder", {n: files[n] for n in self._order}
+            os.fspath(folder),
+            "look into the folder",
+            {n: files[n] for n in self._order},
         )
 
     def order(self, member: str) -> int:
@@ -192,7 +195,7 @@ def open_source(path: epath.PathLike) -> Source:
     if path.is_dir():
         opened = FolderSource(path)
     elif path.exists():
-        opened = open_archive(path, "make it again")
+        opened = open_archive(path, "make the archive again")
     else:
         raise ValueError(f"{path} is neither a folder nor a file")
     if not opened.names():
@@ -279,4 +282,10 @@ def some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     names = sorted(names)
     more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    shown = ", ".join(shorten(name, _SHOWN_LETTERS) for name in names[:_SHOWN])
+    return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+def shorten(text: str, length: int) -> str:
+    """The text, or its beginning where it is longer: files can hold names of any."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -31,7 +31,9 @@ def make_class_table(
         values = [str(getattr(c, field)) for c in classes]
         twice = {value for value in values if values.count(value) > 1}
         if twice:
-            raise ValueError(f"{file} has two classes with the {field} {_some(twice)}")
+            raise ValueError(
+                f"{file} has two classes with the {field} {_some(twice):.200}"
+            )
     return tuple(classes)
 
 
@@ -68,13 +70,14 @@ def _make_class(row: Any, number: int, file: str) -> ClassInfo:
         color = color or distinct_color(number)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}: class {number + 1} lacks an id or a name: {row!r}"
+            f"{file}: class {number + 1} lacks an id or a name: {row!r:.200}"
         ) from error
     if not isinstance(class_id, int) or not isinstance(name, str) or not name.strip():
         raise ValueError(
-            f"{file}: a class has a whole number as id and a text as name, not {row!r}"
+            f"{file}: a class has a whole number as id and a text as name, not "
+            f"{row!r:.200}"
         )
     is_rgb = len(color) == 3 and all(isinstance(c, int) for c in color)
     if not is_rgb or not 0 <= min(color) <= max(color) <= 255:
-        raise ValueError(f"{file}: a color is [R, G, B] of 0 to 255, not {row!r}")
+        raise ValueError(f"{file}: a color is [R, G, B] of 0 to 255, not {row!r:.200}")
     return ClassInfo(class_id, name.strip(), bool(is_thing), color)

@@ -423,10 +423,12 @@ def test_wrong_kind_of_json_is_named(own):
     panoptic = own.write("panoptic.json", own.panoptic)
     instances = own.write("instances.json", own.instances)
     segments = own.write("segments.zip", own.maps)
-    assert_refused(own, "panoptic.json is not COCO's instances", annotations=panoptic)
+    assert_refused(
+        own, "panoptic.json is not COCO's instances.*--segments", annotations=panoptic
+    )
     assert_refused(
         own,
-        "instances.json is not COCO's panoptic format.*--segments",
+        "instances.json is not COCO's panoptic format.*without --segments",
         annotations=instances,
         segments=segments,
     )

@@ -15,6 +15,13 @@ from tests.data.map_archives import tar_bytes, write_files, write_zip
 MIB = 1 << 20
 
 
+def test_some_names_are_few_and_short():
+    assert some("cab") == "a, b, c"
+    text = some([f"{i}" + "x" * 10**6 for i in range(7)])
+    assert len(text) < 5 * 205 + 20
+    assert text.endswith("… and 2 more")
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_inner_archive_is_read_in_order_without_being_held(tmp_path, compression):
     files = {f"{i:02d}.bin": bytes([i, 1, 2, 3]) * MIB for i in range(32)}
