@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from PIL import ImageOps
 
-from eomt_jax.inference.photographs import PICTURE_ENDINGS as PICTURE_ENDINGS
+from eomt_jax.inference import photographs
 from eomt_jax.rgb import exif_orientation, open_photograph, short_reason, to_rgb
 
+PICTURE_ENDINGS = photographs.PICTURE_ENDINGS
 _TURNED_BY_PILLOW = "TIFF"  # whenever one is opened
 _JPEGS = ("JPEG", "MPO")  # phones' MPO: a JPEG with more of them behind it
 
