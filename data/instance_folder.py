@@ -24,6 +24,7 @@ from data.sources import Source, some
 from data.spellings import last_part, plain
 from data.splits import TRAIN, draw_splits
 from eomt_jax.pipeline.records import Record
+from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import ClassInfo
 
 
@@ -248,6 +249,7 @@ def _read_table(path: str, classes: Sequence[ClassInfo]) -> dict[tuple[str, int]
     file = epath.Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"--object_classes={path} is no file")
+    check_regular(file, max_bytes=MAX_JSON)
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

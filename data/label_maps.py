@@ -201,10 +201,16 @@ class Pixels:
             "palette; mask_folder also takes classes with the color of each"
         )
 
+    def shown_colors(self) -> np.ndarray | None:
+        """int [H, W]: 0xRRGGBB as viewers show it; None of grey of 16 bits."""
+        if self.rgb is not None:
+            return self.colors()
+        assert self.indices is not None
+        has_8_bits = self.indices.max() <= 255
+        return self.indices.astype(np.int32) * 0x010101 if has_8_bits else None
+
     def colors(self) -> np.ndarray:
-        """int [H, W]: 0xRRGGBB; of a grey PNG the colours that viewers show."""
-        if self.rgb is None:
-            return self.values(file="it").astype(np.int32) * 0x010101 & 0xFFFFFF
+        """int [H, W]: 0xRRGGBB; not of a grey PNG."""
         red, green, blue = np.moveaxis(self._rgb().astype(np.int32), -1, 0)
         return red << 16 | green << 8 | blue
 

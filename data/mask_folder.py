@@ -102,8 +102,12 @@ class MaskFolder(label_maps.LabelMapBuilder):
         file = item.label_map
         pixels = label_maps.read_pixels(item.label_maps.read(file), file=file)
         if self._list.colors:
-            codes = self._codes_by_color(pixels.colors())
+            codes = self._codes_by_color(pixels.shown_colors())
             if codes is not None and self._colors_decide(pixels, codes):
+                if pixels.indices is not None:
+                    self.note(
+                        "masks read by the class list's colours, not numbers", file
+                    )
                 return codes
             if pixels.indices is None and not pixels.is_grey_in_colors:
                 colors = pixels.colors()
@@ -149,8 +153,10 @@ class MaskFolder(label_maps.LabelMapBuilder):
         upright = turn_upright(encoded, size=size, note=note)
         return upright, check_photograph(upright, file=item.photograph)
 
-    def _codes_by_color(self, colors: np.ndarray) -> np.ndarray | None:
+    def _codes_by_color(self, colors: np.ndarray | None) -> np.ndarray | None:
         """Codes of a mask by its colours; None where it has others than the list."""
+        if colors is None:
+            return None
         codes = self._color_codes[colors]
         return None if codes.max() == label_maps.UNKNOWN else codes
 

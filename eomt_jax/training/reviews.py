@@ -143,7 +143,10 @@ class _Evaluation:
         """
         data = setup.config.dataset
         self._config = setup.config
-        self._source = open_split(data.data_dir, data.name, data.eval_split)
+        # Without an evaluation split there are pictures alone, of training photographs.
+        has_split = data.eval_split.partition("[")[0] in setup.info.num_examples
+        split = data.eval_split if has_split else data.train_split
+        self._source = open_split(data.data_dir, data.name, split)
         info = self._source.info
         self._runner = Runner(
             setup.initialization.model,

@@ -250,7 +250,6 @@ def _with_a_split_to_review(config: Config, info: DatasetInfo) -> Config:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.eval.every_steps = 0
-        config.dataset.eval_split = config.dataset.train_split
     return config
 
 

@@ -323,6 +323,16 @@ def test_colors_of_pictures_alone_leave_numbers_alone(tmp_path):
         np.testing.assert_array_equal(label_map(record), values)
 
 
+def test_black_and_white_with_a_table_of_colors_are_not_numbers(tmp_path, caplog):
+    photographs, masks = draw(2)
+    values = np.random.default_rng(0).integers(0, 2, (24, 32)).astype(np.uint8)
+    masks = dict.fromkeys(masks, encode(values * 255))
+    class_list = "name,r,g,b\nno,0,0,0\nyes,255,255,255\n"
+    build(tmp_path, photographs, masks, class_list=class_list)
+    np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), values)
+    assert "2 masks read by the class list's colours, not numbers (0.png" in caplog.text
+
+
 def test_grey_saved_as_rgb_has_numbers(tmp_path, caplog):
     photographs, masks = draw(2)
     values = map_archives.decode(masks["0.png"])

@@ -133,7 +133,7 @@ def test_dataset_without_validation_is_trained_on_without_evaluations(capsys):
     config = common.get_config()
     reviewed = setup._with_a_split_to_review(config, info_with("train", "test"))
     assert reviewed.eval.every_steps == 0
-    assert reviewed.dataset.eval_split == "train"  # of which pictures are drawn
+    assert reviewed.dataset.eval_split == "validation"  # as eval.py will read it
     assert reviewed.logging.picture_every_steps == 1000
     assert config.eval.every_steps == 5000  # the recipe itself stays as it is
     assert (
