@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from etils import epath
 
 from data.builder import OPTIONS_KEY, RecordBuilder
 from data.splits import parse_split_paths
+from eomt_jax import json_files
 
 # Options that are files or folders, one for each split or one for all.
 _PATHS = ("images", "masks", "segments", "annotations", "classes", "object_classes")
@@ -55,7 +55,7 @@ def check_same(
     name: str, target: epath.Path, options: Mapping[str, str], defaults_of: type
 ) -> None:
     """ValueError where the finished build in `target` was made with other options."""
-    metadata = json.loads((target / "metadata.json").read_text())
+    metadata = json_files.read_object(target / "metadata.json")
     before = metadata.get(OPTIONS_KEY)
     if before is None:
         return  # a build of an earlier version, which wrote none

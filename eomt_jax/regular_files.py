@@ -51,3 +51,12 @@ def check_regular(path: epath.PathLike, *, max_bytes: int | None = None) -> None
             f"{path} has {found.st_size / 1e9:.1f} GB; more than {max_bytes / 1e9:.1f} "
             "GB of such a file are not read"
         )
+
+
+def check_folder(folder: epath.PathLike) -> None:
+    """Raises ValueError if a file in a local folder, or below it, is no regular one."""
+    if "://" in os.fspath(folder):
+        return
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            check_regular(os.path.join(parent, name))

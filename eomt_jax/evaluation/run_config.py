@@ -1,10 +1,11 @@
 """What an evaluation of a training takes from the training's own config."""
 
-import json
 from collections.abc import Collection
 from typing import Any
 
 from etils import epath
+
+from eomt_jax import json_files
 
 CONFIG_FILE = "config.json"
 
@@ -39,11 +40,11 @@ def take_from_run(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        saved = json_files.read_value(path)
+    except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Give what the run was trained with by "
             "flags, and remove the file."

@@ -6,10 +6,9 @@ from typing import Any
 
 from etils import epath
 
-from eomt_jax import dataset_info
+from eomt_jax import dataset_info, json_files
 from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.pipeline.records import is_prepared, prepared_versions, read_prepared_info
-from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import DatasetInfo, Task
 
 
@@ -56,11 +55,7 @@ def unknown_info(num_classes: int) -> DatasetInfo:
 
 
 def _read_json(path: epath.Path) -> DatasetInfo:
-    check_regular(path, max_bytes=MAX_JSON)
-    try:
-        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error})") from error
+    value = json_files.read_value(path)
     rows = value
     if isinstance(value, dict):
         if "classes" in value:

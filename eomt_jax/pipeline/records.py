@@ -19,7 +19,8 @@ from jaxtyping import Bool
 from PIL import Image
 from pycocotools import mask as mask_codec
 
-from eomt_jax.regular_files import MAX_JSON, check_regular
+from eomt_jax import json_files
+from eomt_jax.regular_files import check_folder
 from eomt_jax.types import DatasetInfo
 
 METADATA_KEY = "eomt_dataset_info"
@@ -180,6 +181,7 @@ class RecordSource:
 
         self.directory = epath.Path(directory)
         self.split = split
+        check_folder(self.directory)
         self.info = read_prepared_info(self.directory)
         builder = tfds.builder_from_directory(self.directory)
         if split.partition("[")[0] not in builder.info.splits:
@@ -267,9 +269,7 @@ def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
 
 def read_prepared_info(directory: epath.Path) -> DatasetInfo:
     """What one version of a prepared dataset says of itself."""
-    file = directory / _METADATA_FILE
-    check_regular(file, max_bytes=MAX_JSON)
-    metadata = json.loads(file.read_text())
+    metadata = json_files.read_object(directory / _METADATA_FILE)
     if METADATA_KEY not in metadata:
         raise ValueError(
             f"{directory} is a TFDS dataset without a class table in its metadata; "

@@ -9,6 +9,7 @@ from typing import Any
 
 from etils import epath
 
+from eomt_jax import json_files
 from eomt_jax.config_ranges import fields_of
 from eomt_jax.evaluation.run_config import CONFIG_FILE
 from eomt_jax.training.changed_length import describe_changed_length
@@ -94,7 +95,6 @@ def describe(workdir: epath.Path, run: Setup, *, step: int) -> None:
 def _read_config(path: epath.Path) -> dict[str, Any]:
     """What was written, or nothing where it is no JSON: it only serves to compare."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        return json_files.read_object(path)
+    except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}

@@ -20,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from eomt_jax import json_files
+from eomt_jax.regular_files import check_folder
 from eomt_jax.training.joint_reading import DamagedError, read_in_all, reason_of
 from eomt_jax.training.state import TrainState
 from eomt_jax.weights.checksums import changed, checksums
@@ -200,6 +202,7 @@ def restore(folder: epath.Path, like: TrainState) -> TrainState:
     parts = {PARAMS_ITEM: like.params, "training": _training_part(like)}
 
     def read_descriptions() -> tuple[dict[str, Any], dict[str, Any]]:
+        check_folder(folder)
         stored = {item: _stored_arrays(folder / item) for item in parts}
         return stored, _read_json(folder / ABOUT_ITEM)["checksums"]
 
@@ -233,12 +236,9 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _read_json(item: epath.Path) -> dict[str, Any]:
     try:
-        value = json.loads((item / "metadata").read_text())
-    except (OSError, ValueError) as error:
+        return json_files.read_object(item / "metadata")
+    except ValueError as error:
         raise DamagedError(f"{item.name}: {reason_of(error)}") from error
-    if not isinstance(value, dict):
-        raise DamagedError(f"{item.name} is {value!r}")
-    return value
 
 
 def _stored_arrays(item: epath.Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ wrong with a file ends in a ValueError that names the file and the tensor.
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,8 @@ import safetensors.numpy
 from etils import epath
 from jaxtyping import Float32
 
-from eomt_jax.regular_files import MAX_JSON, check_regular
+from eomt_jax import json_files
+from eomt_jax.regular_files import check_regular
 from eomt_jax.weights import torch_file
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -94,7 +94,7 @@ def open_checkpoint(path: epath.PathLike) -> Iterator[Checkpoint]:
 
 def _read_config(folder: epath.Path) -> dict[str, Any]:
     file = folder / "config.json"
-    return read_json(file) if file.exists() else {}
+    return json_files.read_object(file) if file.exists() else {}
 
 
 def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
@@ -114,7 +114,7 @@ def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 def _open_shards(index: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
     """The files of an index as one checkpoint; each must hold what the index says."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = json_files.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map of tensor name to file name.")
     shards: dict[str, Checkpoint] = {}
@@ -186,17 +186,6 @@ def _open_torch(path: epath.Path, local_path: str) -> Checkpoint:
         load=lambda name: torch_file.to_numpy(state[name]),
         notes=notes,
     )
-
-
-def read_json(path: epath.Path) -> dict[str, Any]:
-    check_regular(path, max_bytes=MAX_JSON)
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is no readable JSON: {error}") from error
-    if isinstance(value, dict):
-        return value
-    raise ValueError(f"{path} holds a {type(value).__name__}; wanted an object.")
 
 
 def write_safetensors(

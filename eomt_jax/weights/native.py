@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from eomt_jax.regular_files import MAX_JSON, check_regular
+from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
 
@@ -209,6 +209,7 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
             f"it is damaged. {steps.instead_of(item.parent)}"
         )
     try:
+        check_folder(item)
         wanted = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype("float32"))
         handler = ocp.PyTreeCheckpointHandler()
         # Asked itself: the checkpointer warns where an item has none of its metadata.

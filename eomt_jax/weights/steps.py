@@ -1,10 +1,11 @@
 """Folders of a checkpoint's steps: which are complete, what lies in one."""
 
-import json
 import math
 from collections.abc import Sequence
 
 from etils import epath
+
+from eomt_jax import json_files
 
 PARAMS_ITEM = "params"
 # What a training's step says of itself, see training/stored_step.py.
@@ -41,11 +42,9 @@ def best_step(folder: epath.Path, complete: Sequence[int]) -> tuple[int, str] | 
     scored = []
     for step in complete:
         try:
-            about = json.loads(
-                (folder / str(step) / ABOUT_ITEM / "metadata").read_text()
-            )
+            about = json_files.read_object(folder / str(step) / ABOUT_ITEM / "metadata")
             name, value = str(about["score"]["name"]), float(about["score"]["value"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             continue
         if math.isfinite(value):
             scored.append((value, step, name))
@@ -60,7 +59,7 @@ def training_checksums(step: epath.Path) -> dict[str, int] | None:
     file = step / ABOUT_ITEM / "metadata"
     if not file.exists():
         return None
-    return json.loads(file.read_text())["checksums"][PARAMS_ITEM]
+    return json_files.read_object(file)["checksums"][PARAMS_ITEM]
 
 
 def instead_of(step: epath.Path) -> str:

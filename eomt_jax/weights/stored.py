@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from eomt_jax.json_files import read_object
 from eomt_jax.models.variants import VARIANTS
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import deltas, hub, native
@@ -17,7 +18,7 @@ from eomt_jax.weights.eomt import (
     is_eomt,
     read_eomt,
 )
-from eomt_jax.weights.files import open_checkpoint, read_json
+from eomt_jax.weights.files import open_checkpoint
 from eomt_jax.weights.prefixes import with_plain_names
 
 # What neither shapes nor names tell, and a config.json only if there is one.
@@ -197,7 +198,7 @@ def _num_query_blocks(
 
 def _read_processor(source: epath.Path) -> dict[str, Any]:
     file = (source if source.is_dir() else source.parent) / PROCESSOR_FILE
-    return read_json(file) if file.exists() else {}
+    return read_object(file) if file.exists() else {}
 
 
 def _read_native(path: epath.PathLike) -> Stored:
