@@ -126,6 +126,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="score from which on a segment counts; default: 0.8 for panoptic segments, "
         "0.5 for instances; classes of pixels have no scores",
     )
+    add(
+        "--max_instances",
+        type=_positive,
+        help="of a photograph; default: as many as the model has queries, at least 100",
+    )
+    add(
+        "--nms_iou",
+        type=float,
+        help="of instances of one class whose masks have a larger IoU than this, such as "
+        "0.7, keep the best alone; default: keep all",
+    )
     add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(
@@ -177,6 +188,8 @@ def _open(options: argparse.Namespace) -> Segmenter:
             dtype=options.dtype,
             batch_size=batch_size,
             skip_padding=options.skip_padding,
+            max_instances=options.max_instances,
+            nms_iou=options.nms_iou,
             compilation_cache=options.compilation_cache,
         )
     for note in [*segmenter.notes, *(warning.message for warning in caught)]:

@@ -43,7 +43,16 @@ class Network:
       compile_seconds: spent on compiling so far.
     """
 
-    def __init__(self, model: Any, params: Any, info: DatasetInfo, *, batch_size: int):
+    def __init__(
+        self,
+        model: Any,
+        params: Any,
+        info: DatasetInfo,
+        *,
+        batch_size: int,
+        max_instances: int | None = None,
+        nms_iou: float | None = None,
+    ):
         """Puts the parameters on the device; see Segmenter for what raises."""
         self.grids = TokenGrids.of(model)
         if len(info.classes) != model.num_classes:
@@ -53,11 +62,23 @@ class Network:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if nms_iou is not None and not 0 < nms_iou <= 1:
+            raise ValueError(
+                f"nms_iou is {nms_iou}; it must be above 0 and at most 1, such as 0.7, or "
+                "None to keep duplicates"
+            )
+        if max_instances is not None and max_instances < 1:
+            raise ValueError(
+                f"max_instances is {max_instances}; it must be at least 1, or None for as "
+                "many as the model has queries"
+            )
         self.image_size = self.grids.image_size
         self.batch_size = batch_size
         self.compile_seconds = 0.0
         self._model = model
         self._info = info
+        self._max_instances = max_instances or max(100, model.num_queries)
+        self._nms_iou = nms_iou
         params = jax.device_put(params, jax.devices()[0])
         self._params = jax.jit(model.inference_params)(params)
         self._programs: dict[Any, Any] = {}
@@ -119,7 +140,12 @@ class Network:
             if task == "semantic":
                 masks, classes = (jnp.stack(parts) for parts in zip(*rows))
             prediction = post_processing(
-                self._info, task, canvas_size=canvas_size, score_threshold=threshold
+                self._info,
+                task,
+                canvas_size=canvas_size,
+                score_threshold=threshold,
+                num_instances=self._max_instances,
+                nms_iou=self._nms_iou,
             )(masks, classes, content_size, original_size, image_size=input_size)
             return jax.tree.map(lambda x: x[None], prediction)
 
@@ -135,7 +161,7 @@ class Network:
             jax.device_get(prediction),
             0,
             size,
-            # An instance of score 0 has no pixel.
+            # An instance of score 0 has no pixel or is a duplicate.
             min_score=max(threshold, float(np.finfo(np.float32).tiny)),
         ).best_first()
 

@@ -27,6 +27,7 @@ def post_processing(
     score_threshold: float | Float[Array, ""] = 0.8,
     overlap_threshold: float = 0.8,
     num_instances: int = 100,
+    nms_iou: float | None = None,
 ) -> Callable[..., Prediction]:
     """What makes one image's segmentation from its logits.
 
@@ -37,6 +38,7 @@ def post_processing(
       score_threshold: see panoptic_segmentation; may be traced.
       overlap_threshold: see panoptic_segmentation.
       num_instances: see instance_segmentation.
+      nms_iou: see instance_segmentation.
 
     Returns:
       (mask_logits, class_logits, content_size, original_size, *, image_size) →
@@ -51,6 +53,7 @@ def post_processing(
             instance.instance_segmentation,
             is_thing=info.is_thing,
             num_instances=num_instances,
+            nms_iou=nms_iou,
         )
     else:
         segment = functools.partial(

@@ -38,6 +38,13 @@ class Segmenter:
     `skip_padding=True` computes the part that shows it alone, see TokenGrids: faster,
     but a network that was trained with the padding loses some accuracy.
 
+    A photograph has at most `max_instances` instances, by default as many as the model
+    has queries, or 100 if it has fewer. Published scores count the best 100.
+
+    Several queries may find one object. With `nms_iou=0.7`, of instances of one class
+    whose masks have a larger IoU than that only the best stays; by default all stay, as
+    the published scores count them. Panoptic segments never overlap.
+
     Attributes:
       info: the class table.
       task: what is made when a call doesn't say.
@@ -54,6 +61,8 @@ class Segmenter:
         task: str | None = None,
         batch_size: int = 1,
         skip_padding: bool = False,
+        max_instances: int | None = None,
+        nms_iou: float | None = None,
         notes: Sequence[str] = (),
     ):
         """Puts the parameters on the first device.
@@ -65,16 +74,26 @@ class Segmenter:
           task: "panoptic", "instance" or "semantic"; the data set's own by default.
           batch_size: see the class.
           skip_padding: see the class.
+          max_instances: see the class.
+          nms_iou: see the class.
           notes: see the class.
 
         Raises:
           ValueError: the image size isn't square, the classes aren't as many as the
-            model's, or there is no such task.
+            model's, there is no such task, nms_iou isn't between 0 and 1, or
+            max_instances is less than 1.
         """
         self.info = info
         self.task: Task = chosen_task(task, info)
         self.notes = tuple(notes)
-        self.network = Network(model, params, info, batch_size=batch_size)
+        self.network = Network(
+            model,
+            params,
+            info,
+            batch_size=batch_size,
+            max_instances=max_instances,
+            nms_iou=nms_iou,
+        )
         self._skip_padding = skip_padding
 
     @classmethod
@@ -89,6 +108,8 @@ class Segmenter:
         dtype: str | None = None,
         batch_size: int = 1,
         skip_padding: bool = False,
+        max_instances: int | None = None,
+        nms_iou: float | None = None,
         compilation_cache: epath.PathLike = "",
         **overrides: Any,
     ) -> "Segmenter":
@@ -108,6 +129,8 @@ class Segmenter:
           dtype: of the computation; float32 on a CPU, else bfloat16 by default.
           batch_size: see the class.
           skip_padding: see the class.
+          max_instances: see the class.
+          nms_iou: see the class.
           compilation_cache: folder that keeps compiled programs for the next process,
             such as "~/.cache/eomt_jax"; "" keeps none.
           **overrides: see eomt_jax.load.
@@ -141,6 +164,8 @@ class Segmenter:
             task=task,
             batch_size=batch_size,
             skip_padding=skip_padding,
+            max_instances=max_instances,
+            nms_iou=nms_iou,
             notes=loaded.notes,
         )
 

@@ -46,6 +46,10 @@ class BrightestChannel(nn.Module):
         return params
 
     @property
+    def num_queries(self):
+        return 3
+
+    @property
     def num_classes(self):
         return INFO.num_classes
 

@@ -120,3 +120,45 @@ def test_stuff_takes_no_place_among_the_instances():
     )
     np.testing.assert_array_equal(found.labels, [0, 0])
     np.testing.assert_allclose(found.scores / found.scores[1], [2.5, 1.0], rtol=1e-5)
+
+
+def masks_of_columns(*spans):
+    """Masks of one row, each from a first column to the one after its last."""
+    masks = np.full((len(spans), 1, CANVAS[1]), -9.0)
+    for mask, (begin, end) in zip(masks, spans, strict=True):
+        mask[0, begin:end] = 20.0
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("nms_iou", "scores"),
+    [
+        (None, [0.9, 0.8, 0.7, 0.6, 0.5]),
+        (1.0, [0.9, 0.8, 0.7, 0.6, 0.5]),
+        # The second hides nothing, for it is itself the duplicate of the first.
+        (0.72, [0.9, 0.0, 0.7, 0.6, 0.5]),
+        (0.6, [0.9, 0.0, 0.0, 0.6, 0.5]),
+        (0.45, [0.9, 0.0, 0.0, 0.0, 0.5]),
+    ],
+)
+def test_instance_segmentation_duplicates_score_nothing(nms_iou, scores):
+    # IoU with the first: 0.8, 0.7, 0.5, 1; of the second and the third: 0.875. The last
+    # is of another class.
+    masks = masks_of_columns((0, 10), (0, 8), (1, 8), (0, 5), (0, 10))
+    probs = [[s, 0.0, 1 - s] for s in (0.9, 0.8, 0.7, 0.6)] + [[0.0, 0.5, 0.5]]
+    with np.errstate(divide="ignore"):
+        found, _ = segment(
+            masks, probs, original_size=(1, 11), num_instances=5, nms_iou=nms_iou
+        )
+    np.testing.assert_allclose(found.scores, scores, rtol=1e-5)
+
+
+def test_instance_segmentation_duplicates_are_judged_by_score_not_by_class():
+    """A sure class on an unsure mask scores less than the other way round."""
+    masks = masks_of_columns((0, 10), (0, 10))
+    masks[0] *= 0.01  # σ is 0.55 inside
+    with np.errstate(divide="ignore"):
+        found, _ = segment(
+            masks, [[0.9, 0.1], [0.8, 0.2]], original_size=(1, 11), nms_iou=0.7
+        )
+    np.testing.assert_allclose(found.scores, [0.0, 0.8], rtol=1e-5)

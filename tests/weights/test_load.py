@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -41,6 +42,19 @@ def test_load_returns_what_was_saved(saved):
     got_model, got_params = eomt_jax.load(folder)
     assert got_model == model
     jax.tree.map(np.testing.assert_array_equal, got_params, params)
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_load_takes_a_model_file_of_when_networks_stored_where_they_ran(
+    saved, tmp_path, on_cpu
+):
+    folder, model, _ = saved
+    shutil.copytree(folder, tmp_path / "old")
+    file = tmp_path / "old" / native.MODEL_FILE
+    stored = json.loads(file.read_text())
+    stored["model"]["vit"]["on_cpu"] = on_cpu
+    file.write_text(json.dumps(stored))
+    assert eomt_jax.load(tmp_path / "old")[0] == model
 
 
 def test_open_eomt_tells_classes_and_what_was_resampled(saved, tmp_path):
