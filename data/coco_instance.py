@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_codec
 
-from data import coco_builder, coco_json
+from data import coco_builder, coco_json, coco_schema
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
@@ -192,30 +192,18 @@ def _shrink(row: dict[str, Any]) -> Any:
         return row
     try:
         return _Object(
-            id=row.get("id"),
-            image_id=row["image_id"],
-            category=row["category_id"],
-            crowd=_check_crowd(row.get("iscrowd", 0)),
-            area=_check_area(row.get("area")),
+            id=None if row.get("id") is None else coco_schema.identifier(row, "id"),
+            image_id=coco_schema.identifier(row, "image_id"),
+            category=coco_schema.whole_number(
+                row, "category_id", low=-coco_schema.MAX_ID
+            ),
+            crowd=coco_schema.flag(row, "iscrowd"),
+            area=coco_schema.number(row, "area", what="a number of pixels"),
             segmentation=_shrink_segmentation(row.get("segmentation")),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        what = error if isinstance(error, ValueError) else repr(error)
-        raise ValueError(f"annotation {row.get('id')}: {what}") from error
-
-
-def _check_crowd(crowd: Any) -> int:
-    if crowd not in (0, 1):
-        raise ValueError(f"iscrowd is {crowd!r}, not 0 or 1")
-    return int(crowd)
-
-
-def _check_area(area: Any) -> float | None:
-    if area is None:
-        return None
-    if not isinstance(area, (int, float)) or not 0 <= area < math.inf:
-        raise ValueError(f"the area is {area!r}, not a number of pixels")
-    return float(area)
+    except ValueError as error:
+        name = coco_schema.short(row.get("id"))
+        raise ValueError(f"annotation {name}: {error}") from error
 
 
 def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
@@ -223,27 +211,50 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
     if not segmentation:
         return None
     if isinstance(segmentation, list):
-        parts = [np.array(part, np.float64) for part in segmentation]
-        for part in parts:
-            if part.ndim != 1 or part.size % 2 or not np.isfinite(part).all():
-                raise ValueError("a polygon is no list x, y, x, y, …")
+        parts = [_corners(part) for part in segmentation]
         return tuple(part for part in parts if part.size >= _MIN_POLYGON) or None
     if not isinstance(segmentation, dict):
         what = "the segmentation is neither polygons nor run lengths"
         raise ValueError(what)  # noqa: TRY004
-    height, width = segmentation["size"]
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
+    height, width = _rle_size(segmentation.get("size"))
+    counts = segmentation.get("counts")
+    if isinstance(counts, str) and counts.isascii():
         return {"size": [height, width], "counts": counts.encode()}
+    if not isinstance(counts, list):
+        what = coco_schema.short(counts)
+        raise ValueError(f"the run lengths are {what}, not a list")  # noqa: TRY004
     wrong = [n for n in counts if not isinstance(n, int) or n < 0]
     if wrong:
-        raise ValueError(f"a run length is {wrong[0]!r}, not a number of pixels")
+        shown = coco_schema.short(wrong[0])
+        raise ValueError(f"a run length is {shown}, not a number of pixels")
     if sum(counts) != height * width:
         raise ValueError(
             f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
         )
     uncompressed: Any = segmentation
     return mask_codec.frPyObjects(uncompressed, height, width)
+
+
+def _corners(part: Any) -> np.ndarray:
+    """x, y, x, y, … of a polygon."""
+    try:
+        corners = np.array(part, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        corners = np.array(np.nan)
+    if corners.ndim != 1 or corners.size % 2 or not np.isfinite(corners).all():
+        raise ValueError("a polygon is no list x, y, x, y, …")
+    return corners
+
+
+def _rle_size(size: Any) -> tuple[int, int]:
+    """(height, width) that run lengths are for; pycocotools counts pixels in 32 bits."""
+    is_pair = isinstance(size, list) and len(size) == 2
+    if not is_pair or not all(type(n) is int and n >= 0 for n in size):
+        shown = coco_schema.short(size)
+        raise ValueError(f"the size of the run lengths is {shown}, not [height, width]")
+    if math.prod(size) >= 1 << 31:
+        raise ValueError(f"run lengths are for {size[0]:,} x {size[1]:,} pixels")
+    return size[0], size[1]
 
 
 def _reaches_outside(thing: _Object, size: tuple[int, int]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data import coco_schema
 from data.photographs import (
     check_photograph,
     stored_and_upright_size,
@@ -309,12 +310,16 @@ def read_table(
     """
     try:
         rows = json.loads(text, object_hook=shrink)
+        coco_schema.check_table(rows)
         images = {row["id"]: row for row in rows["images"]}
         if len(images) < len(rows["images"]):
             raise ValueError("two images have one id")
         _check_named_once(images.values())
         return CocoTable(name, source, images, rows["annotations"], rows["categories"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except RecursionError as error:
+        what = ValueError("it is nested too deeply")
+        raise _not_of_the_format(name, format, source, what) from error
+    except ValueError as error:
         raise _not_of_the_format(name, format, source, error) from error
 
 
@@ -361,7 +366,8 @@ def image_row(image_id: Any, table: CocoTable) -> Mapping[str, Any]:
     """Row of an annotation's image; ValueError where there is none."""
     if image_id not in table.images:
         raise ValueError(
-            f"an annotation is of image_id {image_id!r}, which no image has"
+            f"an annotation is of image_id {coco_schema.short(image_id)}, which no image "
+            "has"
         )
     return table.images[image_id]
 

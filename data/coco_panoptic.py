@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import coco_builder, coco_json, label_maps
+from data import coco_builder, coco_json, coco_schema, label_maps
 from data.coco_json import AnnotatedImage, CocoTable, FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
@@ -82,7 +82,16 @@ class PanopticReader(coco_json.CocoReader):
                     "an annotation lacks segments_info; instances are read without "
                     "--segments"
                 )
-            image_id, segments = annotation["image_id"], annotation["segments_info"]
+            image_id = coco_schema.identifier(annotation, "image_id")
+            segments = annotation["segments_info"]
+            file_name = coco_schema.text(annotation, "file_name")
+            if not isinstance(segments, list) or not all(
+                isinstance(segment, _Segment) for segment in segments
+            ):
+                raise ValueError(
+                    f"segments_info of {coco_schema.short(file_name)} is no list of "
+                    "segments with an id and a category_id"
+                )
             row = coco_json.image_row(image_id, table)
             if image_id in annotated:
                 raise ValueError(
@@ -105,7 +114,7 @@ class PanopticReader(coco_json.CocoReader):
                 coco_json.annotated_image(
                     row,
                     values,
-                    _Masks(annotation["file_name"], ids),
+                    _Masks(file_name, ids),
                 )
             )
         if not any(len(image.labels) for image in images):
@@ -196,5 +205,13 @@ def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
 
 def _shrink(row: dict[str, Any]) -> Any:
     if "category_id" in row:
-        return _Segment(row["id"], row["category_id"], row.get("iscrowd", 0))
+        try:
+            return _Segment(
+                coco_schema.whole_number(row, "id"),
+                coco_schema.whole_number(row, "category_id", low=-coco_schema.MAX_ID),
+                coco_schema.flag(row, "iscrowd"),
+            )
+        except ValueError as error:
+            name = coco_schema.short(row.get("id"))
+            raise ValueError(f"segment {name}: {error}") from error
     return row

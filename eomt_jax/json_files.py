@@ -31,19 +31,18 @@ def read_value(path: epath.PathLike) -> Any:
     return parse(text, source=str(path))
 
 
-def parse(text: str | bytes, *, source: str, **options: Any) -> Any:
+def parse(text: str | bytes, *, source: str) -> Any:
     """Returns the value of a JSON text.
 
     Args:
       text: of the file, or its bytes.
       source: what the text is of, for messages.
-      **options: of json.loads.
 
     Raises:
       ValueError: naming the source, whose text is no JSON or is nested too deeply.
     """
     try:
-        return json.loads(text, **options)
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{source} is no JSON: it is nested too deeply") from error
     except ValueError as error:

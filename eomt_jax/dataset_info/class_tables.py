@@ -61,7 +61,23 @@ def _some(names: Iterable[str]) -> str:
     return first + (f" and {len(others)} more" if others else "")
 
 
+def _check_numbers(row: Any, number: int, file: str) -> None:
+    """Raises ValueError for numbers that Python would take for others."""
+    if not isinstance(row, dict):
+        return
+    class_id = row.get("id", 0)
+    if isinstance(class_id, bool) or isinstance(class_id, int) and class_id >> 31 > 0:
+        raise ValueError(f"{file}: class {number + 1} has the id {class_id!r:.80}")
+    for key in ("isthing", "is_thing"):
+        value = row.get(key, 0)
+        if not isinstance(value, int | float) or value not in (0, 1):
+            raise ValueError(
+                f"{file}: class {number + 1} has {key} = {value!r:.80}, not 0 or 1"
+            )
+
+
 def _make_class(row: Any, number: int, file: str) -> ClassInfo:
+    _check_numbers(row, number, file)
     try:
         class_id, name = row["id"], row["name"]
         is_thing = row.get("isthing", row.get("is_thing", True))

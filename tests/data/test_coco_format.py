@@ -465,7 +465,7 @@ def test_categories_that_differ_between_splits_are_named(own):
         ({"id": 1, "name": "person"}, "two classes with the id 1"),
         ({"id": 99, "name": "person"}, "two classes with the name person"),
         ({"id": "1", "name": "x"}, "a whole number as id"),
-        ({"name": "x"}, "class 81 lacks an id or a name"),
+        ({"name": "x"}, "categories.80. is wrong: id is missing"),
         ({"id": 99, "name": "x", "color": [1, 2, 300]}, r"a color is \[R, G, B\]"),
     ],
 )

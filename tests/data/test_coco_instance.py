@@ -185,7 +185,7 @@ def set_first(**values):
         ),
         (set_first(segmentation=[None]), "annotation 1: a polygon is no list"),
         (set_first(segmentation="mask"), "annotation 1: the segmentation is neither"),
-        (set_first(segmentation={"counts": [16]}), "annotation 1: KeyError.'size'"),
+        (set_first(segmentation={"counts": [16]}), "annotation 1: the size of the run"),
         (
             set_first(segmentation={"size": [64, 48], "counts": [-1, 3073]}),
             "annotation 1: a run length is -1",
@@ -223,7 +223,7 @@ def set_first(**values):
             set_first(segmentation={"size": [64, 48], "counts": [3000, 73]}),
             "run lengths of 3,073 pixels for a size of 64 x 48",
         ),
-        (lambda table: table.pop("categories"), "KeyError.'categories'"),
+        (lambda table: table.pop("categories"), "categories is missing, not a list"),
         (lambda table: table["categories"].pop(), "lacks 1 of the 80 categories: 90"),
         (
             lambda table: table["images"].append(table["images"][0]),
