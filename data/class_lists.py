@@ -6,7 +6,6 @@ columns name, r, g, b (id, where it isn't the row's number); and CVAT's labelmap
 
 import csv
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from data.sources import some
+from eomt_jax import json_files
 from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import ClassInfo
@@ -149,10 +149,7 @@ def number(option: str, text: int | str) -> int:
 
 def _read_rows(text: str, path: epath.Path) -> Sequence[Mapping[str, Any]]:
     if text.startswith(("[", "{")):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON ({error})") from error
+        rows = json_files.parse(text, source=str(path))
         if not isinstance(rows, list):
             raise ValueError(
                 f'{path} is no list: write [{{"id": 0, "name": "road"}}, …]'

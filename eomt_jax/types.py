@@ -103,6 +103,53 @@ class ClassInfo:
     color: tuple[int, int, int]
 
 
+def _check_info(fields: Any) -> None:
+    """Raises ValueError naming the first field that isn't as DatasetInfo has it."""
+
+    def check(name: str, good: bool, wanted: str, value: Any) -> None:
+        if not good:
+            raise ValueError(f"{name} = {value!r:.80}; wanted {wanted}")
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 1 << 53
+
+    def is_row(row: Any, size: int) -> bool:
+        return isinstance(row, list) and len(row) == size and all(map(is_count, row))
+
+    check("dataset", isinstance(fields, dict), "an object", fields)
+    wanted = {field.name: field for field in dataclasses.fields(DatasetInfo)}
+    for name, field in wanted.items():
+        missing = name not in fields and field.default is dataclasses.MISSING
+        check(name, not missing, "a value", None)
+    for name, value in fields.items():
+        check(name, name in wanted, f"one of {', '.join(wanted)}", value)
+    rows: Any = fields["classes"]
+    check("classes", isinstance(rows, list), "a list", rows)
+    for row in rows:
+        good = isinstance(row, dict) and row.keys() == {
+            "id",
+            "name",
+            "is_thing",
+            "color",
+        }
+        good = good and type(row["id"]) is int and isinstance(row["name"], str)
+        good = good and isinstance(row["is_thing"], bool) and is_row(row["color"], 3)
+        check("classes", good, "rows of id, name, is_thing, color", row)
+    check("name", isinstance(fields["name"], str), "a text", fields["name"])
+    size = fields["max_image_size"]
+    check("max_image_size", is_row(size, 2), "[height, width]", size)
+    segments = fields["max_segments"]
+    check("max_segments", is_count(segments), "a whole number", segments)
+    counts = fields["num_examples"]
+    good = isinstance(counts, dict) and all(map(is_count, counts.values()))
+    check("num_examples", good, "numbers by split", counts)
+    task = fields.get("task", "panoptic")
+    check("task", task in TASKS, f"one of {', '.join(TASKS)}", task)
+    ratio = fields.get("max_aspect_ratio", 1.0)
+    good = isinstance(ratio, int | float) and 0 <= ratio < 1 << 53
+    check("max_aspect_ratio", good, "a number", ratio)
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What a prepared dataset says of itself.
@@ -146,7 +193,8 @@ class DatasetInfo:
 
     @classmethod
     def from_json(cls, text: str) -> "DatasetInfo":
-        fields: dict[str, Any] = json.loads(text)
+        fields: Any = json.loads(text)
+        _check_info(fields)
         classes = tuple(
             ClassInfo(**{**row, "color": tuple(row["color"])})
             for row in fields.pop("classes")

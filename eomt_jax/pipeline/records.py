@@ -275,7 +275,10 @@ def read_prepared_info(directory: epath.Path) -> DatasetInfo:
             f"{directory} is a TFDS dataset without a class table in its metadata; "
             "prepare it with data/prepare.py"
         )
-    return DatasetInfo.from_json(json.dumps(metadata[METADATA_KEY]))
+    try:
+        return DatasetInfo.from_json(json.dumps(metadata[METADATA_KEY]))
+    except ValueError as error:
+        raise ValueError(f"{directory / _METADATA_FILE}: {error}") from error
 
 
 def _text(value: Any) -> str:

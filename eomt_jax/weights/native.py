@@ -23,6 +23,7 @@ from etils import epath
 from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
+from eomt_jax.weights.model_fields import check_fields
 
 # orbax is imported where it is used: it takes a second, and a single file needs none.
 
@@ -84,15 +85,10 @@ class ModelConfig:
             raise ValueError(f"{source} cannot be read: {error!r}.") from error
         if version != VERSION:
             raise ValueError(
-                f"{source} has version {version!r}; this eomt_jax reads version "
+                f"{source} has version {version!r:.80}; this eomt_jax reads version "
                 f"{VERSION}."
             )
-        describes = isinstance(fields, dict) and isinstance(kind, str)
-        if not describes:
-            raise ValueError(
-                f"{source} describes no network: model = {str(fields)[:200]}, kind = "
-                f"{kind!r}."
-            )
+        check_fields(source, kind, fields)
         return cls(fields, kind, info, str(checksum or ""))
 
 

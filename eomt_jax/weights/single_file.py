@@ -5,6 +5,7 @@ The metadata holds what a folder of ours has in model.json, and a checksum of it
 """
 
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,23 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
       ValueError: the file, its metadata included, is not as it was written.
     """
     with open_checkpoint(path) as checkpoint:
+        _check_names(path, checkpoint.shapes)
         tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
         metadata = checkpoint.metadata
     params = traverse_util.unflatten_dict(tensors, sep="/")
     check(path, params, metadata.get(CHECKSUM_KEY, "none"), metadata[TEXT_KEY])
     return params
+
+
+def _check_names(path: epath.PathLike, names: Collection[str]) -> None:
+    """Raises ValueError where a tensor's name is that of a folder of others."""
+    for name in names:
+        parts = name.split("/")
+        folders = ("/".join(parts[:i]) for i in range(1, len(parts)))
+        taken = next((folder for folder in folders if folder in names), None)
+        if taken is not None or "" in parts:
+            other = f"beside {taken[:80]!r}" if taken else "with an empty part"
+            raise ValueError(f"{path} has a tensor named {name[:200]!r} {other}.")
 
 
 def write(path: epath.PathLike, text: str, params: dict[str, Any]) -> None:

@@ -112,8 +112,8 @@ def test_nothing_at_the_path_is_said(tmp_path):
     ("change", "message"),
     [
         ({"num_classes": 4}, "class_head/.* has shape .*4.*; wanted .*5"),
-        ({"colour": 1}, "cannot be built: .*colour"),
-        ({"vit": {}}, "cannot be built: .*image_size"),
+        ({"colour": 1}, "model.json: the fields of its EoMT .* unknown .colour"),
+        ({"vit": {}}, "model.json: the fields of its ViT .* missing embed_dim"),
         ({"num_query_blocks": 9}, "cannot be built .*num_query_blocks 9 must lie"),
     ],
 )
@@ -131,7 +131,7 @@ def test_model_file_that_contradicts_the_parameters(saved, tmp_path, change, mes
     ("field", "value", "message"),
     [
         ("depth", 2, "depth = 2 in its model.json .* of 3 blocks"),
-        ("depth", 10**30, "of 3 blocks"),
+        ("depth", 10**30, "depth = 1000.*; wanted a whole number of 1 to 1,048,576"),
         ("num_register_tokens", 0, "Missing: none. Unknown: vit/register_tokens"),
     ],
 )
@@ -178,15 +178,26 @@ def test_package_imports_jax_on_first_use_and_never_torch():
 
 
 @pytest.mark.parametrize(
-    "change", [{"kind": "Other"}, {"model": {"num_queries": 5}}, {"model": {"vit": []}}]
+    ("change", "message"),
+    [
+        (
+            {"kind": "Other"},
+            "describes no network: kind = .Other.; there are EoMT, ViT",
+        ),
+        ({"kind": []}, "describes no network: kind"),
+        ({"model": {"num_queries": 5}}, "not those of this eomt_jax: missing vit"),
+        ({"model": [1]}, r"has \[1\] where the fields of its EoMT are"),
+    ],
 )
-def test_model_file_of_neither_eomt_nor_vit_is_refused(saved, tmp_path, change):
+def test_model_file_of_neither_eomt_nor_vit_is_refused(
+    saved, tmp_path, change, message
+):
     folder, _, _ = saved
     config = json.loads((folder / "model.json").read_text()) | change
     (tmp_path / "checkpoints").symlink_to(folder / "checkpoints")
     (tmp_path / "model.json").write_text(json.dumps(config))
     for load in (eomt_jax.load, eomt_jax.load_backbone):
-        with pytest.raises(ValueError, match="holds neither an EoMT nor a ViT"):
+        with pytest.raises(ValueError, match=f"model.json.*{message}"):
             load(tmp_path)
 
 
@@ -198,5 +209,44 @@ def test_stored_number_out_of_range_is_refused(saved, tmp_path, eps):
     described = json.loads(file.read_text())
     described["model"]["vit"]["layer_norm_eps"] = eps
     file.write_text(json.dumps(described))
-    with pytest.raises(ValueError, match="eomt: layer_norm_eps = .* above 0 and up to"):
+    with pytest.raises(
+        ValueError, match="model.json: layer_norm_eps = .* above 0 and up to"
+    ):
         eomt_jax.load(tmp_path / "eomt")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "x"),
+        ("parent", None),
+        ("remat", "yes"),
+        ("remat", 1),
+        ("embed_dim", True),
+        ("embed_dim", 64.0),
+        ("num_heads", -2),
+        ("patch_size", None),
+        ("image_size", [64]),
+        ("image_size", [64, "64"]),
+        ("dtype", "int8"),
+        ("dtype", ["float32"]),
+        ("mlp_type", "relu"),
+        ("positions", {}),
+        ("rope_theta", True),
+    ],
+)
+def test_field_of_another_type_in_model_file_is_named(saved, tmp_path, field, value):
+    config = json.loads((saved[0] / "model.json").read_text())
+    config["model"]["vit"][field] = value
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"model\.json: .*{field}"):
+        native.read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["patch_size", "image_size", "depth"])
+def test_missing_field_in_model_file_is_named(saved, tmp_path, field):
+    config = json.loads((saved[0] / "model.json").read_text())
+    del config["model"]["vit"][field]
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"model\.json: .* missing {field}"):
+        native.read_model_config(tmp_path)

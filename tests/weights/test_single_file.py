@@ -105,3 +105,12 @@ def test_loading_a_single_file_imports_no_orbax(tmp_path, model, params):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("other", ["queries/kernel", "queries//x", "/x", ""])
+def test_conflicting_names_of_tensors_are_refused(tmp_path, other):
+    path = tmp_path / "a.safetensors"
+    values = {"queries": np.zeros(3, np.float32), other: np.zeros(3, np.float32)}
+    save_file(values, path, {single_file.TEXT_KEY: "{}"})
+    with pytest.raises(ValueError, match=r"a\.safetensors has a tensor named"):
+        single_file.read_params(path)
