@@ -13,6 +13,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if miss
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Say what would be trained and what it needs, and stop."
 )
+_MEASURE = flags.DEFINE_bool(
+    "measure", True, "In a dry run, run a step or two to tell their time and memory."
+)
 process_flags.define_process_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -27,9 +30,11 @@ def main(argv: list[str]) -> None:
 
         config = _CONFIG.value
         check_config(config)
-        run = dry_run.dry_run if _DRY_RUN.value else loop.train
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
-        run(config, _WORKDIR.value)
+        if _DRY_RUN.value:
+            dry_run.dry_run(config, _WORKDIR.value, measure=_MEASURE.value)
+        else:
+            loop.train(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's first look at itself: config, parameters, memory, first batch; no step."""
+"""A run's first look at itself: config, parameters, first batch, time and memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from eomt_jax.config_ranges import fields_of
 from eomt_jax.inference.comparison import (
     draw_comparison,
     training_pictures,
@@ -14,15 +15,17 @@ from eomt_jax.inference.comparison import (
 )
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
+from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.training import hooks
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step
+from eomt_jax.training.measured_step import describe_time, measure_step
 from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.schedules import warmup_steps
 from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
-from eomt_jax.training.step_memory import describe_memory
+from eomt_jax.training.step_memory import describe_memory, fits
 from eomt_jax.types import Batch
 
 
@@ -30,21 +33,26 @@ def dry_run(
     config: Config,
     workdir: epath.PathLike,
     *,
+    measure: bool = True,
     devices: Sequence[Any] | None = None,
 ) -> None:
     """Prints what `loop.train` would do, and draws its first batch.
 
-    The training step is compiled, which takes as long as it does in training, and not
-    run. Writes `workdir`/first_batch.png and nothing else.
+    The training step is compiled, which takes as long as it does in training. Writes
+    `workdir`/first_batch.png and nothing else.
 
     Args:
       config: as configs/common.py lists it.
       workdir: folder of the run.
+      measure: whether to run a step or two, which tells their time and memory.
       devices: all that JAX sees unless given.
     """
+    keep_freed_memory()
     enable_compilation_cache(config.compilation_cache)
     run = setup(config, devices=devices)
-    say(f"Config\n{_indent(config.to_yaml().strip())}")
+    fields = fields_of(config.to_dict()).items()
+    recipe = "\n".join(f"{name} = {value!r}" for name, value in fields)
+    say(f"Config\n{_indent(recipe)}")
     say(f"Schedule\n{_indent(_describe_schedule(run))}")
     start = run.initialization
     say(f"Parameters\n{_indent(format_report(start.report, start.notes))}")
@@ -59,7 +67,12 @@ def dry_run(
     with hooks.explain_out_of_memory():
         placed = place_batch(batch, run.mesh)
         compiled = compile_step(run.train_step, run.abstract_state(), placed)
-        memory = describe_memory(run, compiled.memory_analysis())
+        analysis = compiled.memory_analysis()
+        measured = None
+        if measure and fits(run, analysis):
+            measured = measure_step(run, compiled, placed)
+            say(f"Time\n{_indent(describe_time(run, measured))}")
+        memory = describe_memory(run, analysis, measured)
         say(f"Memory on each device\n{_indent(memory)}")
 
 

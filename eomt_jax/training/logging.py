@@ -73,8 +73,8 @@ class MetricsWindow:
         """Images so far that stood in for others; waits for the device."""
         return int(jax.device_get(self._totals[2])) if self._count else 0
 
-    def read(self) -> tuple[Scalars, int, int]:
-        """Closes the window, and waits for the device.
+    def read(self, *, close: bool = True) -> tuple[Scalars, int, int]:
+        """Waits for the device, and begins a new window unless `close` is False.
 
         Returns:
           The metrics, how many of the window's steps were finite before the first
@@ -87,8 +87,9 @@ class MetricsWindow:
         means = {name: float(total) / self._count for name, total in totals.items()}
         schedules = {k: v for k, v in self._last.items() if k.startswith(_SCHEDULES)}
         means |= {name: float(v) for name, v in jax.device_get(schedules).items()}
-        self._totals, self._count = None, 0
-        self._ahead.clear()
+        if close:
+            self._totals, self._count = None, 0
+            self._ahead.clear()
         return means, int(num_finite), int(num_replaced)
 
 
@@ -114,6 +115,10 @@ class Stopwatch:
         now = time.monotonic()
         seconds, self._start = now - self._start, now
         return max(seconds, 1e-9)
+
+    def elapsed(self) -> float:
+        """Seconds since the last lap, which goes on."""
+        return max(time.monotonic() - self._start, 1e-9)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -164,7 +169,8 @@ def format_progress(
         f"{memory[0] / 1e9:.1f} GB ({memory[1]})",
     ]
     if probs:
-        parts.append("masked " + " ".join(f"{p:.2f}" for p in probs))
+        shares = " ".join(f"{prob:.0%}" for prob in probs)
+        parts.append(f"masked queries, block by block: {shares}")
     if metrics.get("num_replaced"):
         parts.append(f"{metrics['num_replaced']:.0f} images replaced by others")
     return " | ".join(parts)

@@ -96,6 +96,9 @@ def train(
             )
         if checkpoints.best() is not None:
             say(checkpoints.describe_best())
+        if step < run.total_steps:
+            folder = workdir / "tensorboard"
+            say(f"Curves: pip install tensorboard && tensorboard --logdir={folder}")
         return state
 
 
@@ -133,6 +136,7 @@ def _run_steps(
     )
     window, stopwatch = MetricsWindow(), Stopwatch()
     num_replaced = checkpoints.read_num_replaced(step) if step else 0
+    first_step = step + 1
     first = next(batches)
     train_step = compile_step(run.train_step, state, first)
     stopwatch.lap()
@@ -148,15 +152,18 @@ def _run_steps(
         scored = review.evaluation and config.checkpoint.keep_best > 0
         save = schedule.due(step) or stopping or scored
         log_every = config.logging.every_steps
-        if log_every > 0 and (step % log_every == 0 or step == total_steps):
+        due = log_every > 0 and (step % log_every == 0 or step == total_steps)
+        # The first step is said at once, and written with the steps that follow.
+        if due or (log_every > 0 and step == first_step):
             num_steps = len(window)
-            metrics, num_finite, replaced = window.read()
+            metrics, num_finite, replaced = window.read(close=due)
             guard.check_metrics(step, num_steps=num_steps, num_finite=num_finite)
-            seconds = stopwatch.lap() / num_steps
-            num_replaced += replaced
+            seconds = (stopwatch.lap() if due else stopwatch.elapsed()) / num_steps
             metrics["images_per_second"] = config.batch_size / seconds
-            metrics["num_replaced"] = num_replaced
-            writer.scalars(step, metrics)
+            metrics["num_replaced"] = num_replaced + replaced
+            if due:
+                num_replaced += replaced
+                writer.scalars(step, metrics)
             say(
                 format_progress(
                     step,

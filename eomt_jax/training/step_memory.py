@@ -1,21 +1,42 @@
 """Compares the memory that a training step takes with what the device has."""
 
 import math
+import os
 from typing import Any
 
 import jax
 
 from eomt_jax.parallel.mesh import num_batch_shards
+from eomt_jax.training.measured_step import Measured
 from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.setup import Setup
 
 
-def describe_memory(run: Setup, analysis: Any) -> str:
+def fits(run: Setup, analysis: Any) -> bool:
+    """Whether a step can be tried; True where nothing says how much memory there is."""
+    device = run.mesh.local_devices[0]
+    available = _available(device)
+    return not available or analysis is None or _total(analysis) <= available
+
+
+def _total(analysis: Any) -> int:
+    return analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+
+
+def _available(device: Any) -> int:
+    """Bytes that JAX may use of an accelerator; 0 where it doesn't say."""
+    if device.platform == "cpu":
+        return 0
+    return (device.memory_stats() or {}).get("bytes_limit") or 0
+
+
+def describe_memory(run: Setup, analysis: Any, measured: Measured | None = None) -> str:
     """Returns a table of what a step takes on each device, and one sentence about it.
 
     Args:
       run: whose step it is.
       analysis: of its compiled training step, jax.stages.Compiled.memory_analysis().
+      measured: a step that was run; on a CPU nothing else tells what it takes.
     """
     state = run.abstract_state()
     params, opt_state = local_bytes(state.params), local_bytes(state.opt_state)
@@ -30,13 +51,15 @@ def describe_memory(run: Setup, analysis: Any) -> str:
         lines.append("activations         unknown: this compiler doesn't tell")
         return "\n".join(lines)
     device = run.mesh.local_devices[0]
-    total = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    total, available = _total(analysis), _available(device)
+    if device.platform == "cpu":
+        lines.append(_describe_process(measured, copied=params + opt_state))
+        return "\n".join(lines)
     lines += [
         f"all temporaries     {gigabytes(analysis.temp_size_in_bytes)}",
         f"the step as a whole {gigabytes(total)}, as compiled for {device.platform}",
     ]
-    available = (device.memory_stats() or {}).get("bytes_limit")
-    if not available or device.platform == "cpu":
+    if not available:
         lines.append(
             f"A {device.platform.upper()} was compiled for, which doesn't say how much "
             "memory a step may take; docs/gpus.md has what each recipe takes of which GPU."
@@ -54,6 +77,25 @@ def describe_memory(run: Setup, analysis: Any) -> str:
     if total > available:
         fit += f" Smaller: {'; '.join(advise(run))}; or a larger device."
     return "\n".join([*lines, fit])
+
+
+def _describe_process(measured: Measured | None, *, copied: int) -> str:
+    """Returns a sentence about the process that computes on a CPU.
+
+    The compiler's own sums leave out what libraries allocate, and the process itself.
+    """
+    if measured is None:
+        return (
+            "What the process takes with its temporaries only shows when a step is run: "
+            "leave out --nomeasure."
+        )
+    peak, _ = measured.peak
+    return (
+        f"With its temporaries the process took {gigabytes(peak)} at most, measured. "
+        f"Saving a checkpoint copies {gigabytes(copied)}, and evaluations of "
+        "eval.batch_size images have temporaries of their own. The machine has "
+        f"{gigabytes(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))}."
+    )
 
 
 def describe_fit(

@@ -348,8 +348,11 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(
     assert model.num_classes == 6
     assert_equal(params, jax.tree.map(np.array, state.params))
     out = capsys.readouterr().out
-    assert "step 4/6" in out
+    # The first step is said at once, and written with the steps that follow.
+    assert "step 1/6" in out and "step 4/6" in out
+    assert "step 2/6" not in out
     assert "circle" in out
+    assert out.splitlines()[-1].endswith(f"tensorboard --logdir={tmp_path}/tensorboard")
     # The one that the better evaluation saved stays beside the last.
     checkpoints = tmp_path / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {"4", "6"}
@@ -491,6 +494,18 @@ def test_resumed_run_does_not_read_what_it_started_from(
 def test_dry_run_tells_what_is_needed_and_trains_nothing(tiny_config, tmp_path, capsys):
     dry_run.dry_run(tiny_config, tmp_path, devices=jax.devices()[:1])
     out = capsys.readouterr().out
-    for said in ("num_queries: 8", "6 steps of 2", "resampled", "optimizer state"):
+    for said in (
+        *("  model.num_queries = 8\n", "6 steps of 2", "resampled", "optimizer state"),
+        *(
+            "A step takes ",
+            " s here, 6 steps ",
+            "the process took ",
+            "at most, measured",
+        ),
+        "augmentation.scale_range = (1.0, 1.0)",
+    ):
         assert said in out
+    dry_run.dry_run(tiny_config, tmp_path, measure=False, devices=jax.devices()[:1])
+    out = capsys.readouterr().out
+    assert "A step takes" not in out and "leave out --nomeasure" in out
     assert [path.name for path in tmp_path.iterdir()] == ["first_batch.png"]
