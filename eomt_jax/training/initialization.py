@@ -13,9 +13,9 @@ from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.training.parameter_report import Report, report_groups
 from eomt_jax.weights import native
-from eomt_jax.weights.architecture import listed
 from eomt_jax.weights.load import Loaded, build_vit, open_eomt, read_backbone
 from eomt_jax.weights.resample import resample_vit
+from eomt_jax.weights.wording import listed
 
 PyTree = Any
 

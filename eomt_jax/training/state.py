@@ -16,6 +16,7 @@ from jaxtyping import Array, Int32, UInt32
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.parallel.mesh import replicated
 from eomt_jax.parallel.partition import param_shardings, place
+from eomt_jax.weights.wording import listed
 
 PyTree = Any
 
@@ -184,6 +185,6 @@ def _check_loaded(loaded: PyTree, shapes: dict[str, Any]) -> dict[str, Any]:
     ]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} loaded weights do not fit the network: {'; '.join(wrong)}"
+            f"{len(wrong)} loaded weights do not fit the network: {listed(wrong)}"
         )
     return given

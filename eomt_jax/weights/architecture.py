@@ -5,7 +5,7 @@ is found, each with the shape that the others imply.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -14,8 +14,8 @@ from eomt_jax.weights.config_json import check_config, config_size, config_theta
 from eomt_jax.weights.files import Checkpoint, Shape
 from eomt_jax.weights.layouts import BIASED, Architecture
 from eomt_jax.weights.name_maps import Naming, Table
+from eomt_jax.weights.wording import listed, shown
 
-MAX_LISTED = 50
 # Numbers that shapes don't settle, all of them above 0, and the largest that make sense.
 LARGEST = {
     "layer_norm_eps": 1.0,
@@ -38,14 +38,6 @@ def detect_naming(checkpoint: Checkpoint, namings: Iterable[Naming]) -> Naming |
         if known > most:
             best, most = naming, known
     return best
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in words, not too many of them."""
-    if not names:
-        return "none"
-    more = len(names) - MAX_LISTED
-    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def infer_architecture(
@@ -199,14 +191,14 @@ def _infer(
     configured = config.get("num_attention_heads")
     if num_heads and configured not in (None, num_heads):
         raise ValueError(
-            f"{checkpoint.path}: config.json says num_attention_heads = {configured!r}; "
+            f"{checkpoint.path}: config.json says num_attention_heads = {shown(configured)}; "
             f"num_heads={num_heads} contradicts it."
         )
     heads = num_heads or configured or embed_dim // head_dim
     if not _is_count(heads) or embed_dim % heads or rotary and embed_dim // heads % 4:
         raise ValueError(
             f"{checkpoint.path}: its width {embed_dim} cannot be split into "
-            f"{heads!r} heads; give num_heads=."
+            f"{shown(heads)} heads; give num_heads=."
         )
     return Architecture(
         embed_dim=embed_dim,
@@ -263,7 +255,7 @@ def check_number(source: epath.PathLike, name: str, value: Any) -> float:
     largest = LARGEST[name]
     if type(value) not in (int, float) or not 0 < value <= largest:
         raise ValueError(
-            f"{source}: {name} = {value!r}; wanted a number above 0 and up to "
+            f"{source}: {name} = {shown(value)}; wanted a number above 0 and up to "
             f"{largest:g}."
         )
     return float(value)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from eomt_jax.weights.architecture import detect_naming, infer_architecture, listed
+from eomt_jax.weights.architecture import detect_naming, infer_architecture
 from eomt_jax.weights.files import Checkpoint
 from eomt_jax.weights.layouts import Architecture
 from eomt_jax.weights.name_maps import BACKBONES, Naming
 from eomt_jax.weights.parameters import read_params
+from eomt_jax.weights.wording import listed, shown
 
 
 def is_backbone(checkpoint: Checkpoint) -> bool:
@@ -37,7 +38,7 @@ def _naming(checkpoint: Checkpoint) -> Naming:
     if naming:
         return naming
     model_type = checkpoint.config.get("model_type")
-    says = f", whose config.json says {model_type!r}," if model_type else ""
+    says = f", whose config.json says {shown(model_type)}," if model_type else ""
     raise ValueError(
         f"{checkpoint.path}{says} is no backbone that can be read: wanted DINOv2 as "
         "torch.hub or timm names it (blocks.0.…), or DINOv2 or DINOv3 as Hugging Face "

@@ -7,6 +7,7 @@ from typing import Any
 from eomt_jax import dataset_info
 from eomt_jax.dataset_info.class_tables import distinct_color
 from eomt_jax.types import ClassInfo, DatasetInfo
+from eomt_jax.weights.wording import reason
 
 CONFIG_KEY = "eomt_jax"  # our own export's, in config.json
 SPLIT_KEY = "do_split_image"  # preprocessor_config.json: windows, so semantic
@@ -65,7 +66,7 @@ def _own_info(path: str, num_classes: int, value: Any) -> DatasetInfo:
         info = DatasetInfo.from_json(json.dumps(value))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path}: {CONFIG_KEY} in config.json cannot be read: {error!r}."
+            f"{path}: {CONFIG_KEY} in config.json cannot be read: {reason(error)}."
         ) from error
     _check_count(path, num_classes, info.num_classes)
     return info

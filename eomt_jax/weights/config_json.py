@@ -5,6 +5,7 @@ from typing import Any
 from eomt_jax.weights.files import Checkpoint
 from eomt_jax.weights.layouts import BIASED, Architecture
 from eomt_jax.weights.name_maps import Naming
+from eomt_jax.weights.wording import shown
 
 
 def config_size(checkpoint: Checkpoint, patch_size: int) -> tuple[int, int] | None:
@@ -19,7 +20,7 @@ def config_size(checkpoint: Checkpoint, patch_size: int) -> tuple[int, int] | No
         or not all(type(side) is int and side >= patch_size for side in sides)
     ):
         raise ValueError(
-            f"{checkpoint.path}: config.json says image_size = {size!r}; wanted the "
+            f"{checkpoint.path}: config.json says image_size = {shown(size)}; wanted the "
             f"pixels of a side, or of height and width, at least {patch_size}."
         )
     return sides[0], sides[1]
@@ -31,7 +32,7 @@ def config_theta(checkpoint: Checkpoint) -> Any:
     rope = config.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
         raise ValueError(
-            f"{checkpoint.path}: config.json says rope_parameters = {rope!r}; wanted "
+            f"{checkpoint.path}: config.json says rope_parameters = {shown(rope)}; wanted "
             "rope_type default."
         )
     moved = rope.get("rope_theta", 100.0)
@@ -48,7 +49,7 @@ def check_config(
     if types and config.get("model_type", types[0]) not in types:
         raise ValueError(
             f"{checkpoint.path}: config.json says model_type = "
-            f"{config['model_type']!r}; the weights are those of {' or '.join(types)}."
+            f"{shown(config['model_type'])}; the weights are those of {' or '.join(types)}."
         )
     gated, rotary = a.mlp_type == "swiglu", a.positions == "rotary"
     if gated and "eomt_dinov3" in types:
@@ -79,6 +80,6 @@ def check_config(
         found = config.get(key, value)
         if found != value and found != [value, value]:
             raise ValueError(
-                f"{checkpoint.path}: config.json says {key} = {found!r}, the weights "
+                f"{checkpoint.path}: config.json says {key} = {shown(found)}, the weights "
                 f"are those of a network with {value!r}."
             )

@@ -16,6 +16,7 @@ from etils import epath
 from eomt_jax.weights.eomt_names import PIXEL_STD, RELEASE_DINOV3
 from eomt_jax.weights.files import Checkpoint
 from eomt_jax.weights.name_maps import Naming
+from eomt_jax.weights.wording import shown
 
 Vit = tuple[dict[str, Any], dict[str, Any]]  # fields, parameters
 
@@ -117,7 +118,7 @@ def add_backbone(
         if backbone_fields.get(name) != fields[name]:
             raise ValueError(
                 f"{path} holds differences to a backbone with {name} = "
-                f"{fields[name]!r}; {backbone_path} has {backbone_fields.get(name)!r}."
+                f"{shown(fields[name])}; {backbone_path} has {shown(backbone_fields.get(name))}."
             )
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, backbone_params):
         raise ValueError(

@@ -6,12 +6,13 @@ from typing import Any
 from etils import epath
 
 from eomt_jax.weights import deltas
-from eomt_jax.weights.architecture import detect_naming, infer_architecture, listed
+from eomt_jax.weights.architecture import detect_naming, infer_architecture
 from eomt_jax.weights.eomt_names import EOMTS
 from eomt_jax.weights.files import Checkpoint
 from eomt_jax.weights.layouts import Architecture
 from eomt_jax.weights.name_maps import Naming
 from eomt_jax.weights.parameters import read_params
+from eomt_jax.weights.wording import listed, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +104,12 @@ def _num_query_blocks(
     found = len(mask_probs) or configured
     if configured not in (None, found):
         raise ValueError(
-            f"{checkpoint.path}: config.json says num_blocks = {configured!r}, "
+            f"{checkpoint.path}: config.json says num_blocks = {shown(configured)}, "
             f"{naming.mask_probs} has {found} entries, one for each block with queries."
         )
     if found is not None and not (type(found) is int and found > 0):
         raise ValueError(
-            f"{checkpoint.path}: config.json says num_blocks = {found!r}; wanted a "
+            f"{checkpoint.path}: config.json says num_blocks = {shown(found)}; wanted a "
             "positive number."
         )
     return found

@@ -21,6 +21,7 @@ from jaxtyping import Float32
 from eomt_jax import json_files
 from eomt_jax.regular_files import check_regular
 from eomt_jax.weights import torch_file
+from eomt_jax.weights.wording import listed
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SUFFIXES = (".safetensors", *torch_file.SUFFIXES)
@@ -108,7 +109,7 @@ def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
             return dataclasses.replace(checkpoint, config=config)
     raise ValueError(
         f"{folder} holds neither {' nor '.join(WEIGHTS)}, nor an index of shards; it "
-        f"holds {', '.join(sorted(p.name for p in folder.iterdir())) or 'nothing'}."
+        f"holds {listed(sorted(p.name for p in folder.iterdir()))}."
     )
 
 
@@ -130,7 +131,7 @@ def _open_shards(index: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
     differing = sorted({name for name, _ in set(held) ^ set(weight_map.items())})
     if differing or len(held) != len(weight_map):
         raise ValueError(
-            f"{index} and its shards disagree about {', '.join(differing[:20])}; "
+            f"{index} and its shards disagree about {listed(differing[:20])}; "
             "they come from different checkpoints."
         )
     return Checkpoint(

@@ -18,6 +18,7 @@ from eomt_jax.weights.architecture import LARGEST, check_number
 from eomt_jax.weights.native import MODEL_FILE
 from eomt_jax.weights.resample import resample_vit
 from eomt_jax.weights.stored import Stored, read_stored_backbone, read_stored_eomt
+from eomt_jax.weights.wording import listed, shown
 
 # Fields that change neither the parameters nor their shapes.
 FREE_FIELDS = ("layer_norm_eps", "rope_theta", "rope_rescale", "dtype", "remat")
@@ -264,8 +265,8 @@ def _check_settled(
             raise ValueError(f"Unknown override {name}; there are {', '.join(known)}.")
         if fields[name] != value:
             raise ValueError(
-                f"{path} has {name} = {fields[name]!r}, which its parameters settle; "
-                f"the override asks for {value!r}."
+                f"{path} has {name} = {shown(fields[name])}, which its parameters settle; "
+                f"the override asks for {shown(value)}."
             )
 
 
@@ -288,7 +289,7 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
     depth = sum(name.startswith("block_") for name in vit_params)
     if vit.depth != depth:  # also: no number, or one that is never finished building
         raise ValueError(
-            f"{path} has depth = {vit.depth!r} in its {MODEL_FILE} and holds the "
+            f"{path} has depth = {shown(vit.depth)} in its {MODEL_FILE} and holds the "
             f"parameters of {depth} blocks."
         )
     try:
@@ -304,8 +305,8 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
     if wanted.keys() != found.keys():
         raise ValueError(
             f"{path} holds other parameters than its {MODEL_FILE} describes. "
-            f"Missing: {', '.join(sorted(wanted.keys() - found.keys())) or 'none'}. "
-            f"Unknown: {', '.join(sorted(found.keys() - wanted.keys())) or 'none'}."
+            f"Missing: {listed(sorted(wanted.keys() - found.keys()))}. "
+            f"Unknown: {listed(sorted(found.keys() - wanted.keys()))}."
         )
     for name, shape in wanted.items():
         if found[name] != shape:

@@ -9,11 +9,12 @@ import dataclasses
 import re
 from collections.abc import Collection, Mapping
 
-from eomt_jax.weights.architecture import detect_naming, listed
+from eomt_jax.weights.architecture import detect_naming
 from eomt_jax.weights.eomt_names import EOMTS
 from eomt_jax.weights.files import Checkpoint
 from eomt_jax.weights.name_maps import BACKBONES
 from eomt_jax.weights.torch_file import choose_copy
+from eomt_jax.weights.wording import listed
 
 COMPILED = "_orig_mod"  # what torch.compile adds to names
 # Heads that a self-supervised training has beside its backbone.

@@ -20,6 +20,7 @@ from eomt_jax.weights.eomt import (
 )
 from eomt_jax.weights.files import open_checkpoint
 from eomt_jax.weights.prefixes import with_plain_names
+from eomt_jax.weights.wording import listed, shown
 
 # What neither shapes nor names tell, and a config.json only if there is one.
 OPTIONS = ("num_heads", "layer_norm_eps", "rope_theta")
@@ -213,8 +214,8 @@ def _read_native(path: epath.PathLike) -> Stored:
     described = isinstance(vit_fields, dict) and "vit" in params
     if config.kind != "EoMT" or not described:
         raise ValueError(
-            f"{path} holds neither an EoMT nor a ViT: kind = {config.kind!r} in its "
-            f"{native.MODEL_FILE}, parameters of {', '.join(sorted(params)[:8])}."
+            f"{path} holds neither an EoMT nor a ViT: kind = {shown(config.kind)} in its "
+            f"{native.MODEL_FILE}, parameters of {listed(sorted(params)[:8])}."
         )
     return Stored(
         config.kind,

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from eomt_jax import zip_archives
+from eomt_jax.weights.wording import listed
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,7 @@ def read_state(
     ]
     if others:
         raise ValueError(
-            f"{path} holds values that are no tensors: {', '.join(others[:20])}."
+            f"{path} holds values that are no tensors: {listed(others[:20])}."
         )
     return state, notes
 
@@ -99,8 +100,8 @@ def _find_tensors(
         return None, ()
     key = choose_copy(found, path)
     tensors, choices = found[key]
-    others = ", ".join(sorted(other for other in found if other != key)[:8])
-    chosen = (f"{key}, and not {others}",) if others else ()
+    others = listed(sorted(other for other in found if other != key)[:8])
+    chosen = (f"{key}, and not {others}",) if len(found) > 1 else ()
     return tensors, (*chosen, *choices)
 
 
@@ -118,7 +119,7 @@ def choose_copy(keys: Collection[str], path: epath.PathLike) -> str:
     usual = [key for key in WRAPPERS if key in keys]
     best = averages or usual[:1] or list(keys)
     if len(best) > 1:
-        names = ", ".join(sorted(best)[:8])
+        names = listed(sorted(best)[:8])
         raise ValueError(
             f"{path} holds several sets of weights ({names}). Save the one that is meant "
             "in a file of its own."

@@ -1,0 +1,39 @@
+"""Names, values and errors in messages, none of them longer than a person reads."""
+
+import reprlib
+from collections.abc import Collection
+from typing import Any
+
+MAX_LISTED = 50
+_MAX_LENGTH = 200  # letters of one name or value
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _MAX_LENGTH
+_SHORT.maxlevel = 3
+
+
+def listed(names: Collection[str]) -> str:
+    """Names in words, neither too many nor too long."""
+    if not names:
+        return "none"
+    some = [_cut(name) for name, _ in zip(names, range(MAX_LISTED))]
+    more = len(names) - MAX_LISTED
+    return ", ".join(some) + (f" and {more} more" if more > 0 else "")
+
+
+def shown(value: Any) -> str:
+    """A value from a file as Python writes it, shortened."""
+    return _cut(_SHORT.repr(value))
+
+
+def reason(error: Exception) -> str:
+    """Why something could not be read, in words of the file and not of the code."""
+    if isinstance(error, KeyError):
+        return (
+            f"{shown(error.args[0])} is missing" if error.args else "a key is missing"
+        )
+    return _cut(str(error).strip().split("\n")[0]) or type(error).__name__
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} …"
