@@ -18,6 +18,7 @@ import numpy as np
 from data import coco_schema
 from data.photographs import (
     check_photograph,
+    read_file,
     stored_and_upright_size,
     turn_upright,
 )
@@ -236,7 +237,7 @@ class CocoReader(abc.ABC):
         def note(what: str) -> None:
             self.note(what, image.image_id)
 
-        encoded = self.photographs.read(image.file_name)
+        encoded = read_file(lambda: self.photographs.read(image.file_name))
         if self._turns_upright:
             image = self._settle_size(image, encoded)
             encoded = turn_upright(encoded, size=image.size, note=note)
@@ -265,16 +266,21 @@ class CocoReader(abc.ABC):
             )
             fits = self.fits(image, upright) or not self.fits(image, stored)
             return _with_size(image, upright if fits else stored)
-        if upright == stored or image.size != stored or not self.fits(image, upright):
+        if upright == stored or image.size not in sizes:
             return image
-        if self.fits(image, stored) and not self._sizes_are_as_stored:
+        is_stored = image.size == stored
+        other = upright if is_stored else stored
+        is_sure = not self.fits(image, image.size) or (
+            is_stored and self._sizes_are_as_stored
+        )
+        if not is_sure or not self.fits(image, other):
             return image
+        written, meant = ("as stored", "as EXIF turns it")[:: 1 if is_stored else -1]
         self.note(
-            "photographs with the size as stored in the JSON, whose annotations are for "
-            "what EXIF turns",
+            f"photographs whose annotations fit {meant}, beside a size {written}",
             image.image_id,
         )
-        return _with_size(image, upright)
+        return _with_size(image, other)
 
     @functools.cached_property
     def _sizes_are_as_stored(self) -> bool:

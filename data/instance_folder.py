@@ -19,7 +19,7 @@ from data import label_maps, paired_files
 from data.builder import RecordBuilder
 from data.class_lists import number, read_class_list
 from data.paired_files import Files
-from data.photographs import check_photograph, turn_upright
+from data.photographs import check_photograph, read_file, turn_upright
 from data.sources import Source, some
 from data.spellings import last_part, plain
 from data.splits import TRAIN, draw_splits
@@ -149,7 +149,7 @@ class InstanceFolder(RecordBuilder):
         maps = [
             (label, file, self._read_objects(item, file)) for label, file in item.files
         ]
-        encoded = item.photographs.read(item.photograph)
+        encoded = read_file(lambda: item.photographs.read(item.photograph))
         if maps:
             encoded = turn_upright(encoded, size=maps[0][2].shape, note=note)
         size = check_photograph(encoded, file=item.photograph)

@@ -18,7 +18,7 @@ from etils import epath
 from data import label_maps, paired_files
 from data.class_lists import Remap, number, read_class_list, read_remap
 from data.label_maps import Item
-from data.photographs import check_photograph, turn_upright
+from data.photographs import check_photograph, read_file, turn_upright
 from data.splits import draw_splits
 from eomt_jax.types import ClassInfo
 
@@ -82,6 +82,12 @@ class MaskFolder(label_maps.LabelMapBuilder):
         self.skips_damaged = skip_damaged
 
     def plan(self) -> Mapping[str, Sequence[Item]]:
+        if len(self.classes) == 1:
+            self.note(
+                "class alone in --classes, so that every pixel is taken for it and every "
+                "score is 100; name the background too",
+                self.classes[0].name,
+            )
         images, masks = paired_files.list_files(
             **self._paths, stack=self.open_files, note=self.note
         )
@@ -149,7 +155,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
         def note(what: str) -> None:
             self.note(what, item.image_id)
 
-        encoded = item.photographs.read(item.photograph)
+        encoded = read_file(lambda: item.photographs.read(item.photograph))
         upright = turn_upright(encoded, size=size, note=note)
         return upright, check_photograph(upright, file=item.photograph)
 

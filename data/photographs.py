@@ -17,6 +17,18 @@ class DamagedPhotographError(ValueError):
     """A photograph's file can't be decoded to its end."""
 
 
+def read_file(read: Callable[[], bytes]) -> bytes:
+    """What `read` returns of a photograph's file in a folder or archive.
+
+    Raises:
+      DamagedPhotographError: it raises ValueError, as where a checksum fails.
+    """
+    try:
+        return read()
+    except ValueError as error:
+        raise DamagedPhotographError(str(error)) from error
+
+
 def check_photograph(
     encoded: bytes, *, file: str, size: tuple[int, int] | None = None
 ) -> tuple[int, int]:

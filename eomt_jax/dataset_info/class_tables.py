@@ -17,7 +17,7 @@ def make_class_table(
 
     Args:
       rows: each with an "id" and a "name"; "isthing" (or "is_thing") where it isn't 1,
-        "color" where it should be a certain one: RGB, 0 to 255, or a text such as
+        "color" where it should be a certain one: RGB(A), 0 to 255, or a text such as
         "#ff0000". A text that is no colour is left to `distinct_color`, with a warning.
       file: where they come from, for messages.
 
@@ -83,7 +83,7 @@ def _make_class(row: Any, number: int, file: str) -> ClassInfo:
         is_thing = row.get("isthing", row.get("is_thing", True))
         color: Any = row.get("color") or distinct_color(number)
         color = tuple(_read_color(color, file) if isinstance(color, str) else color)
-        color = color or distinct_color(number)
+        color = color[:3] if len(color) == 4 else color or distinct_color(number)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file}: class {number + 1} lacks an id or a name: {row!r:.200}"

@@ -180,7 +180,13 @@ def test_roboflow_group_is_no_class(own, caplog):
 
 @pytest.mark.parametrize(
     ("text", "color"),
-    [("#ff8000", (255, 128, 0)), ("#0f0", (0, 255, 0)), ("red", (255, 0, 0))],
+    [
+        ("#ff8000", (255, 128, 0)),
+        ("#ff8000ff", (255, 128, 0)),
+        ("#0f0", (0, 255, 0)),
+        ("red", (255, 0, 0)),
+        ([1, 2, 3, 255], (1, 2, 3)),
+    ],
 )
 def test_colors_may_be_texts(text, color):
     rows = [{"id": 1, "name": "a", "color": text}]
@@ -219,9 +225,14 @@ def test_names_that_differ_in_letter_case_alone_stay_two(own):
 def test_damaged_photographs_are_left_out_on_request(own, caplog):
     own.photographs["photo_1.jpg"] = own.photographs["photo_1.jpg"][:-99]
     own.photographs["photo_2.jpg"] = b"<html>"
-    info = own.build_instances(skip_damaged=True)
-    assert sum(info.num_examples.values()) == 4
-    note = "2 damaged photographs, left out (photo_1.jpg can't be decoded (image file"
+    images = own.write("photos.zip", own.photographs)
+    packed = bytearray((own.folder / "photos.zip").read_bytes())
+    start = packed.index(own.photographs["photo_3.jpg"])
+    packed[start + 200] ^= 1  # a checksum fails
+    (own.folder / "photos.zip").write_bytes(packed)
+    info = own.build_instances(skip_damaged=True, images=images)
+    assert sum(info.num_examples.values()) == 3
+    note = "3 damaged photographs, left out (photo_1.jpg can't be decoded (image file"
     assert note in caplog.text
     assert "photo_2.jpg is no picture that can be read (unknown form" in caplog.text
 
@@ -319,8 +330,25 @@ def test_stored_sizes_beside_upright_corners_are_turned(own, caplog):
         np.testing.assert_array_equal(record.masks()[..., 0], expected)
         image = np.asarray(Image.open(io.BytesIO(record.image_bytes)))
         assert np.abs(image.astype(int) - own.pictures[number].image).mean() < 8
-    assert "2 photographs with the size as stored in the JSON" in caplog.text
+    assert (
+        "2 photographs whose annotations fit as EXIF turns it, beside a size as stored"
+    ) in caplog.text
     assert "2 photographs turned as their EXIF says" in caplog.text
+
+
+def test_upright_sizes_beside_stored_corners_stay_as_stored(own, caplog):
+    """Picture 1 has 48 x 64 px as stored; its size is written as EXIF turns it."""
+    own.photographs["photo_1.jpg"] = stored_with(own.pictures[1], 6, 0)
+    describe_as_stored(own, 1)
+    set_outline(own, 1, [50, 10, 62, 10, 62, 20, 50, 20])
+    own.build_instances()
+    record = next(
+        r for r in own.open("train") + own.open("validation") if r.image_id == "8"
+    )
+    assert record.image_bytes == own.photographs["photo_1.jpg"]
+    assert record.size == (48, 64)
+    assert record.areas.tolist() == [120]
+    assert "fit as stored, beside a size as EXIF turns it (8)" in caplog.text
 
 
 def test_objects_that_leave_their_photograph_are_counted(own, caplog):

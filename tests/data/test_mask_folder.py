@@ -246,6 +246,21 @@ def test_classes_that_no_mask_shows_are_named(tmp_path, caplog):
     ) in caplog.text
 
 
+def test_class_that_is_the_only_one_is_named(tmp_path, caplog):
+    masks = dict.fromkeys(draw(2)[1], encode(np.zeros((24, 32), np.uint8)))
+    build(tmp_path, draw(2)[0], masks, class_list="red")
+    assert "1 class alone in --classes, so that every pixel is taken for it" in (
+        caplog.text
+    )
+
+
+def test_splits_may_have_digits_and_underscores(tmp_path):
+    paths = {"images": draw(2)[0], "masks": draw(2)[1]}
+    paths = {k: f"Night_2={write_files(tmp_path / k, v)}" for k, v in paths.items()}
+    assert build(tmp_path, {}, {}, **paths).num_examples == {"Night_2": 2}
+    assert len(records.open_split(tmp_path / "out", "mine", "Night_2")) == 2
+
+
 def test_foreground_of_255_is_a_class_once_remapped(tmp_path, caplog):
     photographs, masks = draw(2)
     values = np.zeros((24, 32), np.uint8)
