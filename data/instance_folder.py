@@ -166,11 +166,13 @@ class InstanceFolder(RecordBuilder):
                     labels.append(self._label(label, item, file, object_id))
                     mask = np.asfortranarray(objects == object_id).astype(np.uint8)
                     rles.append(mask_codec.encode(mask)["counts"])
-        if not labels and item.split == TRAIN and not self._negatives:
-            note(
-                "train photographs without an object, left out (--negatives keeps them)"
-            )
-            return None
+        if not labels and item.split == TRAIN:
+            if not self._negatives:
+                note(
+                    "train photographs without an object, left out; --negatives keeps them"
+                )
+                return None
+            note("train photographs without an object, kept as negatives")
         areas = [mask_codec.area({"size": list(size), "counts": r}) for r in rles]
         return Record(
             image_bytes=encoded,

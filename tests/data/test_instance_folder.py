@@ -125,7 +125,7 @@ def test_photographs_without_objects_are_left_out_unless_asked(
     masks = {f"{i}.png": encode(draw_objects(*([1] * (i > 0)))) for i in range(3)}
     info = build(tmp_path, photographs, masks, validation=0)
     assert info.num_examples == {"train": 2}
-    assert "1 train photographs without an object, left out (--negatives keeps" in (
+    assert "1 train photographs without an object, left out; --negatives keeps" in (
         caplog.text
     )
     del masks["0.png"]
@@ -134,6 +134,7 @@ def test_photographs_without_objects_are_left_out_unless_asked(
     info = build(tmp_path, photographs, masks, **options)
     assert info.num_examples == {"train": 3}
     assert read_all(tmp_path)["0"] == []
+    assert "1 train photographs without an object, kept as negatives (0)" in caplog.text
 
 
 @pytest.mark.parametrize(
