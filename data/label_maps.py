@@ -145,16 +145,21 @@ def class_codes(
 
 
 def encode_classes(
-    values: Integer[np.ndarray, "H W"], codes: UInt16[np.ndarray, " V"], *, file: str
+    values: Integer[np.ndarray, "H W"],
+    codes: UInt16[np.ndarray, " V"],
+    *,
+    file: str,
+    advice: str = "",
 ) -> UInt16[np.ndarray, "H W"]:
-    """The codes of a label map; ValueError naming the values that no class has."""
+    """The codes of a label map; ValueError naming the values that no class has, and
+    giving the advice."""
     encoded = codes[values]
     if encoded.max() == UNKNOWN:
         unknown = np.unique(values[encoded == UNKNOWN])
         known = np.flatnonzero(codes != UNKNOWN)
         raise ValueError(
             f"{file} has the value {', '.join(map(str, unknown[:5]))}, which stands "
-            f"for no class; known: {_spell(known)}"
+            f"for no class; known: {_spell(known)}{advice}"
         )
     return encoded
 

@@ -22,6 +22,11 @@ from data.photographs import check_photograph, read_file, turn_upright
 from data.splits import draw_splits
 from eomt_jax.types import ClassInfo
 
+_UNKNOWN_ADVICE = (
+    "; --remap=others=ignore leaves out all others; PNGs that number objects are for "
+    "instance_folder"
+)
+
 
 class MaskFolder(label_maps.LabelMapBuilder):
     """Builder of a user's semantic dataset."""
@@ -129,7 +134,9 @@ class MaskFolder(label_maps.LabelMapBuilder):
         ignored = self._ignore_label
         if not self.codes[ignored] and np.any(values == ignored):
             self._with_ignored.append(file)
-        return label_maps.encode_classes(values, self.codes, file=file)
+        return label_maps.encode_classes(
+            values, self.codes, file=file, advice=_UNKNOWN_ADVICE
+        )
 
     def find_segments(
         self, item: Item, values: np.ndarray

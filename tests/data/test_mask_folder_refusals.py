@@ -82,6 +82,7 @@ def test_problems_of_many_files_are_told_together(tmp_path):
         strict=True,
     ):
         assert line.startswith(expected)
+    assert "--remap=others=ignore leaves out all others; PNGs that number" in lines[2]
     assert [f for f in (tmp_path / "out").rglob("*") if f.is_file()] == []
 
 
