@@ -159,20 +159,40 @@ def _read_rows(text: str, path: epath.Path) -> Sequence[Mapping[str, Any]]:
     if lines and lines[0].replace(" ", "").startswith(_CVAT.replace(" ", "")):
         fields = [line.split(":") for line in lines[1:] if line.strip()]
         return [_row(i, f[0], f[1].split(","), path) for i, f in enumerate(fields)]
-    columns = [
-        _COLUMNS.get(c.strip().lower(), "") for c in (lines or [""])[0].split(",")
-    ]
-    if {"name", "r", "g", "b"} <= set(columns):
-        found = [
-            dict(zip(columns, map(str.strip, row)))
-            for row in csv.reader(lines[1:])
-            if any(map(str.strip, row))
-        ]
+    rows = read_csv(lines, _COLUMNS)
+    if rows and {"name", "r", "g", "b"} <= set(rows[0]):
         return [
-            _row(row.get("id", i), row.get("name"), [row.get(c) for c in "rgb"], path)
-            for i, row in enumerate(found)
+            _row(row.get("id", i), row["name"], [row[c] for c in "rgb"], path)
+            for i, row in enumerate(rows)
         ]
+    if path.suffix.lower() == ".csv":
+        raise ValueError(
+            f"{path} has the columns {', '.join(rows[0]) if rows else 'of no rows'}; its "
+            "first line has to name the columns name,r,g,b"
+        )
     return [{"id": i, "name": name} for i, name in enumerate(lines)]
+
+
+def read_csv(
+    lines: Sequence[str], other_names: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Rows below the first line, which names their columns; separated by , or ;.
+
+    Args:
+      lines: of the file.
+      other_names: of columns, in small letters.
+    """
+    if not lines:
+        return []
+    delimiter = max(",;", key=lines[0].count)
+    header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    names = [name.strip().lower() for name in header]
+    columns = [other_names.get(name, name) for name in names]
+    return [
+        dict(zip(columns, map(str.strip, row)))
+        for row in rows
+        if any(map(str.strip, row))
+    ]
 
 
 def _row(class_id: Any, name: Any, color: Any, path: epath.Path) -> dict[str, Any]:

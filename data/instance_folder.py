@@ -6,7 +6,6 @@ one there is, or the name of the folder that its PNG is in, or what a table says
 Legend: H W pixels.
 """
 
-import csv
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from pycocotools import mask as mask_codec
 
 from data import label_maps, paired_files
 from data.builder import RecordBuilder
-from data.class_lists import number, read_class_list
+from data.class_lists import number, read_class_list, read_csv
 from data.paired_files import Files
 from data.photographs import check_photograph, read_file, turn_upright
 from data.sources import Source, some
@@ -256,21 +255,21 @@ def _read_table(path: str, classes: Sequence[ClassInfo]) -> dict[tuple[str, int]
         text = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error})") from error
-    rows = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
+    rows = read_csv(text.splitlines(), {})
     ids_and_names = {str(c.id): label for label, c in enumerate(classes)}
     ids_and_names |= {plain(c.name): label for label, c in enumerate(classes)}
     table: dict[tuple[str, int], int] = {}
     for line, row in enumerate(rows, 2):
         try:
             object_id = int(row["id"])
-            label = ids_and_names[plain(row["class"].strip())]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            label = ids_and_names[plain(row["class"])]
+        except (KeyError, ValueError) as error:
             raise ValueError(
                 f"{path}, line {line}: {row} has no whole number as id and none of "
                 f"{some(c.name for c in classes)} as class; the first line names the "
                 "columns: file,id,class"
             ) from error
-        name = _stem((row.get("file") or "").strip())
+        name = _stem(row.get("file", ""))
         if table.setdefault((name, object_id), label) != label:
             raise ValueError(
                 f"{path}, line {line}: the object {object_id} of "

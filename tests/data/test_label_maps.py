@@ -13,6 +13,15 @@ from tests.data.map_archives import encode
 CLASSES = (ClassInfo(4, "a", False, (1, 1, 1)), ClassInfo(2, "b", False, (2, 2, 2)))
 
 
+def test_colors_of_16_bits_are_refused():
+    """Pillow would drop the lower 8, and with them the numbers of all classes."""
+    rows = b"".join(b"\0" + bytes([0, 3] * 3 * 4) for _ in range(2))
+    header = struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0)
+    encoded = join_chunks({b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""})
+    with pytest.raises(ValueError, match="x.png has colours of 16 bits a channel"):
+        label_maps.read_label_map(encoded, file="x.png")
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 @pytest.mark.parametrize("palette", [True, False])
 def test_every_bit_depth_and_palette_gives_the_numbers_in_the_file(bits, palette):
@@ -42,6 +51,11 @@ def write_png(values, bits, *, palette):
         b"IDAT": zlib.compress(rows),
         b"IEND": b"",
     }
+    return join_chunks(chunks)
+
+
+def join_chunks(chunks):
+    """A PNG of these chunks, content by name."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + name

@@ -290,7 +290,10 @@ def paint(values):
     return np.array([COLORS[i] for i in range(3)], np.uint8)[values]
 
 
-@pytest.mark.parametrize("class_list", [CAMVID, CVAT, JSON])
+SEMICOLONS = CAMVID.replace(",", ";").replace("name", '"Name"')
+
+
+@pytest.mark.parametrize("class_list", [CAMVID, SEMICOLONS, CVAT, JSON])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_colored_masks_with_a_table_of_colors(tmp_path, class_list, mode):
     """Numbers of an adaptive palette mean nothing where its colours are classes'."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data.class_lists import read_class_list
 from eomt_jax.pipeline import records
 from tests.data.map_archives import encode, photograph, write_files
 from tests.data.mask_folders import build, draw
@@ -115,6 +116,15 @@ def test_long_and_thin_photograph_is_named(tmp_path):
 )
 def test_class_list_that_is_none_is_refused(tmp_path, class_list, message):
     assert_refused(tmp_path, f"classes.txt.*{message}", *draw(2), class_list=class_list)
+
+
+def test_csv_without_its_columns_is_no_list_of_names(tmp_path):
+    path = tmp_path / "classes.csv"
+    path.write_text("road,128,64,128\ncar,0,0,142\n")
+    with pytest.raises(
+        ValueError, match="the columns road, 128, 64; its .* name,r,g,b"
+    ):
+        read_class_list(path)
 
 
 @pytest.mark.parametrize(
