@@ -157,12 +157,12 @@ def _read_rows(text: str, path: epath.Path) -> Sequence[Mapping[str, Any]]:
         return rows
     lines = text.splitlines()
     if lines and lines[0].replace(" ", "").startswith(_CVAT.replace(" ", "")):
-        fields = [line.split(":") for line in lines[1:] if line.strip()]
+        fields = [f"{line}:".split(":") for line in lines[1:] if line.strip()]
         return [_row(i, f[0], f[1].split(","), path) for i, f in enumerate(fields)]
     rows = read_csv(lines, _COLUMNS)
     if rows and {"name", "r", "g", "b"} <= set(rows[0]):
         return [
-            _row(row.get("id", i), row["name"], [row[c] for c in "rgb"], path)
+            _row(row.get("id", i), row.get("name"), [row.get(c) for c in "rgb"], path)
             for i, row in enumerate(rows)
         ]
     if path.suffix.lower() == ".csv":
@@ -185,7 +185,11 @@ def read_csv(
     if not lines:
         return []
     delimiter = max(",;", key=lines[0].count)
-    header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    try:
+        header, *rows = reader
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num} of a table: {error}") from error
     names = [name.strip().lower() for name in header]
     columns = [other_names.get(name, name) for name in names]
     return [
