@@ -11,6 +11,7 @@ from etils import epath
 from data.builder import OPTIONS_KEY, RecordBuilder
 from data.splits import parse_split_paths
 from eomt_jax import json_files
+from eomt_jax.regular_files import check_regular
 
 # Options that are files or folders, one for each split or one for all.
 _PATHS = ("images", "masks", "segments", "annotations", "classes", "object_classes")
@@ -80,6 +81,7 @@ def _describe_paths(text: Any) -> str:
         path = epath.Path(path).expanduser()
         value = os.path.abspath(path) if "://" not in os.fspath(path) else str(path)
         if path.is_file() and path.suffix.lower() not in (".zip", ".tar"):
+            check_regular(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             value = f"{path.name} (contents {digest})"
         described.append(f"{split}={value}" if split else value)
