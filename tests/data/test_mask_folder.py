@@ -293,8 +293,13 @@ def paint(values):
 SEMICOLONS = CAMVID.replace(",", ";").replace("name", '"Name"')
 
 
-@pytest.mark.parametrize("class_list", [CAMVID, SEMICOLONS, CVAT, JSON])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize(
+    ("class_list", "mode"),
+    [
+        *[(CAMVID, mode) for mode in ("RGB", "RGBA", "P")],
+        *[(class_list, "RGB") for class_list in (SEMICOLONS, CVAT, JSON)],
+    ],
+)
 def test_colored_masks_with_a_table_of_colors(tmp_path, class_list, mode):
     """Numbers of an adaptive palette mean nothing where its colours are classes'."""
     photographs, masks = draw(2)
