@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data import label_maps
+from data import label_maps, mask_pngs
 from data.ade20k_semantic import FOLDERS, SCENES, Ade20kSemantic
 from data.archives import Archive
 from data.label_maps import Item
@@ -71,7 +71,7 @@ class Ade20kPanoptic(Ade20kSemantic):
         """uint16 [H, W]: (1 … 100, the object's number) where there is an object."""
         folder = item.label_map.split("/")[-2]
         file = f"annotations_instance/{folder}/{item.image_id}.png"
-        image = label_maps.read_rgb(self._instances.read(file), file=file)
+        image = mask_pngs.read_rgb(self._instances.read(file), file=file)
         image = label_maps.resize_nearest(image, (size[0], size[1])).astype(np.uint16)
         classes, numbers = image[..., 0], image[..., 1]
         wrong = (numbers > 0) & ((classes < 1) | (classes > len(_THINGS)))

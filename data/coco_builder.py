@@ -7,7 +7,8 @@ from etils import epath
 
 from data.archives import Archive, open_archives
 from data.builder import RecordBuilder
-from data.coco_json import AnnotatedImage, CocoReader, FileFinder
+from data.coco_json import AnnotatedImage, CocoReader
+from data.file_finder import FileFinder
 from data.photographs import PICTURE_ENDINGS
 from data.sources import Source
 from eomt_jax.pipeline.records import Record

@@ -14,7 +14,8 @@ import numpy as np
 from pycocotools import mask as mask_codec
 
 from data import coco_builder, coco_json, coco_schema
-from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from data.coco_json import AnnotatedImage, CocoTable
+from data.file_finder import FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import coco_builder, coco_json, coco_schema, label_maps
-from data.coco_json import AnnotatedImage, CocoTable, FileFinder
+from data import coco_builder, coco_json, coco_schema, mask_pngs
+from data.coco_json import AnnotatedImage, CocoTable
+from data.file_finder import FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
@@ -69,7 +70,7 @@ class PanopticReader(coco_json.CocoReader):
     def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
         file_name = image.masks.file_name
         encoded = self._pngs.read(file_name)
-        return label_maps.size_of(encoded, file=file_name) == size
+        return mask_pngs.size_of(encoded, file=file_name) == size
 
     def _read_images(
         self, table: CocoTable, labels: Mapping[int, int]
@@ -127,7 +128,7 @@ class PanopticReader(coco_json.CocoReader):
     def _read_segments(self, image: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
         """(id map, which segments of the JSON have a pixel in it)."""
         file_name, segment_ids = image.masks
-        colors = label_maps.read_rgb(self._pngs.read(file_name), file=file_name)
+        colors = mask_pngs.read_rgb(self._pngs.read(file_name), file=file_name)
         if colors.shape[:2] != image.size:
             height, width = colors.shape[:2]
             raise ValueError(

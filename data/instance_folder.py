@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from pycocotools import mask as mask_codec
 
-from data import label_maps, paired_files
+from data import mask_pngs, paired_files
 from data.builder import RecordBuilder
 from data.class_lists import number, read_class_list, read_csv
 from data.paired_files import Files
@@ -186,7 +186,7 @@ class InstanceFolder(RecordBuilder):
 
     def _read_objects(self, item: Item, file: str) -> np.ndarray:
         """int [H, W]: a number for each object, 0 where there is none."""
-        pixels = label_maps.read_pixels(item.masks.read(file), file=file)
+        pixels = mask_pngs.read_pixels(item.masks.read(file), file=file)
         if pixels.indices is None and not pixels.is_grey_in_colors:
             return pixels.colors()
         return pixels.values(file=file).astype(np.int32)

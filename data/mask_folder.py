@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data import label_maps, paired_files
+from data import label_maps, mask_pngs, paired_files
 from data.class_lists import Remap, number, read_class_list, read_remap
 from data.label_maps import Item
 from data.photographs import check_photograph, read_file, turn_upright
@@ -111,7 +111,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
     def read_values(self, item: Item) -> np.ndarray:
         """Codes of the classes, see label_maps.class_codes, uint16 [H, W]."""
         file = item.label_map
-        pixels = label_maps.read_pixels(item.label_maps.read(file), file=file)
+        pixels = mask_pngs.read_pixels(item.label_maps.read(file), file=file)
         if self._list.colors:
             codes = self._codes_by_color(pixels.shown_colors())
             if codes is not None and self._colors_decide(pixels, codes):
@@ -125,7 +125,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
                 unknown = self._color_codes[colors] == label_maps.UNKNOWN
                 raise ValueError(
                     f"{file} has colours that stand for no class: "
-                    f"{label_maps.spell_colors(colors[unknown])}; add them to the class "
+                    f"{mask_pngs.spell_colors(colors[unknown])}; add them to the class "
                     "list, or say --remap=#rrggbb=ignore or --remap=others=ignore"
                 )
         values = pixels.values(file=file)
@@ -173,7 +173,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
         codes = self._color_codes[colors]
         return None if codes.max() == label_maps.UNKNOWN else codes
 
-    def _colors_decide(self, pixels: label_maps.Pixels, codes: np.ndarray) -> bool:
+    def _colors_decide(self, pixels: mask_pngs.Pixels, codes: np.ndarray) -> bool:
         """Whether the colours of the class list are what a mask means.
 
         They are in RGB. A palette's numbers are, unless tools that number colours as

@@ -9,7 +9,7 @@ import pytest
 from data import prepare
 from data.class_lists import read_class_list, read_remap
 from data.instance_folder import _read_table
-from data.label_maps import read_pixels
+from data.mask_pngs import read_pixels
 from eomt_jax.types import ClassInfo
 from tests.data.map_archives import encode
 

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from data import label_maps
+from data import label_maps, mask_pngs
 from eomt_jax.types import ClassInfo
 from tests.data.map_archives import encode
 
@@ -19,7 +19,7 @@ def test_colors_of_16_bits_are_refused():
     header = struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0)
     encoded = join_chunks({b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""})
     with pytest.raises(ValueError, match="x.png has colours of 16 bits a channel"):
-        label_maps.read_label_map(encoded, file="x.png")
+        mask_pngs.read_label_map(encoded, file="x.png")
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -28,13 +28,13 @@ def test_every_bit_depth_and_palette_gives_the_numbers_in_the_file(bits, palette
     values = np.arange(24 * 32).reshape(24, 32) % (1 << bits)
     encoded = write_png(values, bits, palette=palette)
     np.testing.assert_array_equal(
-        label_maps.read_label_map(encoded, file="x.png"), values
+        mask_pngs.read_label_map(encoded, file="x.png"), values
     )
 
 
 def test_sixteen_bits_are_read():
     values = np.array([[0, 255, 256, 65_535]], np.uint16)
-    read = label_maps.read_label_map(encode(values), file="x.png")
+    read = mask_pngs.read_label_map(encode(values), file="x.png")
     np.testing.assert_array_equal(read, values)
 
 
