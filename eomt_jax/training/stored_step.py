@@ -156,7 +156,7 @@ def read_num_replaced(folder: epath.Path) -> int:
     """How many images other ones had stood in for up to the step, if that is known."""
     try:
         return int(_read_json(folder / ABOUT_ITEM).get("num_replaced", 0))
-    except (DamagedError, TypeError, ValueError):
+    except (DamagedError, TypeError, ValueError, OverflowError):
         return 0
 
 
@@ -173,7 +173,7 @@ def read_position(folder: epath.Path) -> DataPosition:
         version = _read_json(folder / ABOUT_ITEM)["version"]
         if version != VERSION:
             return version, None
-        return version, DataPosition(**_read_json(folder / "position"))
+        return version, _read_position(folder / "position")
 
     version, position = read_in_all(folder, read)
     if position is None:
@@ -232,6 +232,15 @@ def _training_part(state: TrainState) -> dict[str, Any]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _read_position(item: epath.Path) -> DataPosition:
+    values = _read_json(item)
+    for field in dataclasses.fields(DataPosition):
+        value: Any = values.get(field.name)
+        if type(value) is not field.type or field.type is int and value < 0:
+            raise DamagedError(f"{item.name}: {field.name} = {value!r:.80}")
+    return DataPosition(**values)
 
 
 def _read_json(item: epath.Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import resource
 import shutil
 import time
@@ -235,6 +236,12 @@ def flip(file):
     file.write_bytes(data)
 
 
+def pipe(file):
+    """A named pipe in a file's place: whoever opens it waits for ever."""
+    file.unlink()
+    os.mkfifo(file)
+
+
 def largest(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
@@ -248,6 +255,17 @@ DAMAGES = {
     "missing metadata": lambda step: (step / "params/_METADATA").unlink(),
     "empty position": lambda step: (step / "position/metadata").write_text(""),
     "torn checksums": lambda step: (step / "about/metadata").write_text('{"ver'),
+    "nested position": lambda step: (step / "position/metadata").write_text(
+        "[" * 10**5
+    ),
+    "position of no number": lambda step: (step / "position/metadata").write_text(
+        json.dumps(dataclasses.asdict(POSITION) | {"next_example": -8})
+    ),
+    "other checksums": lambda step: (step / "about/metadata").write_text(
+        '{"version": 1}'
+    ),
+    "pipe for data": lambda step: pipe(largest(step / "params/d")),
+    "pipe for position": lambda step: pipe(step / "position/metadata"),
     "empty folder": lambda step: [
         shutil.rmtree(p) for p in step.iterdir() if p.is_dir()
     ],
