@@ -15,7 +15,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from data import class_lists, coco_instance, coco_panoptic, label_maps
+from data import class_lists, coco_instance, coco_panoptic, mask_pngs
 from data.photographs import check_photograph
 from data.sources import open_source
 from eomt_jax.inference.photographs import read_photograph
@@ -52,7 +52,7 @@ def read_source(path):
 
 
 def read_mask(path):
-    label_maps.read_rgb(path.read_bytes(), file=path.name)
+    mask_pngs.read_rgb(path.read_bytes(), file=path.name)
 
 
 def read_training_photograph(path):

@@ -15,6 +15,7 @@ from eomt_jax.weights.architecture import LARGEST, check_number
 
 _KINDS: dict[str, type[nn.Module]] = {"EoMT": EoMT, "ViT": ViT}
 _ALWAYS = ("image_size", "patch_size")  # which their defaults would make others
+_FORMER = {"on_cpu": bool}  # written once, and without a meaning now
 _CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "mlp_type": ("gelu", "swiglu"),
@@ -41,24 +42,26 @@ def check_fields(source: str, kind: Any, fields: Any) -> None:
         what = f"{source} has {fields!r:.80} where the fields of its {kind} are."
         raise ValueError(what)  # noqa: TRY004
     known = {
-        field.name: field
+        field.name: field.type
         for field in dataclasses.fields(_KINDS[kind])
         if field.name not in ("name", "parent")
     }
+    required = {
+        field.name
+        for field in dataclasses.fields(_KINDS[kind])
+        if field.default is dataclasses.MISSING or field.name in _ALWAYS
+    }
+    if kind == "ViT":
+        known |= _FORMER
     unknown = sorted(fields.keys() - known.keys())
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in fields
-        and (field.default is dataclasses.MISSING or name in _ALWAYS)
-    ]
+    missing = [name for name in known if name in required and name not in fields]
     if unknown or missing:
         what = f"unknown {unknown[0]!r:.80}" if unknown else f"missing {missing[0]}"
         raise ValueError(
             f"{source}: the fields of its {kind} are not those of this eomt_jax: {what}."
         )
     for name, value in fields.items():
-        _check_field(source, name, value, known[name].type)
+        _check_field(source, name, value, known[name])
 
 
 def _check_field(source: str, name: str, value: Any, wanted: Any) -> None:

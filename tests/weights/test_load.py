@@ -222,6 +222,7 @@ def test_stored_number_out_of_range_is_refused(saved, tmp_path, eps):
         ("parent", None),
         ("remat", "yes"),
         ("remat", 1),
+        ("on_cpu", "yes"),
         ("embed_dim", True),
         ("embed_dim", 64.0),
         ("num_heads", -2),
