@@ -1,6 +1,7 @@
 """Which photographs a user means, and what the files beside them are called."""
 
 import collections
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -125,6 +126,19 @@ def check_writable(folder: epath.Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"can't write into {folder} ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def no_empty_folder(folder: epath.Path) -> Iterator[None]:
+    """Removes a folder, and those above it, that the block made and left empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    finally:
+        for path in missing:
+            if not path.is_dir() or any(path.iterdir()):
+                break
+            path.rmdir()
 
 
 def _is_ours(file: epath.Path) -> bool:

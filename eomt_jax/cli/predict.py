@@ -21,6 +21,7 @@ from eomt_jax.cli.photograph_files import (
     check_outputs,
     check_writable,
     find_photographs,
+    no_empty_folder,
     output_names,
 )
 from eomt_jax.cli.progress import Progress
@@ -45,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = epath.Path(options.out).expanduser()
         names = output_names(find_photographs(options.images, leave_out=out))
         check_outputs(names, out, _endings(options))
-        check_writable(out)
-        segmenter = _open(options)
-        problems = _predict(segmenter, names, out, options)
+        with no_empty_folder(out):
+            check_writable(out)
+            segmenter = _open(options)
+            problems = _predict(segmenter, names, out, options)
     except (ValueError, ImportError, OSError) as error:
         print(f"eomt-predict: {error}", file=sys.stderr)
         return 1

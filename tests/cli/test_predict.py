@@ -147,11 +147,15 @@ def test_predict_tells_in_one_line_what_cannot_be(
 def test_predict_missing_checkpoint_and_photograph(
     checkpoint, photos, tmp_path, capsys
 ):
-    out = f"--out={tmp_path / 'out'}"
+    out = f"--out={tmp_path / 'new' / 'out'}"
     assert predict(tmp_path / "nothing", photos, out) == 1
     assert str(tmp_path / "nothing") in capsys.readouterr().err
     assert predict(checkpoint, photos / "c.png", out) == 1
     assert "c.png does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    assert predict(tmp_path / "nothing", photos, f"--out={tmp_path / 'mine'}") == 1
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_predict_beside_the_photographs(checkpoint, photos):
