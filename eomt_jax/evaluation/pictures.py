@@ -16,6 +16,34 @@ from eomt_jax.pipeline.samples import Source
 from eomt_jax.types import Batch
 
 
+class SpreadSource:
+    """Examples of a split that lie evenly over it, as a split of its own.
+
+    Neighbours in a split are often alike: frames of one film, say.
+    """
+
+    def __init__(self, source: Source, count: int):
+        """Chooses the examples.
+
+        Args:
+          source: the split.
+          count: how many examples are chosen; all of a split that has fewer.
+        """
+        count = min(count, len(source))
+        self.info, self.split = source.info, source.split
+        self._source = source
+        self._positions = [i * len(source) // count for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._source[self._positions[index]]
+
+    def image_id(self, index: int) -> str:
+        return self._source.image_id(self._positions[index])
+
+
 class PictureWriter:
     """Draws the first images of an evaluation, each a file named as its image.
 

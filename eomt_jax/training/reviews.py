@@ -7,6 +7,7 @@ from etils import epath
 
 from eomt_jax.evaluation.checkpoint import config_batches
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
+from eomt_jax.evaluation.pictures import SpreadSource
 from eomt_jax.evaluation.tables import (
     GROUPS,
     Results,
@@ -24,6 +25,7 @@ from eomt_jax.parallel.batch import local_rows, place_batch
 from eomt_jax.parallel.processes import gather_rows, is_main
 from eomt_jax.pipeline.loader import BatchIterator
 from eomt_jax.pipeline.records import open_split
+from eomt_jax.pipeline.samples import Source
 from eomt_jax.training.hooks import StopRequest
 from eomt_jax.training.logging import MetricsWriter, Scalars, say
 from eomt_jax.training.setup import Setup
@@ -156,6 +158,7 @@ class _Evaluation:
             skip_padding=setup.config.eval.skip_padding,
         )
         self._pictured: Batch | None = None
+        self._pictured_source: Source = self._source
 
     def evaluate(self, params: Any, *, stop: StopRequest) -> Results | None:
         """See evaluation.evaluator.evaluate; None if the run is asked to stop."""
@@ -165,7 +168,8 @@ class _Evaluation:
                 raise _AskedToStop
 
         try:
-            with self._batches(self._config.eval.num_images) as batches:
+            num_images = self._config.eval.num_images
+            with self._batches(num_images, self._source) as batches:
                 return evaluate(
                     self._runner,
                     params,
@@ -180,11 +184,16 @@ class _Evaluation:
     def draw(self, params: Any) -> np.ndarray | None:
         """Predictions beside targets, the same images each time; uint8 [H, W, 3].
 
+        The images are spread over the split.
+
         All processes predict, the first one alone draws: the others get None.
         """
         num_pictures = self._config.logging.num_pictures
         if self._pictured is None:
-            with self._batches(num_pictures) as batches:
+            # A single batch is drawn.
+            count = max(1, min(num_pictures, self._config.eval.batch_size))
+            self._pictured_source = SpreadSource(self._source, count)
+            with self._batches(count, self._pictured_source) as batches:
                 self._pictured = next(batches)
         batch = self._pictured
         prediction = self._runner(params, place_batch(batch, self._runner.mesh))
@@ -192,14 +201,14 @@ class _Evaluation:
         if not is_main():
             return None
         pictures = evaluation_pictures(
-            batch, prediction, self._source, max_pictures=num_pictures
+            batch, prediction, self._pictured_source, max_pictures=num_pictures
         )
         return draw_comparison(pictures, self._source.info)
 
-    def _batches(self, num_images: int) -> BatchIterator:
+    def _batches(self, num_images: int, source: Source) -> BatchIterator:
         return config_batches(
             self._config,
-            self._source,
+            source,
             task=self._runner.task,
             num_images=num_images,
             mesh=self._runner.mesh,

@@ -41,3 +41,17 @@ def test_picture_writer_leaves_out_rows_that_fill_up_the_batch(tmp_path, source)
 def test_picture_writer_of_other_processes_draws_nothing(tmp_path, source, monkeypatch):
     monkeypatch.setattr(pictures, "is_main", lambda: False)
     assert draw_all(tmp_path / "new", source, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [0]), (3, [0, 4, 8]), (99, list(range(12)))]
+)
+def test_spread_source_takes_examples_from_the_whole_split(source, count, expected):
+    spread = pictures.SpreadSource(source, count)
+    assert len(source) == 12
+    assert (spread.info, spread.split) == (source.info, source.split)
+    ids = [spread.image_id(i) for i in range(len(spread))]
+    assert ids == [f"city/{index}" for index in expected]
+    assert [spread[i].image_id for i in range(len(spread))] == [
+        source[index].image_id for index in expected
+    ]
