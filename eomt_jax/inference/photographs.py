@@ -12,6 +12,7 @@ import collections
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -31,6 +32,10 @@ PICTURE_ENDINGS = (
 """What a folder is searched for. HEIC is among them, to be refused by name."""
 
 _MAX_BYTES = 1 << 30
+# Photographs of more pixels than this are decoded one after the other: on the way each
+# takes up to 10 bytes a pixel, and threads read several at once.
+_LARGE = 1 << 25
+_ONE_AT_A_TIME = threading.Lock()
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -126,6 +131,12 @@ def _no_picture(path: epath.Path, encoded: bytes, error: ValueError) -> str:
 
 
 def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    is_large = image.width * image.height > _LARGE
+    with _ONE_AT_A_TIME if is_large else contextlib.nullcontext():
+        return _decode(image, name)
+
+
+def _decode(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     try:
         image.load()
     except Exception as error:

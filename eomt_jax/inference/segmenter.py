@@ -22,6 +22,9 @@ from eomt_jax.weights.load import open_eomt
 THRESHOLDS: dict[Task, float] = {"panoptic": 0.8, "instance": 0.5, "semantic": 0.0}
 """Scores from which on a segment counts, unless told otherwise."""
 
+_MOST_PIXELS = 1 << 28
+"""Photographs that are segmented together have hardly more, 3 bytes each in memory."""
+
 _BATCHES_TOGETHER = 4
 """Photographs of so many batches are grouped by shape where padding is skipped."""
 
@@ -259,7 +262,8 @@ class Segmenter:
                 if on_damaged is None:
                     raise
                 on_damaged(image, error)
-            if len(batch) == num_together:
+            num_pixels = sum(one.pixels[..., 0].size for one in batch)
+            if len(batch) == num_together or num_pixels > _MOST_PIXELS:
                 yield from self._segment(batch, chosen, threshold)
                 batch = []
         yield from self._segment(batch, chosen, threshold)

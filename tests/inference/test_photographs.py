@@ -1,11 +1,13 @@
 import io
+import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eomt_jax.inference.photographs import read_photograph
+from eomt_jax.inference import photographs
+from eomt_jax.inference.photographs import read_ahead, read_photograph
 
 RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
 # Four corners that no turn or mirror maps onto themselves.
@@ -147,3 +149,29 @@ def test_read_photograph_what_is_no_file_is_named(tmp_path):
 def test_read_photograph_other_arguments_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         read_photograph(source)
+
+
+def test_large_photographs_are_decoded_one_after_the_other(tmp_path, monkeypatch):
+    """Two at a time would need the memory of two."""
+    for name in "abc":
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    at_once, most = 0, 0
+    decode = photographs._decode
+
+    def watch(image, name):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.02)
+        pixels = decode(image, name)
+        at_once -= 1
+        return pixels
+
+    monkeypatch.setattr(photographs, "_decode", watch)
+    for limit, expected in ((1200, 3), (1199, 1)):
+        monkeypatch.setattr(photographs, "_LARGE", limit)
+        most = 0
+        files = [tmp_path / f"{name}.png" for name in "abc"]
+        read = read_ahead(read_photograph, files, num_threads=3, depth=3)
+        assert [one().shape for _, one in read] == [(30, 40, 3)] * 3
+        assert most == expected
