@@ -111,6 +111,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.criterion.class_weight = 2.0
     config.criterion.no_object_weight = 0.1
     config.criterion.matcher = "scipy"
+    # Pixels of no segment and of crowds count neither as inside a mask nor as outside. The
+    # release counts them as outside.
+    config.criterion.ignore_void = False
 
     config.mesh = ml_collections.ConfigDict()
     # Devices along each axis; -1 takes what the others leave.

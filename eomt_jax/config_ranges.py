@@ -192,6 +192,7 @@ RANGES = {
     "criterion.class_weight": _WEIGHT,
     "criterion.no_object_weight": _WEIGHT,
     "criterion.matcher": Choice(("scipy", "device")),
+    "criterion.ignore_void": Flag(),
     "mesh.data": Whole(1, 2**20, special=-1),
     "mesh.fsdp": _DEVICES,
     "mesh.tensor": _DEVICES,

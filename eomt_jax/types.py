@@ -33,6 +33,9 @@ class Targets:
       id_map: 0 where a pixel belongs to no target (void, padding, a dropped crowd),
         t + 1 where it belongs to target t. uint8 up to 255 targets, else uint16.
       mask_bits: bit t % 8 of byte t // 8 is set where a pixel belongs to target t.
+
+    Training with `ignore_void` marks void pixels and dropped crowds as a target T that
+    has no row: T + 1 in the id map, or bit T. Padding stays 0.
     """
 
     labels: Int[Array, "B T"]

@@ -69,6 +69,9 @@ class Criterion:
       mask_weight, dice_weight, class_weight: of the parts, in loss and matching alike.
       no_object_weight: of queries without a target in the class loss.
       matcher: "scipy" (host callback) or "device" (losses/assignment.py).
+      ignore_void: points that are void have no weight in mask losses and matching.
+        Targets must be marked, see types.Targets. The release counts void as outside of
+        every mask.
     """
 
     num_points: int = 12544
@@ -79,6 +82,7 @@ class Criterion:
     class_weight: float = 2.0
     no_object_weight: float = 0.1
     matcher: str = "scipy"
+    ignore_void: bool = False
 
     def __post_init__(self):
         if self.matcher not in MATCHERS:
@@ -187,10 +191,11 @@ class Criterion:
         target_values: Float[Array, "P T"],
         labels: Int[Array, " T"],
         points: Float[Array, "P 2"],
+        weights: Float[Array, " P"] | None = None,
     ) -> Float[Array, "Q T"]:
         """What it costs each query to take each target of one image."""
         logits = point_ops.sample_shared(mask_logits, points)
-        bce, dice = mask_losses.pairwise_costs(logits, target_values)
+        bce, dice = mask_losses.pairwise_costs(logits, target_values, weights)
         probs = jax.nn.softmax(class_logits)[:, labels]
         return (
             self.mask_weight * bce + self.dice_weight * dice - self.class_weight * probs
@@ -244,8 +249,12 @@ class Criterion:
         for m, (masks, classes) in enumerate(predictions):
             points = draw(_fold_in(rngs, m))
             values = target_masks.sample_all(targets, points)
-            image_costs = jax.vmap(self.matching_costs)
-            costs.append(image_costs(masks, classes, values, labels, points))
+            inputs = [masks, classes, values, labels, points]
+            if self.ignore_void:
+                image = jnp.arange(len(points))
+                known = target_masks.sample_known(targets, points, image=image)
+                inputs.append(mask_losses.known_weights(jnp.ones_like(known), known))
+            costs.append(jax.vmap(self.matching_costs)(*inputs))
         costs = jax.lax.stop_gradient(jnp.stack(costs))
         return MATCHERS[self.matcher](costs, valid)
 

@@ -36,16 +36,39 @@ def dice(
 
 
 def pairwise_costs(
-    logits: Float[Array, "P Q"], targets: Float[Array, "P T"]
+    logits: Float[Array, "P Q"],
+    targets: Float[Array, "P T"],
+    weights: Float[Array, " P"] | None = None,
 ) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
-    """`binary_cross_entropy` and `dice` of every query with every target."""
-    num_points = logits.shape[0]
+    """`binary_cross_entropy` and `dice` of every query with every target.
+
+    Args:
+      logits: of the queries.
+      targets: from 0 to 1.
+      weights: of the points, at least one of them positive; 1 each by default.
+    """
     probs = jax.nn.sigmoid(logits)
     sum_products = functools.partial(jnp.einsum, "pq,pt->qt", precision="highest")
+    if weights is None:
+        total, softplus = logits.shape[0], _sum_softplus(logits)
+        sum_probs = probs.sum(0)
+    else:
+        total, softplus = weights.sum(), weights @ jax.nn.softplus(logits)
+        sum_probs = weights @ probs
+        targets = targets * weights[:, None]
     products = sum_products(logits, targets)
-    bce = (_sum_softplus(logits)[:, None] - products) / num_points
-    sums = probs.sum(0)[:, None] + targets.sum(0)[None, :]
+    bce = (softplus[:, None] - products) / total
+    sums = sum_probs[:, None] + targets.sum(0)[None, :]
     return bce, 1 - (2 * sum_products(probs, targets) + 1) / (sums + 1)
+
+
+def known_weights(
+    weights: Float[Array, "*shape P"], known: Float[Array, "*shape P"]
+) -> Float[Array, "*shape P"]:
+    """Weights of points without what is void; tiny ones where everything is."""
+    weights = weights * known
+    is_positive = weights.sum(-1, keepdims=True) > 0
+    return jnp.where(is_positive, weights, 1e-6)
 
 
 def _sum_softplus(logits: Float[Array, "P Q"]) -> Float[Array, " Q"]:

@@ -45,6 +45,8 @@ class Options(Protocol):
     def mask_weight(self) -> float: ...
     @property
     def dice_weight(self) -> float: ...
+    @property
+    def ignore_void(self) -> bool: ...
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -138,6 +140,10 @@ def _run(
             image=image.reshape(-1),
             target=target.reshape(-1),
         )
+
+        if options.ignore_void:
+            known = target_masks.sample_known(targets, points, image=image.reshape(-1))
+            weights = mask_losses.known_weights(weights, known)
 
         def losses(sampled):
             mask = mask_losses.binary_cross_entropy(sampled, values, weights)

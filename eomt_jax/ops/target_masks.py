@@ -73,6 +73,23 @@ def sample_each(
     return values
 
 
+def sample_known(
+    targets: Targets, points: Float[Array, "N P 2"], *, image: Int[Array, " N"]
+) -> Float[Array, "N P"]:
+    """1 where a point is of the targets or of none of them, 0 where it is void.
+
+    Args:
+      targets: of a batch whose samples were made with `mark_void`.
+      points: (y, x) in [0, 1].
+      image: which image of the batch, for each set of points.
+    """
+    target = jnp.full_like(image, targets.labels.shape[1])
+    void = sample_each(targets, points, image=image, target=target)
+    # At the border some neighbours lie outside, and the others' weights sum to less.
+    _, weights = neighbours(points, _size(targets))
+    return 1.0 - void / weights.sum(-1)
+
+
 def _masks(targets: Targets) -> jax.Array:
     masks = targets.id_map if targets.id_map is not None else targets.mask_bits
     if masks is None:

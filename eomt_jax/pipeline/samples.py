@@ -59,6 +59,7 @@ class TrainOptions:
       max_targets: rows of the padded targets; a photograph with more is an error. 0:
         the most segments of any photograph prepared.
       on_damaged: "stop" raises DamagedImageError; "replace" takes another photograph.
+      mark_void: targets say which pixels are void or a crowd's (see types.Targets).
     """
 
     image_size: int
@@ -66,6 +67,7 @@ class TrainOptions:
     color_jitter: bool = False
     max_targets: int = 0
     on_damaged: Literal["stop", "replace"] = "stop"
+    mark_void: bool = False
 
     def __post_init__(self):
         low, high = self.scale_range
@@ -163,6 +165,7 @@ class TrainSampler:
                 is_crowd=record.is_crowd,
                 size=(size, size),
                 max_targets=self.max_targets,
+                mark_void=options.mark_void,
             ),
             "valid": np.bool_(True),
             "example_index": np.int32(index),

@@ -34,7 +34,12 @@ class SegmentMasks(abc.ABC):
 
     @abc.abstractmethod
     def compact(
-        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+        self,
+        keep: Bool[np.ndarray, " T"],
+        size: tuple[int, int],
+        max_targets: int,
+        *,
+        mark_void: bool = False,
     ) -> SampleTargets:
         """The field of `Targets` with the kept segments, renumbered without gaps.
 
@@ -42,6 +47,9 @@ class SegmentMasks(abc.ABC):
           keep: which segments; the others' pixels become no one's.
           size: (height, width) of the padded result, with the masks in its top left.
           max_targets: the most that are ever kept.
+          mark_void: the photograph's pixels of no kept segment belong to a target past
+            the last, number max_targets. Of segments that may overlap, where nobody
+            says which pixels are void, these are the pixels of dropped ones.
         """
 
 
@@ -69,10 +77,16 @@ class IdMap(SegmentMasks):
         return seen[1:]
 
     def compact(
-        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+        self,
+        keep: Bool[np.ndarray, " T"],
+        size: tuple[int, int],
+        max_targets: int,
+        *,
+        mark_void: bool = False,
     ) -> SampleTargets:
-        dtype = id_map_dtype(max_targets)
-        renumbered = np.zeros(keep.size + 1, dtype)
+        dtype = id_map_dtype(max_targets + mark_void)
+        nobody = max_targets + 1 if mark_void else 0
+        renumbered = np.full(keep.size + 1, nobody, dtype)
         renumbered[1:][keep] = np.arange(1, keep.sum() + 1)
         height, width = self.ids.shape
         padded = np.zeros(size, dtype)
@@ -112,14 +126,25 @@ class MaskBits(SegmentMasks):
         return self._unpack(np.bitwise_or.reduce(self.bits, axis=(0, 1)))
 
     def compact(
-        self, keep: Bool[np.ndarray, " T"], size: tuple[int, int], max_targets: int
+        self,
+        keep: Bool[np.ndarray, " T"],
+        size: tuple[int, int],
+        max_targets: int,
+        *,
+        mark_void: bool = False,
     ) -> SampleTargets:
-        bits = self.bits
+        bits, is_void = self.bits, None
         if not keep.all():
-            bits = self.pack(self._unpack(bits)[..., keep]).bits
+            masks = self._unpack(bits)
+            is_void = masks[..., ~keep].any(-1) & ~masks[..., keep].any(-1)
+            bits = self.pack(masks[..., keep]).bits
         height, width, num_bytes = bits.shape
-        padded = np.zeros((*size, num_mask_bytes(max_targets)), np.uint8)
+        num_padded = num_mask_bytes(max_targets + mark_void)
+        padded = np.zeros((*size, num_padded), np.uint8)
         padded[:height, :width, :num_bytes] = bits
+        if mark_void and is_void is not None:
+            byte, bit = divmod(max_targets, 8)
+            padded[:height, :width, byte] |= is_void.astype(np.uint8) << bit
         return {"mask_bits": padded}
 
     def _unpack(self, bits: np.ndarray) -> np.ndarray:
@@ -153,6 +178,7 @@ def compact_targets(
     is_crowd: Bool[np.ndarray, " T"],
     size: tuple[int, int],
     max_targets: int,
+    mark_void: bool = False,
 ) -> SampleTargets:
     """Keeps some segments, renumbers them without gaps and pads.
 
@@ -163,6 +189,7 @@ def compact_targets(
       is_crowd: of each segment.
       size: (height, width) of the padded masks, which lie in its top left.
       max_targets: rows of the padded vectors.
+      mark_void: see SegmentMasks.compact.
 
     Returns:
       The fields of `Targets` for one image.
@@ -175,11 +202,14 @@ def compact_targets(
         padded[:num_targets] = values
         return padded
 
+    compact = {}
+    if masks is not None:
+        compact = masks.compact(keep, size, max_targets, mark_void=mark_void)
     return {
         "labels": pad(labels[keep], np.int32),
         "valid": pad(np.ones(num_targets, bool), np.bool_),
         "is_crowd": pad(is_crowd[keep], np.bool_),
-        **(masks.compact(keep, size, max_targets) if masks is not None else {}),
+        **compact,
     }
 
 

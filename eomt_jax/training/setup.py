@@ -122,6 +122,7 @@ class Setup:
             color_jitter=config.augmentation.color_jitter,
             max_targets=config.dataset.max_targets or max(1, self.info.max_segments),
             on_damaged=config.dataset.on_damaged,
+            mark_void=config.criterion.ignore_void,
         )
 
     def train_batches(self, *, start_example: int) -> loader.BatchIterator:

@@ -126,3 +126,30 @@ def test_targets_without_masks_have_labels_alone():
         max_targets=4,
     )
     assert set(compact) == {"labels", "valid", "is_crowd"}
+
+
+def test_compact_targets_mark_void_and_dropped_segments():
+    """Padding stays 0, so that masks learn to end at the photograph's border."""
+    masks = targets.IdMap(np.array([[0, 1], [2, 3]], np.uint8), 3)
+    keep = np.array([True, False, True])
+    found = masks.compact(keep, (3, 3), 254, mark_void=True)["id_map"]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, [[255, 1, 0], [255, 2, 0], [0, 0, 0]])
+    found = masks.compact(keep, (2, 2), 255, mark_void=True)["id_map"]
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, [[256, 1], [256, 2]])
+
+
+@pytest.mark.parametrize("max_targets", [2, 7, 8])
+def test_mask_bits_mark_pixels_of_dropped_segments_alone(max_targets):
+    # Left: the kept one; both in the middle; right: the dropped one; none below.
+    masks = np.zeros((2, 3, 2), bool)
+    masks[0, :2, 0], masks[0, 1:, 1] = True, True
+    keep = np.array([True, False])
+    bits = targets.MaskBits.pack(masks)
+    found = bits.compact(keep, (3, 4), max_targets, mark_void=True)["mask_bits"]
+    assert found.shape == (3, 4, max_targets // 8 + 1)
+    unpacked = np.unpackbits(found, axis=-1, bitorder="little")
+    expected = np.zeros_like(unpacked)
+    expected[0, :2, 0], expected[0, 2, max_targets] = 1, 1
+    np.testing.assert_array_equal(unpacked, expected)
