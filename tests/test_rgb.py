@@ -96,7 +96,7 @@ def test_readers_refuse_formats_that_are_not_named(tmp_path, encoded):
         read_photograph(tmp_path / "holiday.jpg")
     with pytest.raises(ValueError, match="no picture that can be read"):
         decode_image(encoded)
-    with pytest.raises(ValueError, match=r"holiday\.jpg is no picture"):
+    with pytest.raises(ValueError, match=r"holiday\.jpg is (no picture|empty)"):
         check_photograph(encoded, file="holiday.jpg")
     assert stored_and_upright_size(encoded) is None
     assert turn_upright(encoded, size=(8, 8), note=print) == encoded
