@@ -146,10 +146,7 @@ def format_table() -> str:
         names = [plan.recipe, *(a for a, b in SAME.items() if b == plan.recipe)]
         recipe = ", ".join(f"`{name}`" for name in names)
         if plan.file.exists():
-            result = json.loads(plan.file.read_text())
-            if not all(program.get("attention") for program in result["programs"]):
-                recipe += " *"
-            lines.append(_row(recipe, result))
+            lines.append(_row(recipe, json.loads(plan.file.read_text())))
         else:
             rest.append(f"{recipe} on {plan.slice_name}")
     if rest:
