@@ -160,7 +160,7 @@ class CocoFormat(CocoBuilder):
         return {split: finders[path] for split, path in paths.items()}
 
     def _split(self, readers: Mapping[str, CocoReader]) -> dict[str, list[PlanItem]]:
-        """What each split holds: its own JSON's images, or some drawn from training's.
+        """Returns each split's images: its own JSON's, or some drawn from training's.
 
         Crowds alone can't be measured on, so such photographs aren't drawn from.
         """

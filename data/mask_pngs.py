@@ -1,4 +1,4 @@
-"""What PNGs of masks hold: numbers in one channel, or colours in three.
+"""Reads PNGs of masks, which hold numbers in one channel, or colours in three.
 
 Legend: H W pixels.
 """
@@ -22,7 +22,7 @@ _INDEX_MODES = ("1", "L", "P", "I;16", "I")
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """What a PNG of masks holds: numbers, colours, or numbers with a palette of colours.
+    """Pixels of a PNG of masks: numbers, colours, or numbers with a palette of colours.
 
     Attributes:
       indices: uint16 [H, W]; None of a PNG with three channels.

@@ -18,7 +18,7 @@ class DamagedPhotographError(ValueError):
 
 
 def read_file(read: Callable[[], bytes]) -> bytes:
-    """What `read` returns of a photograph's file in a folder or archive.
+    """Returns the bytes of a photograph's file, which `read` takes from its source.
 
     Raises:
       DamagedPhotographError: it raises ValueError, as where a checksum fails.

@@ -57,8 +57,10 @@ def match_names(wanted: Collection[str], names: Collection[str]) -> dict[str, st
 
 
 def common_addition(wanted: Collection[str], names: Collection[str]) -> tuple[str, str]:
-    """What most of `names` have before and after a wanted one; two empty strings where
-    there is nothing, or no single answer."""
+    """Returns the texts that most of `names` have before and after a wanted name.
+
+    Both are empty where there is nothing, or no single answer.
+    """
     there = set(names)
     probes = sorted(wanted, key=lambda name: (-len(name), name))[:_NUM_PROBES]
     candidates: set[tuple[str, str]] = set()

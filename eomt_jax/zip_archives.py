@@ -34,7 +34,7 @@ def open_zip(stream: Any) -> zipfile.ZipFile:
         than is stored.
     """
     try:
-        # What ZipFile itself looks for first; it then reads a table of any length.
+        # ZipFile looks for this record first, and then reads a table of any length.
         found: Any = getattr(zipfile, "_EndRecData")(stream)  # noqa: B009
         if found and found[5] > MAX_TABLE:
             raise zipfile.BadZipFile(

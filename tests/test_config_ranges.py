@@ -13,7 +13,7 @@ from eomt_jax.training import moments
 from eomt_jax.training.initialization import CLASS_HEAD_CHOICES
 from tests.configs.golden import RECIPES, fields, get_config
 
-# What no field takes, whatever its type.
+# No field takes any of these, whatever its type.
 NEVER = (math.nan, math.inf, -math.inf, 1e30, -1e30, None, [], "a\0b", -2)
 
 

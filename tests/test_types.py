@@ -1,4 +1,4 @@
-"""What a dataset says of itself is read with its types or refused by its field."""
+"""A dataset's description is read with its types, or refused by its field."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What an evaluation of a training takes from the training's own config."""
+"""Takes the fields that a score depends on from the config of the training."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,7 +9,7 @@ from eomt_jax import json_files
 
 CONFIG_FILE = "config.json"
 
-# What a score depends on and the weights don't say.
+# Scores depend on these fields, and the weights don't hold them.
 FIELDS = (
     "image_size",
     "model.dtype",

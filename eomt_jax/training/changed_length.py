@@ -1,4 +1,4 @@
-"""What becomes of a run's schedules when it goes on with another length."""
+"""Says where a run's schedules jump to when it goes on with another length."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a step takes here, measured."""
+"""Measures the time and the memory of a training step on the devices at hand."""
 
 import time
 from typing import Any, NamedTuple

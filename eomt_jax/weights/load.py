@@ -231,8 +231,6 @@ def _refit(
 
 def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
     """A ViT of stored fields and overrides; ValueError names `path`."""
-    # Networks once stored whether they ran on a CPU, which programs now find out.
-    fields = {name: x for name, x in fields.items() if name != "on_cpu"}
     for name in LARGEST.keys() & fields.keys():
         check_number(path, name, fields[name])
     try:

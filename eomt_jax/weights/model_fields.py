@@ -15,7 +15,8 @@ from eomt_jax.weights.architecture import LARGEST, check_number
 
 _KINDS: dict[str, type[nn.Module]] = {"EoMT": EoMT, "ViT": ViT}
 _ALWAYS = ("image_size", "patch_size")  # which their defaults would make others
-_FORMER = {"on_cpu": bool}  # written once, and without a meaning now
+# Networks once stored whether they ran on a CPU, which programs now find out.
+_FORMER = {"on_cpu": bool}
 _CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
     "mlp_type": ("gelu", "swiglu"),
@@ -62,6 +63,15 @@ def check_fields(source: str, kind: Any, fields: Any) -> None:
         )
     for name, value in fields.items():
         _check_field(source, name, value, known[name])
+
+
+def without_former(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields without those that networks had once and have no more."""
+    return {
+        name: without_former(value) if name == "vit" else value
+        for name, value in fields.items()
+        if name not in _FORMER
+    }
 
 
 def _check_field(source: str, name: str, value: Any, wanted: Any) -> None:

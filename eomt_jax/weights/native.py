@@ -23,7 +23,7 @@ from etils import epath
 from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
-from eomt_jax.weights.model_fields import check_fields
+from eomt_jax.weights.model_fields import check_fields, without_former
 
 # orbax is imported where it is used: it takes a second, and a single file needs none.
 
@@ -89,7 +89,7 @@ class ModelConfig:
                 f"{VERSION}."
             )
         check_fields(source, kind, fields)
-        return cls(fields, kind, info, str(checksum or ""))
+        return cls(without_former(fields), kind, info, str(checksum or ""))
 
 
 def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:

@@ -203,7 +203,7 @@ def _read_processor(source: epath.Path) -> dict[str, Any]:
 
 
 def _read_native(path: epath.PathLike) -> Stored:
-    """What a checkpoint of ours holds."""
+    """Reads a checkpoint of ours."""
     config = native.read_model_config(path)
     step, notes = native.chosen_step(path)
     params = native.read_params(step)

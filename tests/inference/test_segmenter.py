@@ -14,7 +14,6 @@ from eomt_jax.inference.runner import Runner
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.models.eomt import EoMT
-from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.models.vit import ViT
 from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.records import Record
@@ -23,7 +22,6 @@ from eomt_jax.weights import native
 from tests.inference.channel_network import (
     INFO,
     SIZE,
-    TRACES,
     BrightestChannel,
     channel_params,
 )
@@ -146,79 +144,6 @@ def test_segmenter_of_several_equals_one_by_one(task):
         alone = segmenter()(image, task=task, threshold=0.1)
         np.testing.assert_array_equal(result.image, image)
         assert_same(result.segmentation, alone.segmentation)
-
-
-@pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_segmenter_computes_the_part_that_shows_the_photograph(task, monkeypatch):
-    fitted = Segmenter(*random_eomt(), INFO, skip_padding=True)
-    seen = []
-    logits = fitted.network.logits
-
-    def spy(images, **options):
-        seen.extend(images)
-        return logits(images, **options)
-
-    monkeypatch.setattr(fitted.network, "logits", spy)
-    # 40 × 100 pixels become 13 × 32: one of two rows of patches, three rows of it black.
-    image = np.full((40, 100, 3), 200, np.uint8)
-    fitted(image, task=task)
-    fitted(image.swapaxes(0, 1), task=task)
-    fitted(image, task="semantic")
-    assert [x.shape[:2] for x in seen] == [(16, 32), (32, 16), *[(32, 32)] * 3]
-    assert (seen[0][:13] == 200).all() and not seen[0][13:].any()
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_segmenter_square_photograph_is_the_same_without_its_padding(task):
-    model, params = random_eomt()
-    one, other = (
-        Segmenter(model, params, INFO, skip_padding=skip)(
-            photograph((50, 50)), task=task, threshold=0.0
-        )
-        for skip in (True, False)
-    )
-    for a, b in zip(one.segments, other.segments, strict=True):
-        assert (a.score, a.area, a.class_name) == (b.score, b.area, b.class_name)
-    np.testing.assert_array_equal(one.id_map, other.id_map)
-    np.testing.assert_array_equal(one.masks, other.masks)
-
-
-@pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_segmenter_masks_of_kept_queries_give_the_segments_of_all(task, monkeypatch):
-    image = photograph((40, 100))
-    of_kept, of_all = (
-        Segmenter(*random_eomt(), INFO, skip_padding=True) for _ in range(2)
-    )
-    logits, forms = of_all.network.logits, []
-
-    def all_masks(images, *, factored):
-        rows = logits(images)
-        forms.append((factored, rows[0][0].shape))
-        return rows
-
-    monkeypatch.setattr(of_all.network, "logits", all_masks)
-    ((kept_masks, _),) = of_kept.network.logits([image[:16, :32]], factored=True)
-    assert isinstance(kept_masks, MaskFactors)
-    found, expected = (
-        one(image, task=task, threshold=0.1) for one in (of_kept, of_all)
-    )
-    assert forms == [(True, (6, 4, 8))]
-    assert_same(found.segmentation, expected.segmentation)
-    assert found.segments
-
-
-@pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_segmenter_photographs_of_one_input_share_programs(task):
-    fresh = Segmenter(BrightestChannel(), channel_params(), INFO, skip_padding=True)
-    fresh(photograph((24, 40)), task=task)
-    before, num_traces = fresh.network.compile_seconds, len(TRACES)
-    # All become 18 to 20 rows of 32 pixels.
-    for size in [(20, 32), (180, 320), (23, 40)]:
-        fresh(photograph(size), task=task)
-    assert (fresh.network.compile_seconds, len(TRACES)) == (before, num_traces)
-    fresh(photograph((40, 24)), task=task)
-    assert len(TRACES) == num_traces + 1
-    assert TRACES[-1] == (1, SIZE, 20, 3)
 
 
 def test_segmenter_takes_arrays_paths_and_images(tmp_path):
@@ -396,50 +321,3 @@ def test_from_checkpoint_keeps_compiled_programs(checkpoint, cache):
 def _append_misses(misses, event, **_):
     if event == "/jax/compilation_cache/cache_misses":
         misses.append(event)
-
-
-def instances_of(masks, **options):
-    """What a Segmenter makes of mask logits, each query's with another probability."""
-    masks = np.asarray(masks, np.float32)
-    model = random_eomt()[0].clone(num_queries=len(masks))
-    segmenter = Segmenter(model, {}, INFO, task="instance", **options)
-    classes = np.random.default_rng(0).normal(0, 1, (len(masks), 5)).astype(np.float32)
-    logits = [(masks, classes)]
-    return segmenter.network.post_process(logits, (24, 32), (30, 40), "instance", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("num_queries", "max_instances", "expected"),
-    [(150, None, 150), (20, None, 40), (60, None, 100), (150, 7, 7)],
-)
-def test_segmenter_gives_as_many_instances_as_there_are_queries(
-    monkeypatch, num_queries, max_instances, expected
-):
-    """Of two classes of things each; with fewer queries there may be 100."""
-    monkeypatch.setattr(EoMT, "inference_params", lambda self, params: params)
-    masks = np.full((num_queries, 8, 8), 5.0)
-    assert len(instances_of(masks, max_instances=max_instances).labels) == expected
-
-
-def test_segmenter_keeps_the_best_of_duplicates(monkeypatch):
-    monkeypatch.setattr(EoMT, "inference_params", lambda self, params: params)
-    masks = np.full((6, 8, 8), -5.0)
-    masks[:3, :4], masks[3:, 4:] = 5.0, 5.0
-    assert len(instances_of(masks).labels) == 12
-    kept = instances_of(masks, nms_iou=0.7)
-    # One of each class on each of the two places.
-    assert sorted(kept.labels) == [0, 0, 1, 1]
-    assert kept.masks.sum((1, 2)).max() < 30 * 40
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"nms_iou": 0.0}, "nms_iou is 0.0; it must be above 0 and at most 1"),
-        ({"nms_iou": 1.5}, "nms_iou is 1.5; it must be above 0 and at most 1"),
-        ({"max_instances": 0}, "max_instances is 0; it must be at least 1"),
-    ],
-)
-def test_segmenter_refuses_limits_that_are_none(options, message):
-    with pytest.raises(ValueError, match=message):
-        Segmenter(*random_eomt(), INFO, **options)

@@ -12,7 +12,7 @@ from eomt_jax.losses.criterion import Criterion
 from eomt_jax.pipeline.targets import num_mask_bytes
 from eomt_jax.types import Outputs, Targets
 
-# What is compared here agrees to the last digits.
+# These comparisons hold to the last digits.
 pytestmark = pytest.mark.usefixtures("optimized_programs")
 
 SIDE, NUM_TARGETS = 32, 8
@@ -41,7 +41,7 @@ def make_targets(right, *, as_bits=False):
 
 
 def value_and_gradient(criterion, targets, right_logits):
-    """Of two queries, the first of which suits the target's half better."""
+    """The loss of two queries, the first of which suits the target's half better."""
     masks = np.stack([np.full((8, 8), 2.0), np.full((8, 8), -1.0)])[None]
     masks[..., 4:] = right_logits
 
@@ -97,7 +97,7 @@ def test_without_void_the_loss_is_the_releases(right):
 
 
 def test_photograph_of_void_alone_gives_a_finite_loss():
-    """As a crop may show of a target that lies behind its border by less than a pixel."""
+    """A crop may show less than a pixel of a target."""
     targets = make_targets(RIGHT)
     targets = targets.replace(id_map=jnp.full_like(targets.id_map, RIGHT))
     loss, gradient = value_and_gradient(IGNORING, targets, 1.0)
