@@ -47,9 +47,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.augmentation.color_jitter = False
 
     config.model = ml_collections.ConfigDict()
+    # The kind of network, see eomt_jax/models/registry.py.
+    config.model.name = "eomt"
     config.model.variant = "large"
     config.model.patch_size = 16
     config.model.num_queries = 200
+    # Layers with masked attention, in an EoMT the blocks that see the queries; 0 takes
+    # the number of the checkpoint or else of the variant.
+    config.model.num_masked_layers = 0
     # Of the network's activations; parameters, norms and losses are float32 always.
     config.model.dtype = "bfloat16"
     # Recompute blocks and predictions in the backward pass: slower, much less memory.

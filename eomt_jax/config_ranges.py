@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from eomt_jax.models import variants
+from eomt_jax.models import registry, variants
 from eomt_jax.types import TASKS
 
 # Schedules are computed in float32, which counts exactly up to here.
@@ -128,6 +128,17 @@ class Variant:
         return f"one of {', '.join(variants.VARIANTS)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class NetworkName:
+    """The name of a kind of network, looked up when it is checked."""
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, str) and value in registry.names()
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(registry.names())}"
+
+
 _EVERY_STEPS = Whole(0, _MAX_STEPS)
 _WEIGHT = Real(0.0, 1e6, above=True)
 _POWER = Real(0.0, 100.0, above=True)
@@ -157,9 +168,11 @@ RANGES = {
     "dataset.max_targets": Whole(0, 65_536),
     "augmentation.scale_range": Span(0.01, 100.0),
     "augmentation.color_jitter": Flag(),
+    "model.name": NetworkName(),
     "model.variant": Variant(),
     "model.patch_size": Whole(1, 256),
     "model.num_queries": Whole(1, 65_536),
+    "model.num_masked_layers": Whole(0, 1000),
     "model.dtype": Choice(("bfloat16", "float16", "float32")),
     "model.remat": Flag(),
     "init.backbone": Text(),

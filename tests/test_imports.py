@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -68,6 +69,14 @@ def test_arrows_inside_the_library_point_down():
             target = name.split(".")[1]
             if target in ALLOWED and "*" not in allowed:
                 assert target in allowed, f"{path} imports {name}"
+
+
+def test_only_models_weights_and_tools_name_a_network_or_its_parameters():
+    name = re.compile(r"EoMT\b|\bvit/|\.vit\b|\"vit\"|block_\d|block_\{|\"block_")
+    for package in ("training", "parallel", "evaluation", "inference", "losses"):
+        for path in (ROOT / "eomt_jax" / package).rglob("*.py"):
+            found = name.search(path.read_text())
+            assert not found, f"{path} names {found}"
 
 
 def test_allowed_imports_have_no_cycle():

@@ -151,7 +151,9 @@ def _compile_eval(run: Setup, target: Target) -> Program:
         batch = _as_shapes(next(batches), config.eval.batch_size, run)
     state = run.abstract_state()
     start = time.monotonic()
-    traced = Runner(model, info, task=task, mesh=run.mesh).trace(state.params, batch)
+    traced = Runner(model, info, task=task, mesh=run.mesh).trace(
+        state.network_params, batch
+    )
     held = {
         "parameters": local_bytes(state.params),
         "optimizer": local_bytes(state.opt_state),

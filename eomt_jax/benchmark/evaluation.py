@@ -12,7 +12,7 @@ from eomt_jax.benchmark.timing import Timing, format_ratios, take_turns
 from eomt_jax.evaluation.evaluator import evaluate
 from eomt_jax.evaluation.tables import Results
 from eomt_jax.inference.runner import Runner, last_logits
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
@@ -102,7 +102,7 @@ class Evaluation:
 
 
 def measure(
-    model: EoMT,
+    model: Network,
     params: Any,
     source: Source,
     *,
@@ -121,7 +121,7 @@ def measure(
     class head loses it first.
 
     Args:
-      model: an EoMT.
+      model: the network.
       params: its parameters, on the first device.
       source: a split with panoptic annotations.
       num_images: the first so many.
@@ -147,7 +147,7 @@ def measure(
         return eval_batches(
             source,
             global_batch_size=min(batch_size, num_images),
-            image_size=model.vit.image_size[0],
+            image_size=model.image_size[0],
             num_examples=num_images,
             num_threads=num_threads,
         )

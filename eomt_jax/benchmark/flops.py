@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.platform import ANY, tracing_for
 from eomt_jax.training.state import param_shapes
 
@@ -49,21 +49,21 @@ def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
     return total
 
 
-def forward_flops(model: EoMT, *, training: bool) -> float:
+def forward_flops(model: Network, *, training: bool) -> float:
     """Counts the FLOPs of a network's forward pass for one image.
 
     Args:
-      model: an EoMT.
+      model: the network.
       training: with masked attention and a prediction before each of its blocks;
         otherwise with the last prediction alone.
     """
     params = param_shapes(model)
-    images = jax.ShapeDtypeStruct((1, *model.vit.image_size, 3), "uint8")
+    images = jax.ShapeDtypeStruct((1, *model.image_size, 3), "uint8")
 
     def forward(params: Any, images: jax.Array, key: jax.Array) -> Any:
         if not training:
             return model.apply({"params": params}, images)
-        probs = jax.numpy.ones(model.num_query_blocks)
+        probs = jax.numpy.ones(model.num_masked_layers)
         return model.apply(
             {"params": params}, images, mask_probs=probs, rngs={"mask": key}
         )

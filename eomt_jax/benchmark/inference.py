@@ -11,7 +11,7 @@ from eomt_jax.benchmark.flops import forward_flops
 from eomt_jax.benchmark.timing import MatrixRate, Timing, format_ratios, take_turns
 from eomt_jax.inference.runner import last_logits
 from eomt_jax.inference.token_grids import TokenGrids
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 
 OURS, PEAK = "eomt_jax", "matrix product"
 # A photograph of 4:3, of whose padding nothing is computed.
@@ -46,7 +46,7 @@ class Inference:
 
 
 def measure(
-    model: EoMT,
+    model: Network,
     params: Any,
     *,
     batch_sizes: Sequence[int],
@@ -60,7 +60,7 @@ def measure(
     this small has no such part; the others do the whole input.
 
     Args:
-      model: an EoMT.
+      model: the network.
       params: its parameters in float32, on the device.
       batch_sizes: one result each.
       rounds: in which all take turns.
@@ -73,11 +73,11 @@ def measure(
     )
     grids = TokenGrids.of(model)
     height, width = grids.smallest((grids.image_size * 3 // 4, grids.image_size))
-    flops, rate = forward_flops(model, training=False), MatrixRate(model.vit.dtype)
+    flops, rate = forward_flops(model, training=False), MatrixRate(model.dtype)
     rng = np.random.default_rng(seed)
     results = []
     for batch_size in batch_sizes:
-        shape = (batch_size, *model.vit.image_size, 3)
+        shape = (batch_size, *model.image_size, 3)
         images = rng.integers(0, 256, shape, np.uint8)
         on_device = jax.device_put(images)
 

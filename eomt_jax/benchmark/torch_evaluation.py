@@ -11,7 +11,7 @@ from jaxtyping import Integer
 
 from eomt_jax.benchmark.evaluation import Score
 from eomt_jax.benchmark.torch_rival import Rival
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.pipeline.samples import Source, load
 
 
@@ -107,7 +107,7 @@ class TorchEvaluation:
 def make_rivals(
     params: Any,
     *,
-    model: EoMT,
+    model: Network,
     criterion: Any,
     source: Source,
     modes: Sequence[str],
@@ -131,7 +131,7 @@ def make_rivals(
             rival.network(mode),
             source,
             num_images=num_images,
-            image_size=model.vit.image_size[0],
+            image_size=model.image_size[0],
             score_threshold=score_threshold,
             device=rival.device,
             dtype=rival.dtype,

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.weights import huggingface
 
 
-def create_network(model: EoMT, params: Any, criterion: Any) -> Any:
+def create_network(model: Network, params: Any, criterion: Any) -> Any:
     """transformers' network with our architecture, weights and loss settings.
 
     Args:
@@ -33,6 +33,7 @@ def create_network(model: EoMT, params: Any, criterion: Any) -> Any:
             transformers.EomtDinov3ForUniversalSegmentation,
         ),
     }
+    model = huggingface.as_eomt(model)
     fields = huggingface.network_config(model)
     config_class, network_class = classes[fields.pop("model_type")]
     config = config_class(

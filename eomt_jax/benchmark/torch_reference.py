@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from eomt_jax.benchmark import curves
 from eomt_jax.benchmark.torch_network import create_network
 from eomt_jax.cli import config_flag
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.logging import MetricsWriter, Scalars, say
@@ -97,7 +97,7 @@ class Reference:
         self._mask_probs = mask_probs_schedule(
             config,
             total_steps=run.total_steps,
-            num_query_blocks=model.num_query_blocks,
+            num_masked_layers=model.num_masked_layers,
         )
         self._parts: list[Mapping[str, Any]] = []
         get_loss_dict = self.network.get_loss_dict
@@ -149,18 +149,18 @@ class Reference:
         return metrics | {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
 
 
-def _create_adamw(network: Any, model: EoMT, params: PyTree, options: Any) -> Any:
+def _create_adamw(network: Any, model: Network, params: PyTree, options: Any) -> Any:
     import torch
 
     rates = flax.traverse_util.flatten_dict(
         optimizer.leaf_rates(
-            params,
+            model.parameter_groups(params),
             layer_decay=options.layer_decay,
             undecayed_blocks=options.undecayed_blocks,
         ),
         sep="/",
     )
-    tensors = huggingface.named_tensors(model, params)
+    tensors = huggingface.named_tensors(huggingface.as_eomt(model), params)
     groups = {}
     for name, parameter in network.named_parameters():
         if parameter.numel():

@@ -8,7 +8,7 @@ import numpy as np
 
 from eomt_jax.benchmark.torch_network import create_network
 from eomt_jax.benchmark.torch_reference import pixel_values
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 
 # How torch.compile is called; eager isn't compiled.
 MODES: dict[str, dict[str, Any] | None] = {
@@ -26,7 +26,7 @@ class Rival:
       dtype: torch's, of parameters and activations.
     """
 
-    def __init__(self, model: EoMT, params: Any, criterion: Any):
+    def __init__(self, model: Network, params: Any, criterion: Any):
         """
         Args:
           model: ours, whose architecture, dtype and weights it takes.

@@ -87,10 +87,10 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
         data = (time.perf_counter() - begin) / num_batches
     batch = place_batch(host_batch, run.mesh)
     state = run.create_state()
-    params = jax.device_get(state.params)
+    params = jax.device_get(state.network_params)
 
     mask_probs = mask_probs_schedule(
-        config, total_steps=run.total_steps, num_query_blocks=model.num_query_blocks
+        config, total_steps=run.total_steps, num_masked_layers=model.num_masked_layers
     )
     criterion = Criterion(**config.criterion)
     loss = make_loss(model, criterion, mask_probs_fn=mask_probs, mesh=run.mesh)
@@ -106,17 +106,20 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
             rows=rows,
             rngs={"mask": jax.random.key(0), "positions": jax.random.key(1)},
             mesh=run.mesh,
+            rules=model.partition_rules(),
         )
 
     def total(params: Any, batch: Batch) -> Any:
-        return loss(
+        value, (metrics, _) = loss(
             params,
+            state.batch_stats,
             batch,
             rng=state.rng,
             step=jnp.int32(0),
             rows=rows,
             normalizers=normalizers,
         )
+        return value, metrics
 
     functions = {
         FORWARD: forward,
@@ -124,7 +127,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
         GRADIENT: jax.grad(total, has_aux=True),
     }
     programs = {
-        name: jax.jit(function).lower(state.params, batch).compile()
+        name: jax.jit(function).lower(state.network_params, batch).compile()
         for name, function in functions.items()
     }
 
@@ -136,7 +139,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
 
         return jax.value_and_grad(of_outputs)(outputs)
 
-    outputs = programs[FORWARD](state.params, batch)
+    outputs = programs[FORWARD](state.network_params, batch)
     targets = jax.device_put(host_batch.targets, jax.devices()[0])
     alone = {
         name: functools.partial(
@@ -155,9 +158,9 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
             return metrics
 
         def part(name: str) -> Any:
-            return lambda: programs[name](state.params, batch)
+            return lambda: programs[name](state.network_params, batch)
 
-        rate = MatrixRate(model.vit.dtype)
+        rate = MatrixRate(model.dtype)
         jobs = {OURS: ours, PEAK: rate, **{name: part(name) for name in programs}}
         jobs |= alone
         if torch_modes:

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from eomt_jax.pipeline.info_sources import open_info
-from eomt_jax.weights.load import Loaded, open_eomt
+from eomt_jax.weights.load import Loaded, open_network
 
 # Fields of the model that shapes don't tell and a checkpoint's config may not either.
 NUMBERS = {
@@ -56,14 +56,14 @@ def open_checkpoint(options: argparse.Namespace, **fields: Any) -> Loaded:
 
     Args:
       options: parsed.
-      **fields: further ones for `open_eomt`.
+      **fields: further ones for `open_network`.
 
     Raises:
-      ValueError: as `open_eomt` and `open_info`, or the dataset has another number of
+      ValueError: as `open_network` and `open_info`, or the dataset has another number of
         classes.
     """
     info = open_info(options.dataset) if options.dataset else None
-    loaded = open_eomt(
+    loaded = open_network(
         options.checkpoint, backbone=options.backbone, **overrides(options), **fields
     )
     if info is None:

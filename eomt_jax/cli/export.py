@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for note in loaded.notes:
         print(f"note: {note}")
-    height, width = loaded.model.vit.image_size
+    height, width = loaded.model.image_size
     print(
         f"{options.out}: {options.batch or 'any number of'} images of {height} x {width} "
         f"pixels a call, {options.dtype}, on {options.platforms.replace(',', ', ')}."

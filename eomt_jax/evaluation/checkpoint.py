@@ -28,7 +28,7 @@ from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.types import DatasetInfo, Task
 from eomt_jax.weights import native
-from eomt_jax.weights.load import Loaded, open_eomt
+from eomt_jax.weights.load import Loaded, open_network
 
 
 def evaluate_checkpoint(
@@ -51,7 +51,7 @@ def evaluate_checkpoint(
     Args:
       config: a ConfigDict as configs/common.py lists it.
       path: work directory of a training, of whose steps the best counts where it kept
-        the best, else the newest; or anything else that `weights.load.open_eomt` takes.
+        the best, else the newest; or anything else that `weights.load.open_network` takes.
       backbone: what the checkpoint holds differences to, see there.
       split: of the prepared dataset; config.dataset.eval_split by default.
       task: what is measured; config.eval.task by default, and where that is "" what the
@@ -98,7 +98,7 @@ def evaluate_checkpoint(
     )
     check_replaceable(out, data.name, split)
     size = (config.image_size, config.image_size)
-    opened = open_eomt(
+    opened = open_network(
         checkpoint, backbone=backbone, image_size=size, dtype=config.model.dtype
     )
     _check_classes(opened, info, checkpoint)
@@ -116,7 +116,7 @@ def evaluate_checkpoint(
         if num_pictures:
             folder = out.parent / f"{out.stem}_pictures"
             on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
-        shardings = param_shardings(opened.params, mesh)
+        shardings = param_shardings(opened.params, mesh, opened.model.partition_rules())
         params = jax.tree.map(place, opened.params, shardings)
         batches = config_batches(
             config, source, task=chosen, num_images=num_images, mesh=mesh

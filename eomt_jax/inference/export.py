@@ -6,7 +6,7 @@
     folder/export.json            what goes in, what comes out, the classes
 
 The program is (weights, images) → {"mask_logits", "class_logits"}: images uint8
-[B, H, W, 3] RGB, normalisation inside, logits as `EoMT` gives them, the last prediction
+[B, H, W, 3] RGB, normalisation inside, logits as the network gives them, the last prediction
 alone. The weights are an argument: as constants of the program they would be stored once
 for each platform, and its format ends at 2 GB.
 """
@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from etils import epath
 from jaxtyping import Array, Float, UInt8
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.platform import ANY, tracing_for
+from eomt_jax.trees import from_variables, leaves_by_path, to_variables
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.new_folder import new_folder
@@ -35,7 +36,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_network(
-    model: EoMT,
+    model: Network,
     *,
     batch_size: int | None = None,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
@@ -66,17 +67,17 @@ def export_network(
         weights: Mapping[str, Array], images: UInt8[Array, "B H W 3"]
     ) -> dict[str, Float[Array, "B Q ..."]]:
         params = flax.traverse_util.unflatten_dict(weights, sep="/")
-        out: Any = model.apply({"params": params}, images)
+        out: Any = model.apply(to_variables(params), images)
         return {
             "mask_logits": out.mask_logits[-1],
             "class_logits": out.class_logits[-1],
         }
 
     (batch,) = (batch_size,) if batch_size else jax.export.symbolic_shape("B")
-    images = jax.ShapeDtypeStruct((batch, *model.vit.image_size, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *model.image_size, 3), jnp.uint8)
     one_image = jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)
-    params = jax.eval_shape(model.init, jax.random.key(0), one_image)["params"]
-    weights = flax.traverse_util.flatten_dict(params, sep="/")
+    variables = jax.eval_shape(model.init, jax.random.key(0), one_image)
+    weights = leaves_by_path(from_variables(variables))
     with tracing_for(ANY):
         return jax.export.export(jax.jit(network), platforms=tuple(platforms))(
             weights, images
@@ -85,7 +86,7 @@ def export_network(
 
 def save_export(
     folder: epath.PathLike,
-    model: EoMT,
+    model: Network,
     params: dict[str, Any],
     *,
     dataset_info: DatasetInfo | None = None,

@@ -34,7 +34,7 @@ MAX_WINDOWS = _WINDOW_COUNTS[-1]
 
 
 class Network:
-    """An EoMT on the first device, with its compiled programs; for several threads too.
+    """A network on the first device, with its compiled programs, for several threads.
 
     Attributes:
       image_size: S, pixels of the network's square input.

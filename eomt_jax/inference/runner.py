@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, UInt8
 
 from eomt_jax.inference.post_processing import Prediction, post_processing
 from eomt_jax.inference.token_grids import TokenGrids, regroup
-from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.mask_product import MaskFactors
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.parallel.platform import Platform, current_platform, platform_of
@@ -38,7 +37,7 @@ class Runner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         info: DatasetInfo,
         *,
         task: str | None = None,
@@ -52,7 +51,7 @@ class Runner:
         """Prepares the function; compiles at the first call.
 
         Args:
-          model: an EoMT.
+          model: the network.
           info: of the data set whose classes the model predicts.
           task: "panoptic", "instance" or "semantic"; the data set's own by default.
           canvas_size: (height, width) that holds every photograph; the data set's
@@ -217,7 +216,7 @@ class Runner:
 
 
 def last_logits(
-    model: nn.Module,
+    model: Network,
     params: Any,
     images: UInt8[Array, "B H W 3"],
     *,
@@ -231,7 +230,7 @@ def last_logits(
     one, and a batch is no faster anywhere else in it.
 
     Args:
-      model: an EoMT.
+      model: the network.
       params: the model's.
       images: of the model's size.
       mesh: where params live; None: in one place.
@@ -240,12 +239,14 @@ def last_logits(
         computes those that it looks at. They are on a single CPU.
     """
     on_cpu = is_one_cpu(mesh)
-    options = {"cropped": cropped}
-    if on_cpu and isinstance(model, EoMT):
+    options = {"cropped": True} if cropped and model.crop_step else {}
+    if on_cpu and model.has_mask_factors:
         options["factored"] = factored
 
     def predict(images: Array) -> Any:
-        outputs: Any = apply_sharded(model, params, images, mesh=mesh, **options)
+        outputs: Any = apply_sharded(
+            model, params, images, mesh=mesh, rules=model.partition_rules(), **options
+        )
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
     if not on_cpu:

@@ -17,7 +17,7 @@ from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
 from eomt_jax.types import DatasetInfo, Task
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 
 THRESHOLDS: dict[Task, float] = {"panoptic": 0.8, "instance": 0.5, "semantic": 0.0}
 """Scores from which on a segment counts, unless told otherwise."""
@@ -71,7 +71,7 @@ class Segmenter:
         """Puts the parameters on the first device.
 
         Args:
-          model: an EoMT with a square image_size.
+          model: a network with a square image_size.
           params: the model's.
           info: of the data set whose classes the model predicts.
           task: "panoptic", "instance" or "semantic"; the data set's own by default.
@@ -116,7 +116,7 @@ class Segmenter:
         compilation_cache: epath.PathLike = "",
         **overrides: Any,
     ) -> "Segmenter":
-        """A segmenter from any EoMT weights.
+        """Creates a segmenter from the weights of any network.
 
         Args:
           path: whatever eomt_jax.load takes: our own folder or file, the release's
@@ -144,7 +144,7 @@ class Segmenter:
         enable_compilation_cache(compilation_cache, min_seconds=0.0)
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        loaded = open_eomt(
+        loaded = open_network(
             path,
             backbone=backbone,
             image_size=None if image_size is None else (image_size, image_size),

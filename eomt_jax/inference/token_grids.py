@@ -2,7 +2,7 @@
 
 A photograph that isn't square is fitted into the top left of the network's square input,
 and a quarter of its tokens, say, are of padding. The network can do without them
-(`EoMT.__call__`, cropped). A program is compiled for each size of input, so the part is
+(`cropped`, see Network). A program is compiled for each size of input, so the part is
 one of few: each side has one of NUM_SIDES lengths.
 
 Legend: B batch, S side of the network's input.
@@ -35,18 +35,18 @@ class TokenGrids:
 
     @classmethod
     def of(cls, model: Any) -> "TokenGrids":
-        """Returns the grids of an EoMT.
+        """Returns the grids of a network.
 
         Raises:
           ValueError: its input isn't square.
         """
-        height, width = model.vit.image_size
+        height, width = model.image_size
         if height != width:
             raise ValueError(
                 f"the model's image size is {height} × {width}; photographs are fitted "
                 "into a square: give image_size=S"
             )
-        return cls(height, model.vit.patch_size)
+        return cls(height, model.crop_step or height)
 
     @property
     def sides(self) -> list[int]:

@@ -1,6 +1,6 @@
 """The training loss: match, sample points, sum the parts.
 
-Source: arXiv 2503.19108 (EoMT) with the loss of Mask2Former, arXiv 2112.01527.
+Source: arXiv 2503.19108, with the loss of Mask2Former, arXiv 2112.01527.
 Legend: M predictions, B batch, Q queries, T targets (padded), K classes, P points,
 h w mask logits.
 """

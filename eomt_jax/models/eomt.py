@@ -6,7 +6,7 @@ grid, L2 blocks with queries.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -17,12 +17,35 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from eomt_jax.models.functions import backward_in_turn
 from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
 from eomt_jax.models.mask_product import MaskFactors, PixelFeatures, mask_product
-from eomt_jax.models.vit import ViT
+from eomt_jax.models.network import Network, ParameterGroup, ParameterGroups
+from eomt_jax.models.vit import VIT_RULES, ViT
 from eomt_jax.ops.resize import bilinear_resize
+from eomt_jax.parallel.partition import PartitionRules
 from eomt_jax.types import Outputs
 
+EOMT_RULES = PartitionRules(
+    others=(
+        *VIT_RULES.others,
+        (r"queries", (None, "fsdp")),
+        (r"class_head/kernel", ("fsdp", None)),
+        (r"mask_head/layer_\d+/kernel", ("fsdp", "tensor")),
+        (r"mask_head/layer_\d+/bias", ("tensor",)),
+        (r"class_head/bias", (None,)),
+        (r"upscale/block_\d+/transposed/kernel", ("fsdp", None, None, "tensor")),
+        (r"upscale/block_\d+/transposed/bias", ("tensor",)),
+        (r"upscale/block_\d+/depthwise/kernel", (None, None, "tensor")),
+    ),
+    blocks=VIT_RULES.blocks,
+)
+_GROUPS = {
+    "queries": ParameterGroup("queries"),
+    "class_head": ParameterGroup("class head"),
+    "mask_head": ParameterGroup("mask head"),
+    "upscale": ParameterGroup("upscale blocks"),
+}
 
-class EoMT(nn.Module):
+
+class EoMT(Network):
     """Images to one mask and one class distribution a query.
 
     Attributes:
@@ -36,6 +59,26 @@ class EoMT(nn.Module):
     num_classes: int
     num_queries: int
     num_query_blocks: int
+
+    backbone_name: ClassVar[str] = "vit"
+    query_params: ClassVar[tuple[str, ...]] = ("queries",)
+    has_mask_factors: ClassVar[bool] = True
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.vit.image_size
+
+    @property
+    def dtype(self) -> Any:
+        return self.vit.dtype
+
+    @property
+    def num_masked_layers(self) -> int:
+        return self.num_query_blocks
+
+    @property
+    def crop_step(self) -> int:
+        return self.vit.patch_size
 
     def setup(self):
         dim, dtype = self.vit.embed_dim, self.vit.dtype
@@ -60,11 +103,26 @@ class EoMT(nn.Module):
         )
 
     @nn.nowrap
-    def inference_params(self, params: Any) -> Any:
-        """Returns the parameters in the form that costs least at each call.
+    def parameter_groups(self, params: Any) -> ParameterGroups:
+        def group(path: str) -> ParameterGroup:
+            scope, _, rest = path.partition("/")
+            return self.vit.parameter_group(rest) if scope == "vit" else _GROUPS[scope]
 
-        See `ViT.inference_params`.
-        """
+        return ParameterGroups.of(params, group, num_blocks=self.vit.depth)
+
+    @nn.nowrap
+    def partition_rules(self) -> PartitionRules:
+        return EOMT_RULES
+
+    @nn.nowrap
+    def like(self, stored: "EoMT", *, num_masked_layers: int = 0) -> "EoMT":
+        return self.clone(
+            vit=stored.vit.resized_like(self.vit),
+            num_query_blocks=num_masked_layers or stored.num_query_blocks,
+        )
+
+    @nn.nowrap
+    def inference_params(self, params: Any) -> Any:
         return self.vit.inference_params(params)
 
     def __call__(
@@ -73,6 +131,7 @@ class EoMT(nn.Module):
         mask_probs: Float[Array, " L2"] | None = None,
         rows: Int[Array, " B"] | None = None,
         *,
+        train: bool = False,
         cropped: bool = False,
         factored: bool = False,
     ) -> Outputs:
@@ -86,6 +145,7 @@ class EoMT(nn.Module):
             and there is a prediction before each of these blocks too.
           rows: the images' places in the global batch, from which and the rng follows
             which queries are masked; by default these are all of it.
+          train: changes nothing, for there are no batch statistics.
           cropped: whether images may be smaller than the ViT's image_size, in whole
             patches: the top left part of an image whose rest is padding. Only this
             part is computed, and the masks are of this part.

@@ -50,6 +50,17 @@ def _dinov3(
     )
 
 
+# The fields that weights settle; registers follow the weights.
+_SETTLED_FIELDS = (
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_dim",
+    "mlp_type",
+    "qkv_bias",
+    "positions",
+)
+
 VARIANTS = {
     "tiny": Variant(128, 6, 4, 512, 2, layer_scale_init=1.0),
     "small": Variant(384, 12, 6, 1536, 3),
@@ -70,6 +81,34 @@ def get_variant(name: str) -> Variant:
     if name not in VARIANTS:
         raise ValueError(f"Unknown variant {name!r}; there are {', '.join(VARIANTS)}.")
     return VARIANTS[name]
+
+
+def check_variant(name: str, vit: ViT, source: str) -> None:
+    """Raises ValueError unless a ViT is of the named variant, registers aside.
+
+    Args:
+      name: a key of VARIANTS.
+      vit: as it is stored.
+      source: where it comes from, for the message.
+    """
+    found = {field: getattr(vit, field) for field in _SETTLED_FIELDS}
+    wanted = {field: getattr(get_variant(name), field) for field in found}
+    if found == wanted:
+        return
+    differing = ", ".join(
+        f"{field} {found[field]!r} instead of {wanted[field]!r}"
+        for field in found
+        if found[field] != wanted[field]
+    )
+    fitting = [
+        other
+        for other, sizes in VARIANTS.items()
+        if all(getattr(sizes, field) == value for field, value in found.items())
+    ]
+    advice = f"set model.variant = {fitting[0]!r}" if fitting else "no variant fits it"
+    raise ValueError(
+        f"{source} is not of model.variant = {name!r}: it has {differing}; {advice}"
+    )
 
 
 def create_vit(variant: str, *, image_size: tuple[int, int], **overrides) -> ViT:
@@ -93,17 +132,17 @@ def create_eomt(
     num_classes: int,
     num_queries: int,
     image_size: tuple[int, int],
-    num_query_blocks: int | None = None,
+    num_query_blocks: int = 0,
     **overrides,
 ) -> EoMT:
-    """An EoMT of a named size.
+    """Creates an EoMT of a named size.
 
     Args:
       variant: a key of VARIANTS.
       num_classes: without "no object".
       num_queries: how many segments can be predicted.
       image_size: (height, width) in pixels.
-      num_query_blocks: the published number of the variant unless given.
+      num_query_blocks: blocks with queries; 0 takes the variant's published number.
       **overrides: any other field of ViT.
     """
     return EoMT(

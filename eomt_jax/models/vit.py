@@ -4,6 +4,7 @@ Legend: B batch, N tokens, D embedding, H W pixels, h w patch grid, p patch size
 """
 
 import math
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -15,8 +16,9 @@ from jaxtyping import Array, Bool, Float, UInt8
 from eomt_jax.models.attention import QKV_BIASES, Attention
 from eomt_jax.models.inference_params import inference_params
 from eomt_jax.models.layers import LayerNorm, Mlp, PatchEmbedding, SwiGlu, vit_init
+from eomt_jax.models.network import ParameterGroup
 from eomt_jax.models.rotary import Rotation, patch_rotation
-from eomt_jax.parallel.partition import sharded_block, split_rows
+from eomt_jax.parallel.partition import PartitionRules, Rules, sharded_block, split_rows
 
 Dtype = Any
 
@@ -24,6 +26,34 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 POSITIONS = ("learned", "rotary")
+
+BLOCK_RULES: Rules = (
+    (r"attention/qkv/kernel", ("fsdp", None, "tensor", None)),
+    (r"attention/qkv/bias", (None, "tensor", None)),
+    (r"attention/out/kernel", ("tensor", None, "fsdp")),
+    (r"mlp/(up|gate_up)/kernel", ("fsdp", "tensor")),
+    (r"mlp/(up|gate_up)/bias", ("tensor",)),
+    (r"mlp/down/kernel", ("tensor", "fsdp")),
+    (r"(attention/out|mlp/down)/bias", (None,)),
+    (r"layer_scale[12]", (None,)),
+    (r"norm[12]/(scale|bias)", (None,)),
+)
+VIT_RULES = PartitionRules(
+    others=(
+        (r"norm/(scale|bias)", (None,)),
+        (r"patch_embedding/kernel", (None, None, None, "fsdp")),
+        (r"patch_embedding/bias", (None,)),
+        (r"position_embedding", (None, None, "fsdp")),
+        (r"(class_token|register_tokens)", (None, None)),
+    ),
+    blocks=BLOCK_RULES,
+)
+_EMBEDDINGS = {
+    "patch_embedding": "vit patch embedding",
+    "position_embedding": "vit position embedding",
+    "class_token": "vit prefix tokens",
+    "register_tokens": "vit prefix tokens",
+}
 
 
 class Block(nn.Module):
@@ -143,7 +173,9 @@ class ViT(nn.Module):
                 token_init,
                 (self.num_register_tokens, self.embed_dim),
             )
-        block = sharded_block(Block, dtype=self.dtype, remat=self.remat)
+        block = sharded_block(
+            Block, rules=BLOCK_RULES, dtype=self.dtype, remat=self.remat
+        )
         self.blocks = [
             block(
                 num_heads=self.num_heads,
@@ -158,6 +190,32 @@ class ViT(nn.Module):
             for i in range(self.depth)
         ]
         self.norm = LayerNorm(self.layer_norm_eps, self.dtype)
+
+    @nn.nowrap
+    def partition_rules(self) -> PartitionRules:
+        """Returns the table of where each parameter lies on a mesh."""
+        return VIT_RULES
+
+    @nn.nowrap
+    def parameter_group(self, path: str) -> ParameterGroup:
+        """Returns the group of a parameter of the ViT, by its path."""
+        scope, _, _ = path.partition("/")
+        block = re.fullmatch(r"block_(\d+)", scope)
+        if block:
+            return ParameterGroup("vit blocks", int(block[1]))
+        if scope == "norm":
+            return ParameterGroup("vit final norm", self.depth)
+        return ParameterGroup(_EMBEDDINGS[scope], -1)
+
+    @nn.nowrap
+    def resized_like(self, wanted: "ViT") -> "ViT":
+        """Returns this ViT with image and patch size, dtype and remat of another."""
+        return self.clone(
+            image_size=wanted.image_size,
+            patch_size=wanted.patch_size,
+            dtype=wanted.dtype,
+            remat=wanted.remat,
+        )
 
     @nn.nowrap
     def inference_params(self, params: Any) -> Any:

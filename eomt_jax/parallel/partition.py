@@ -1,5 +1,6 @@
-"""Where each parameter lies on the mesh, by one table of path patterns."""
+"""Where each parameter lies on the mesh, by a network's table of path patterns."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -10,66 +11,59 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from eomt_jax.parallel.mesh import AXES, BATCH_AXES
 from eomt_jax.parallel.platform import platform_of, tracing_for
+from eomt_jax.trees import BATCH_STATS, leaf_path, to_variables
 
 Array = jax.Array
 PyTree = Any
 Axes = tuple[str | None, ...]
 
-# (end of the path, mesh axis of each dimension). The first row that matches counts.
-# `tensor` splits heads and feed-forward width, so that one block needs one reduction
-# for attention and one for its feed-forward; `fsdp` splits what is left of the large
-# matrices. Vectors are small and stay whole, but for biases of a dimension that
-# `tensor` splits.
 Rules = tuple[tuple[str, Axes], ...]
+"""Rows of (end of the path, mesh axis of each dimension); the first match counts."""
 
-# A transformer block's: `sharded_block` gathers them, one block at a time.
-BLOCK_RULES: Rules = (
-    (r"attention/qkv/kernel", ("fsdp", None, "tensor", None)),
-    (r"attention/qkv/bias", (None, "tensor", None)),
-    (r"attention/out/kernel", ("tensor", None, "fsdp")),
-    (r"mlp/(up|gate_up)/kernel", ("fsdp", "tensor")),
-    (r"mlp/(up|gate_up)/bias", ("tensor",)),
-    (r"mlp/down/kernel", ("tensor", "fsdp")),
-    (r"(attention/out|mlp/down)/bias", (None,)),
-    (r"layer_scale[12]", (None,)),
-    (r"norm[12]/(scale|bias)", (None,)),
-)
-# The others': `apply_sharded` gathers them, all before the network runs.
-OTHER_RULES: Rules = (
-    (r"norm/(scale|bias)", (None,)),
-    (r"patch_embedding/kernel", (None, None, None, "fsdp")),
-    (r"patch_embedding/bias", (None,)),
-    (r"position_embedding", (None, None, "fsdp")),
-    (r"(class_token|register_tokens)", (None, None)),
-    (r"queries", (None, "fsdp")),
-    (r"class_head/kernel", ("fsdp", None)),
-    (r"mask_head/layer_\d+/kernel", ("fsdp", "tensor")),
-    (r"mask_head/layer_\d+/bias", ("tensor",)),
-    (r"class_head/bias", (None,)),
-    (r"upscale/block_\d+/transposed/kernel", ("fsdp", None, None, "tensor")),
-    (r"upscale/block_\d+/transposed/bias", ("tensor",)),
-    (r"upscale/block_\d+/depthwise/kernel", (None, None, "tensor")),
-)
-RULES: Rules = BLOCK_RULES + OTHER_RULES
+
+@dataclasses.dataclass(frozen=True)
+class PartitionRules:
+    """A network's table of where its parameters lie.
+
+    The axis `tensor` splits heads and feed-forward width, so that one block needs one
+    reduction for attention and one for its feed-forward; `fsdp` splits what is left of
+    the large matrices. Vectors are small and stay whole, but for biases of a dimension
+    that `tensor` splits.
+
+    Attributes:
+      others: of the parameters that `apply_sharded` gathers before the network runs.
+      blocks: of those that `sharded_block` gathers, one block at a time.
+    """
+
+    others: Rules
+    blocks: Rules = ()
+
+    @property
+    def all(self) -> Rules:
+        return self.blocks + self.others
 
 
 def partition_spec(
-    path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh
+    path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Rules
 ) -> PartitionSpec:
-    """The spec of one parameter.
+    """Returns the spec of one parameter.
 
     A dimension that its mesh axis does not divide stays whole; the parameter's other
-    dimensions are split all the same. Scalars stay whole.
+    dimensions are split all the same. Scalars and batch statistics stay whole.
 
     Args:
       path: names joined by "/"; what stands before the pattern does not matter, so
         that optimizer moments follow their parameters.
       shape: the parameter's whole shape.
       mesh: from `parallel.mesh.create_mesh`.
+      rules: of the network.
+
+    Raises:
+      ValueError: no rule matches, or one of another number of dimensions.
     """
-    if not shape:
+    if not shape or path.startswith(f"{BATCH_STATS}/"):
         return PartitionSpec()
-    for pattern, axes in RULES:
+    for pattern, axes in rules:
         if not _matches(pattern, path):
             continue
         if len(axes) != len(shape):
@@ -84,8 +78,8 @@ def partition_spec(
             )
         )
     raise ValueError(
-        f"no partition rule matches parameter {path} of shape {shape}; add a row to "
-        "eomt_jax/parallel/partition.py"
+        f"no partition rule matches parameter {path} of shape {shape}; add a row to the "
+        "network's partition_rules"
     )
 
 
@@ -93,17 +87,18 @@ def _matches(pattern: str, path: str) -> bool:
     return re.search(rf"(^|/){pattern}$", path) is not None
 
 
-def param_shardings(shapes: PyTree, mesh: Mesh) -> PyTree:
-    """A NamedSharding for each leaf of parameters or optimizer state.
+def param_shardings(shapes: PyTree, mesh: Mesh, rules: PartitionRules) -> PyTree:
+    """Returns a NamedSharding for each leaf of parameters or optimizer state.
 
     Args:
       shapes: arrays or jax.ShapeDtypeStructs, as from jax.eval_shape.
       mesh: from `parallel.mesh.create_mesh`.
+      rules: of the network.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh))
+        name = leaf_path(path)
+        return NamedSharding(mesh, partition_spec(name, leaf.shape, mesh, rules.all))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
 
@@ -120,9 +115,14 @@ def place(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def apply_sharded(
-    model: nn.Module, params: PyTree, *args: Any, mesh: Mesh | None, **kwargs: Any
+    model: nn.Module,
+    params: PyTree,
+    *args: Any,
+    mesh: Mesh | None,
+    rules: PartitionRules,
+    **kwargs: Any,
 ) -> Any:
-    """model.apply for parameters and inputs that lie on a mesh; call it under jit.
+    """Calls model.apply with parameters and inputs on a mesh; call it under jit.
 
     `fsdp` splits both the parameters and the batch, and XLA's partitioner must not be
     left to choose which of the two it moves: it computes wrong numbers where a matrix
@@ -133,33 +133,35 @@ def apply_sharded(
     here.
 
     Args:
-      model: an EoMT, a ViT, or any module with parameters that RULES name.
-      params: the model's, as `param_shardings` places them.
+      model: any module with parameters that `rules` name.
+      params: the model's tree, see eomt_jax.trees, as `param_shardings` places it.
       *args: of model.apply, after the variables.
       mesh: from `parallel.mesh.create_mesh`; None computes in one place.
+      rules: of the model.
       **kwargs: of model.apply.
     """
     if mesh is None:
-        return model.apply({"params": params}, *args, **kwargs)
+        return model.apply(to_variables(params), *args, **kwargs)
     abstract = mesh.abstract_mesh
     platform = platform_of(mesh.devices.flat)
     # JAX keeps the mesh of the context in the keys of what it has traced.
     with tracing_for(platform), jax.sharding.use_abstract_mesh(abstract):
-        params = _gather(params, abstract, OTHER_RULES)
-        return model.apply({"params": params}, *args, **kwargs)
+        params = _gather(params, abstract, rules.others)
+        return model.apply(to_variables(params), *args, **kwargs)
 
 
 def sharded_block(
-    block: type[nn.Module], *, dtype: Any, remat: bool
+    block: type[nn.Module], *, rules: Rules, dtype: Any, remat: bool
 ) -> type[nn.Module]:
-    """A transformer block that gathers what `fsdp` splits, each time it computes.
+    """Returns a transformer block that gathers what `fsdp` splits, each time it computes.
 
     Outside of `apply_sharded`, and where the mesh's axis `fsdp` is 1, there is nothing
     to gather. Otherwise whole weights live while their block computes, and no longer:
     the backward pass gathers them again, with remat or without.
 
     Args:
-      block: the module's class; its parameters are those of BLOCK_RULES.
+      block: the module's class.
+      rules: of the block's parameters.
       dtype: of activations. Split matrices are cast before they travel; the block
         would cast them to the same afterwards.
       remat: keep nothing of the block for the backward pass but its inputs.
@@ -169,7 +171,7 @@ def sharded_block(
         return nn.remat(block) if remat else block
 
     def gather(variables: PyTree) -> PyTree:
-        return _gather(variables, mesh, BLOCK_RULES, dtype=dtype)
+        return _gather(variables, mesh, rules, dtype=dtype)
 
     block = nn.map_variables(block, "params", trans_in_fn=gather)
     return nn.remat(block, policy=None if remat else _save_all_but_constrained)
@@ -196,10 +198,10 @@ def _gather(
     """Parameters that `rules` name as the network computes with them: on `tensor`."""
 
     def gather(path: tuple[Any, ...], leaf: Array) -> Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = leaf_path(path)
         if not any(_matches(pattern, name) for pattern, _ in rules):
             return leaf
-        spec = partition_spec(name, leaf.shape, mesh)
+        spec = partition_spec(name, leaf.shape, mesh, rules)
         if dtype is not None and "fsdp" in spec:
             leaf = leaf.astype(dtype)
         spec = PartitionSpec(*(axis if axis == "tensor" else None for axis in spec))

@@ -49,7 +49,7 @@ def _at(config: Config, run: Setup, total_steps: int, step: int) -> tuple[float,
     mask_probs = mask_probs_schedule(
         config,
         total_steps=total_steps,
-        num_query_blocks=run.initialization.model.num_query_blocks,
+        num_masked_layers=run.initialization.model.num_masked_layers,
     )
     shares = " ".join(f"{share:.0%}" for share in mask_probs(step).tolist())
     return float(head_rate(step)), shares

@@ -21,7 +21,6 @@ from eomt_jax.training import hooks
 from eomt_jax.training.logging import say
 from eomt_jax.training.loop import compile_step
 from eomt_jax.training.measured_step import describe_time, measure_step
-from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.schedules import warmup_steps
 from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
@@ -97,18 +96,18 @@ def _describe_schedule(run: Setup) -> str:
         + f"{num_examples} images",
         f"warm-up: {head} steps outside the ViT, then {vit} steps of the ViT",
     ]
-    if frozen_blocks := config.optimizer.frozen_blocks:
+    if config.optimizer.frozen_blocks:
         params = run.abstract_state().params
         sizes = [
             sum(leaf.size for leaf in jax.tree.leaves(tree))
-            for tree in (params, trainable(params, frozen_blocks))
+            for tree in (params, run.trainable(params))
         ]
         lines.append(f"frozen: {sizes[0] - sizes[1]:,} of {sizes[0]:,} parameters")
     if config.annealing.enabled:
         starts_and_ends = annealing_steps(
             config,
             total_steps=total_steps,
-            num_query_blocks=run.initialization.model.num_query_blocks,
+            num_masked_layers=run.initialization.model.num_masked_layers,
         )
         spans = zip(*starts_and_ends)
         spans = ", ".join(f"{start} to {end}" for start, end in spans)

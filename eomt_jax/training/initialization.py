@@ -1,34 +1,26 @@
 """The network of a config, with the weights that it starts from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from flax import traverse_util
 
-from eomt_jax.models import variants
-from eomt_jax.models.eomt import EoMT
-from eomt_jax.models.vit import ViT
+from eomt_jax.models.network import Network
+from eomt_jax.models.registry import create_network
+from eomt_jax.models.variants import check_variant
 from eomt_jax.training.parameter_report import Report, report_groups
+from eomt_jax.trees import leaf_path
 from eomt_jax.weights import native
-from eomt_jax.weights.load import Loaded, build_vit, open_eomt, read_backbone
-from eomt_jax.weights.resample import resample_vit
+from eomt_jax.weights.load import Loaded, build_vit, open_network, read_backbone
+from eomt_jax.weights.model_fields import build_module, module_class
+from eomt_jax.weights.resample import resample_vit, resampled_params
 from eomt_jax.weights.wording import listed
 
 PyTree = Any
-
-# What weights must share with the variant; registers follow the weights.
-VARIANT_FIELDS = (
-    "embed_dim",
-    "depth",
-    "num_heads",
-    "mlp_dim",
-    "mlp_type",
-    "qkv_bias",
-    "positions",
-)
 
 # What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
 CLASS_HEAD_CHOICES = ("auto", "keep", "new", "by_name")
@@ -48,7 +40,7 @@ class Initialization:
       warning: what is probably not meant; empty where there is nothing.
     """
 
-    model: EoMT
+    model: Network
     loaded: PyTree | None
     report: Report
     notes: tuple[str, ...] = ()
@@ -56,12 +48,14 @@ class Initialization:
 
 
 def initialize(
-    variant: str,
+    name: str = "eomt",
     *,
+    variant: str,
     class_names: Sequence[str],
     num_queries: int,
     image_size: tuple[int, int],
     patch_size: int = 16,
+    num_masked_layers: int = 0,
     dtype: str = "bfloat16",
     remat: bool = False,
     backbone: epath.PathLike = "",
@@ -70,23 +64,24 @@ def initialize(
     class_head: str = "auto",
     resumed: native.ModelConfig | None = None,
 ) -> Initialization:
-    """Builds an EoMT and reads what it starts from: nothing, a backbone or an EoMT.
+    """Builds a network and reads its first weights: none, a backbone's or a checkpoint's.
 
     Paths may be names on the Hugging Face hub, as everywhere in `weights.load`.
 
     Args:
+      name: of the kind of network, see `models.registry`.
       variant: a key of `variants.VARIANTS`.
       class_names: of the dataset, in label order, without "no object".
       num_queries: how many segments can be predicted. Of a checkpoint with more the
         first ones are taken; to one with fewer new ones are added.
       image_size: (height, width) in pixels.
       patch_size: in pixels; a checkpoint settles it.
+      num_masked_layers: see Network; 0 takes the checkpoint's number, or the variant's.
       dtype: of activations.
       remat: see ViT.
-      backbone: path of whatever `weights.load.read_backbone` reads, a whole EoMT
-        among it, whose heads are left; empty for none. Beside a checkpoint: what that
-        is a delta to.
-      checkpoint: path of whatever `weights.load.open_eomt` reads; empty for none.
+      backbone: path of whatever `weights.load.read_backbone` reads, empty for none. Of
+        a whole network the heads are left. Beside a checkpoint: what that is a delta to.
+      checkpoint: path of whatever `weights.load.open_network` reads; empty for none.
       from_scratch: whether a network without either is meant to learn from nothing:
         LayerScale then starts at 1, and there is no warning.
       class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
@@ -114,26 +109,27 @@ def initialize(
         given = "init.checkpoint" if checkpoint else "init.backbone"
         raise ValueError(f"init.from_scratch = True contradicts {given}: set only one")
     overrides: dict[str, Any] = {"layer_scale_init": 1.0} if from_scratch else {}
-    model = variants.create_eomt(
-        variant,
+    model = create_network(
+        name,
+        variant=variant,
         num_classes=len(class_names),
         num_queries=num_queries,
         image_size=image_size,
         patch_size=patch_size,
         dtype=dtype,
+        num_masked_layers=num_masked_layers,
         remat=remat,
         **overrides,
     )
     if resumed:
-        fields = dict(resumed.fields)
-        vit = build_vit("model.json of the run that is resumed", fields.pop("vit"))
-        _check_variant(variant, vit, "the run that is resumed")
-        model = model.clone(
-            vit=_at_sizes_of(model.vit, vit),
-            num_query_blocks=fields["num_query_blocks"],
-        )
+        source = "model.json of the run that is resumed"
+        stored = build_module(module_class(source, resumed.kind), resumed.fields)
+        _check_same_kind(model, stored, "the run that is resumed")
+        _check_backbone(variant, stored, "the run that is resumed")
+        model = model.like(stored, num_masked_layers=num_masked_layers)
         return Initialization(model, None, ())
     if checkpoint:
+        source = f"init.checkpoint = {str(checkpoint)!r}"
         opened = _open_checkpoint(
             checkpoint,
             class_names,
@@ -142,31 +138,30 @@ def initialize(
             num_queries=num_queries,
             class_head=class_head,
         )
-        vit = opened.model.vit
-        _check_variant(variant, vit, f"init.checkpoint = {str(checkpoint)!r}")
-        _check_patch_size(patch_size, vit, checkpoint)
-        model = model.clone(
-            vit=_at_sizes_of(model.vit, vit),
-            num_query_blocks=opened.model.num_query_blocks,
-        )
-        resampled = {"vit/position_embedding"} if opened.resampled else set()
-        report = report_groups(model, opened.params, resampled)
+        _check_same_kind(model, opened.model, source)
+        _check_backbone(variant, opened.model, source)
+        _check_patch_size(patch_size, opened.model, source)
+        model = model.like(opened.model, num_masked_layers=num_masked_layers)
+        report = report_groups(model, opened.params, opened.resampled)
         return Initialization(model, opened.params, report, opened.notes)
     if backbone:
-        fields, params, told = read_backbone(backbone)
+        source = f"init.backbone = {str(backbone)!r}"
+        if model.backbone is None:
+            raise ValueError(f"{source}: a network {name!r} has no backbone to load")
+        fields, params, notes = read_backbone(backbone)
         vit = build_vit(backbone, fields)
-        _check_variant(variant, vit, f"init.backbone = {str(backbone)!r}")
-        model, params, resampled = _fit_vit(model, vit, params)
-        report = report_groups(model, {"vit": params}, resampled)
-        notes = (f"backbone: {backbone}", *told)
-        return Initialization(model, {"vit": params}, report, notes)
+        check_variant(variant, vit, source)
+        model, loaded, resampled = _with_backbone(model, vit, params)
+        report = report_groups(model, loaded, resampled)
+        notes = (f"backbone: {backbone}", *notes)
+        return Initialization(model, loaded, report, notes)
     report = report_groups(model, {}, set())
     return Initialization(model, None, report, warning=_scratch_warning(variant, model))
 
 
-def _scratch_warning(variant: str, model: EoMT) -> str:
+def _scratch_warning(variant: str, model: Network) -> str:
     """Says that nothing is loaded, where LayerScale is too small to learn without."""
-    scale = model.vit.layer_scale_init
+    scale = 1.0 if model.backbone is None else model.backbone.layer_scale_init
     if scale >= 1:
         return ""
     return (
@@ -191,12 +186,13 @@ def _open_checkpoint(
 ) -> Loaded:
     """The checkpoint with those of its parameters that are taken, and notes."""
     path, chosen = native.chosen_step(path)
-    opened = open_eomt(path, backbone=backbone, image_size=image_size)
+    opened = open_network(path, backbone=backbone, image_size=image_size)
     model, params, info = opened.model, dict(opened.params), opened.dataset_info
     added_to = f", a delta to {backbone}" if backbone else ""
     notes = [f"checkpoint: {path}{added_to}", *chosen, *opened.notes]
+    head = model.class_head_name
     if num_queries != model.num_queries:
-        params["queries"] = params["queries"][:num_queries]
+        params = _cut_rows(params, model.query_params, num_queries)
         num_new = num_queries - model.num_queries
         which = "the" if num_new > 0 else f"the first {num_queries} of the"
         rest = f", and {num_new} new ones" if num_new > 0 else ""
@@ -213,13 +209,13 @@ def _open_checkpoint(
         notes.append("class head: kept")
     elif class_head == "by_name":
         sources = _sources_by_name(path, trained_names, class_names)
-        params["class_head"] = _take_classes(params["class_head"], sources)
+        params = _take_classes(params, head, sources)
         for what, are_kept in (("kept", True), ("new", False)):
             names = [n for n, i in zip(class_names, sources) if (i >= 0) == are_kept]
             number = f"{len(names)} of {len(class_names)} classes"
             notes.append(f"class head, {what}: {number}: {listed(names)}")
     else:
-        del params["class_head"]
+        params = _without(params, head)
         whose = f"the {model.num_classes} of {info.name}" if info else "not known"
         notes.append(f"class head: new; the checkpoint's classes are {whose}")
     return dataclasses.replace(opened, params=params, notes=tuple(notes))
@@ -247,66 +243,72 @@ def _sources_by_name(
     return sources
 
 
-def _take_classes(head: PyTree, sources: Sequence[int]) -> PyTree:
-    """A class head of other classes: their logits' weights, NaN where a source is -1.
+def _cut_rows(params: PyTree, paths: Collection[str], num_rows: int) -> PyTree:
+    """Returns the tree with the first rows alone of some of its leaves."""
+    return _map_leaves(
+        params, lambda path, leaf: leaf[:num_rows] if path in paths else leaf
+    )
+
+
+def _take_classes(params: PyTree, head: str, sources: Sequence[int]) -> PyTree:
+    """Returns the tree with a class head of other classes; NaN where a source is -1.
 
     "No object", the last one, is kept.
     """
     taken = np.array([*sources, -1])
     new = np.array([*(source < 0 for source in sources), False])
-    return jax.tree.map(
-        lambda x: np.where(new, np.float32(np.nan), x[..., taken]), head
+
+    def take(path: str, leaf: Any) -> Any:
+        if not path.startswith(f"{head}/"):
+            return leaf
+        return np.where(new, np.float32(np.nan), leaf[..., taken])
+
+    return _map_leaves(params, take)
+
+
+def _without(params: PyTree, scope: str) -> PyTree:
+    """Returns the tree without a scope that is named by its path."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    kept = {p: leaf for p, leaf in flat.items() if not p.startswith(f"{scope}/")}
+    return traverse_util.unflatten_dict(kept, sep="/")
+
+
+def _map_leaves(tree: PyTree, function: Callable[[str, Any], Any]) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(leaf_path(path), leaf), tree
     )
 
 
-def _fit_vit(model: EoMT, stored: ViT, params: PyTree) -> tuple[EoMT, PyTree, set[str]]:
-    """Model and weights with the stored ViT at the model's sizes; what was resampled."""
-    vit = _at_sizes_of(model.vit, stored)
+def _with_backbone(
+    model: Network, stored: Any, params: PyTree
+) -> tuple[Network, PyTree, set[str]]:
+    """Returns the network with the stored ViT at its sizes, weights, resampled paths."""
+    name = model.backbone_name
+    vit = stored.resized_like(model.backbone)
     params = resample_vit(params, grid_size=vit.grid_size, patch_size=vit.patch_size)
-    resampled = set()
-    if stored.patch_size != vit.patch_size:
-        resampled.add("vit/patch_embedding/kernel")
-    if vit.positions == "learned" and stored.grid_size != vit.grid_size:
-        resampled.add("vit/position_embedding")
-    return model.clone(vit=vit), params, resampled
+    resampled = {f"{name}/{leaf}" for leaf in resampled_params(stored, vit)}
+    return model.with_backbone(vit), {name: params}, resampled
 
 
-def _at_sizes_of(wanted: ViT, stored: ViT) -> ViT:
-    """The stored ViT with all that a config decides as wanted."""
-    return stored.clone(
-        image_size=wanted.image_size,
-        patch_size=wanted.patch_size,
-        dtype=wanted.dtype,
-        remat=wanted.remat,
-    )
-
-
-def _check_patch_size(patch_size: int, vit: ViT, path: epath.PathLike) -> None:
-    if vit.patch_size != patch_size:
+def _check_same_kind(model: Network, stored: Network, source: str) -> None:
+    wanted, found = type(model).__name__, type(stored).__name__
+    if wanted != found:
         raise ValueError(
-            f"init.checkpoint = {str(path)!r} has patches of {vit.patch_size} pixels, "
-            f"to which its upscaling belongs, and model.patch_size = {patch_size}; set "
-            f"model.patch_size = {vit.patch_size}"
+            f"{source} is a network of another kind, {found}; config.model.name stands "
+            f"for {wanted}"
         )
 
 
-def _check_variant(variant: str, vit: ViT, source: str) -> None:
-    """Raises ValueError unless the weights from `source` are of the variant."""
-    found = {name: getattr(vit, name) for name in VARIANT_FIELDS}
-    wanted = {name: getattr(variants.VARIANTS[variant], name) for name in found}
-    if found == wanted:
-        return
-    differing = ", ".join(
-        f"{name} {found[name]!r} instead of {wanted[name]!r}"
-        for name in found
-        if found[name] != wanted[name]
-    )
-    fitting = [
-        name
-        for name, sizes in variants.VARIANTS.items()
-        if all(getattr(sizes, field) == value for field, value in found.items())
-    ]
-    advice = f"set model.variant = {fitting[0]!r}" if fitting else "no variant fits it"
-    raise ValueError(
-        f"{source} is not of model.variant = {variant!r}: it has {differing}; {advice}"
-    )
+def _check_backbone(variant: str, stored: Network, source: str) -> None:
+    if stored.backbone is not None:
+        check_variant(variant, stored.backbone, source)
+
+
+def _check_patch_size(patch_size: int, stored: Network, source: str) -> None:
+    vit = stored.backbone
+    if vit is not None and vit.patch_size != patch_size:
+        raise ValueError(
+            f"{source} has patches of {vit.patch_size} pixels, to which its upscaling "
+            f"belongs, and model.patch_size = {patch_size}; set model.patch_size = "
+            f"{vit.patch_size}"
+        )

@@ -116,7 +116,7 @@ def _run_steps(
     # Not written to by other processes: they have nothing that the first hasn't.
     writer = stack.enter_context(MetricsWriter(workdir, step=step, enabled=is_main()))
     reviewer = reviews.Reviewer(run, workdir, writer, stop)
-    score, left = reviewer.make(left_out, step, state.params)
+    score, left = reviewer.make(left_out, step, state.network_params)
     writer.flush()
     if score is not None and config.checkpoint.keep_best:
         checkpoints.set_score(step, score)
@@ -179,7 +179,7 @@ def _run_steps(
         score = None
         with stopwatch.pause():
             if not stopping:  # There may be no time; the next start makes it up.
-                score, stopping = reviewer.make(review, step, state.params)
+                score, stopping = reviewer.make(review, step, state.network_params)
             if not config.checkpoint.keep_best:
                 score = None  # By its scores a run's folder stands for its best step.
             # Before the checkpoint: a run that goes on from it writes nothing twice

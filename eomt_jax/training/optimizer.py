@@ -1,16 +1,17 @@
 """AdamW with one learning rate for each parameter.
 
-Source of the recipe: EoMT, tue-mps/eomt@7bd19dd, training/lightning_module.py.
+Source of the recipe: tue-mps/eomt@7bd19dd, training/lightning_module.py.
 """
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
+from eomt_jax.models.network import ParameterGroup, ParameterGroups
 from eomt_jax.training import moments, schedules
 
 PyTree = Any
@@ -18,94 +19,88 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class LeafRate:
-    """Which schedule one parameter follows, and its factor of layer-wise decay."""
+    """Says which schedule one parameter follows, and its factor of layer-wise decay."""
 
-    in_vit: bool
+    in_backbone: bool
     multiplier: float
 
 
-def leaf_path(path: tuple[Any, ...]) -> str:
-    """`vit/block_0/norm1/scale` from one of JAX's key paths."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def trainable(params: PyTree, frozen_blocks: int = 0) -> PyTree:
-    """The parameters that are trained, as a tree without the others.
+def trainable(tree: PyTree, groups: ParameterGroups, frozen_blocks: int = 0) -> PyTree:
+    """Returns the part of a tree that belongs to trained parameters.
 
     Args:
-      params: an EoMT's parameters, their shapes, or anything in a tree like theirs.
-      frozen_blocks: how many of the ViT's first blocks rest, and with them patch
-        embedding, position embedding and prefix tokens; -1 freezes the whole ViT, its
-        final norm included. 0 freezes nothing.
+      tree: a network's parameters, or anything in a tree like theirs.
+      groups: of these parameters.
+      frozen_blocks: how many of the backbone's first blocks rest, and with them its
+        embeddings; -1 freezes the whole backbone, its final norm included. 0 freezes
+        nothing.
 
     Raises:
-      ValueError: the ViT has fewer blocks.
+      ValueError: the backbone has fewer blocks.
     """
     if not frozen_blocks:
-        return params
-    blocks = [name for name in params["vit"] if re.fullmatch(r"block_\d+", name)]
-    if not -1 <= frozen_blocks <= len(blocks):
+        return tree
+    if not -1 <= frozen_blocks <= groups.num_blocks:
         raise ValueError(
-            f"optimizer.frozen_blocks = {frozen_blocks}: the ViT has {len(blocks)} "
-            "blocks; give a number from 0 to that, or -1 for the whole ViT"
+            f"optimizer.frozen_blocks = {frozen_blocks}: the backbone has "
+            f"{groups.num_blocks} blocks; give a number from 0 to that, or -1 for the "
+            "whole backbone"
         )
-    if frozen_blocks == -1:
-        return {name: part for name, part in params.items() if name != "vit"}
-    kept = {f"block_{i}" for i in range(frozen_blocks, len(blocks))} | {"norm"}
-    vit = {name: part for name, part in params["vit"].items() if name in kept}
-    return {**params, "vit": vit}
+    first = groups.num_blocks + 1 if frozen_blocks == -1 else frozen_blocks
+    kept = {
+        path
+        for path, group in _flatten(groups.tree).items()
+        if group.depth is None or group.depth >= first
+    }
+    return traverse_util.unflatten_dict(
+        {path: leaf for path, leaf in _flatten(tree).items() if path in kept}
+    )
 
 
 def merge(params: PyTree, part: PyTree) -> PyTree:
-    """`params` with what `trainable` left of them replaced by `part`."""
-    vit = {**params["vit"], **part.get("vit", {})}
-    return {**params, **part, "vit": vit}
+    """Returns `params` with what `trainable` left of them replaced by `part`."""
+    return traverse_util.unflatten_dict({**_flatten(params), **_flatten(part)})
+
+
+def _flatten(tree: PyTree) -> dict[Any, Any]:
+    return traverse_util.flatten_dict(tree)
 
 
 def leaf_rates(
-    params: PyTree, *, layer_decay: float, undecayed_blocks: int = 0
+    groups: ParameterGroups, *, layer_decay: float, undecayed_blocks: int = 0
 ) -> PyTree:
-    """The LeafRate of every parameter, in a tree like `params`.
+    """Returns the LeafRate of every parameter, in a tree like theirs.
 
-    Of L ViT blocks, block b takes layer_decay^(L − 1 − b); patch embedding, position
-    embedding and prefix tokens count as block 0; the final norm is not decayed.
+    Of the backbone's L blocks, block b takes layer_decay^(L − 1 − b); embeddings count
+    as block 0; what follows the last block is not decayed.
 
     Args:
-      params: an EoMT's parameters, or their shapes.
+      groups: of the parameters.
       layer_decay: factor from one block to the one below it.
       undecayed_blocks: so many of the last blocks are not decayed either; those below
         them keep their exponents.
+
+    Raises:
+      ValueError: the backbone has fewer blocks.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-    paths = [leaf_path(path) for path, _ in leaves]
-    blocks = [re.match(r"vit/block_(\d+)/", path) for path in paths]
-    if not any(blocks):
+    num_blocks = groups.num_blocks
+    if not 0 <= undecayed_blocks <= num_blocks:
         raise ValueError(
-            "no parameter is named vit/block_…: layer-wise decay wants an EoMT's "
-            f"parameters, got {paths[:3]} …"
-        )
-    depth = 1 + max(int(block[1]) for block in blocks if block)
-    if not 0 <= undecayed_blocks <= depth:
-        raise ValueError(
-            f"optimizer.undecayed_blocks = {undecayed_blocks}: the ViT has {depth} "
-            "blocks; give a number from 0 to that"
+            f"optimizer.undecayed_blocks = {undecayed_blocks}: the backbone has "
+            f"{num_blocks} blocks; give a number from 0 to that"
         )
 
-    def rate(path: str, block: re.Match[str] | None) -> LeafRate:
-        if not path.startswith("vit/"):
-            return LeafRate(in_vit=False, multiplier=1.0)
-        if path.startswith("vit/norm/"):
-            return LeafRate(in_vit=True, multiplier=1.0)
-        index = int(block[1]) if block else 0
-        if block and index >= depth - undecayed_blocks:
-            return LeafRate(in_vit=True, multiplier=1.0)
-        return LeafRate(in_vit=True, multiplier=layer_decay ** (depth - 1 - index))
+    def rate(group: ParameterGroup) -> LeafRate:
+        if group.depth is None or group.depth >= num_blocks - undecayed_blocks:
+            return LeafRate(group.depth is not None, multiplier=1.0)
+        exponent = num_blocks - 1 - max(0, group.depth)
+        return LeafRate(in_backbone=True, multiplier=layer_decay**exponent)
 
-    return treedef.unflatten([rate(p, b) for p, b in zip(paths, blocks)])
+    return jax.tree.map(rate, groups.tree)
 
 
 def learning_rates(
-    params: PyTree,
+    groups: ParameterGroups,
     step: schedules.Step,
     *,
     total_steps: int,
@@ -117,7 +112,7 @@ def learning_rates(
     published_steps: int = 0,
     power: float = 0.9,
 ) -> PyTree:
-    """Learning rate of every parameter at one step, in a tree like `params`."""
+    """Returns the learning rate of every parameter at one step, in a tree like theirs."""
     head_rate, vit_rate = schedules.learning_rate_schedules(
         total_steps=total_steps,
         learning_rate=learning_rate,
@@ -128,13 +123,13 @@ def learning_rates(
     )
     head, vit = head_rate(step), vit_rate(step)
     return jax.tree.map(
-        lambda leaf: (vit if leaf.in_vit else head) * leaf.multiplier,
-        leaf_rates(params, layer_decay=layer_decay, undecayed_blocks=undecayed_blocks),
+        lambda leaf: (vit if leaf.in_backbone else head) * leaf.multiplier,
+        leaf_rates(groups, layer_decay=layer_decay, undecayed_blocks=undecayed_blocks),
     )
 
 
 def create_optimizer(
-    params: PyTree,
+    groups: ParameterGroups,
     *,
     total_steps: int,
     learning_rate: float = 1e-4,
@@ -160,7 +155,7 @@ def create_optimizer(
     moments, no decay, no share in the norm.
 
     Args:
-      params: an EoMT's parameters, or their shapes: checked, not kept.
+      groups: of the network's parameters.
       total_steps: length of the run; rates are 0 from there on.
       learning_rate: peak rate outside the ViT and of its last block.
       weight_decay: coefficient of the decoupled decay.
@@ -192,15 +187,16 @@ def create_optimizer(
         "published_steps": published_steps,
         "power": power,
     }
-    jax.eval_shape(lambda: learning_rates(params, 0, **rate_options))
-    trainable(params, frozen_blocks)  # raises before anything is computed
+    # These raise before anything is computed.
+    jax.eval_shape(lambda: learning_rates(groups, 0, **rate_options))
+    trainable(groups.tree, groups, frozen_blocks)
     adam = moments.scale_by_adam(
         beta1=beta1, beta2=beta2, eps=eps, moments_dtype=moments_dtype
     )
     clip = optax.clip_by_global_norm(clip_norm)
 
     def init(params: PyTree) -> optax.OptState:
-        return adam.init(trainable(params, frozen_blocks))
+        return adam.init(trainable(params, groups, frozen_blocks))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None
@@ -210,9 +206,9 @@ def create_optimizer(
         assert isinstance(state, optax.ScaleByAdamState)
         # Adam's counter is the only one, so rates and bias correction can't drift
         # apart when a checkpoint is restored.
-        rates = learning_rates(params, jnp.asarray(state.count), **rate_options)
-        rates = trainable(rates, frozen_blocks)
-        params = trainable(params, frozen_blocks)
+        rates = learning_rates(groups, jnp.asarray(state.count), **rate_options)
+        rates = trainable(rates, groups, frozen_blocks)
+        params = trainable(params, groups, frozen_blocks)
         updates, _ = clip.update(updates, clip.init(updates))
         updates, state = adam.update(updates, state)
         updates = jax.tree.map(

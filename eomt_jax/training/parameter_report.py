@@ -1,30 +1,17 @@
 """Where a network's parameters come from, group by group."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network, ParameterGroup
 from eomt_jax.training.state import param_shapes
+from eomt_jax.trees import leaves_by_path
 
 PyTree = Any
-
-# (beginning of the path, name in the report); the first that matches counts.
-GROUPS = (
-    (r"vit/patch_embedding", "vit patch embedding"),
-    (r"vit/position_embedding", "vit position embedding"),
-    (r"vit/(class_token|register_tokens)", "vit prefix tokens"),
-    (r"vit/block_", "vit blocks"),
-    (r"vit/norm", "vit final norm"),
-    (r"queries", "queries"),
-    (r"class_head", "class head"),
-    (r"mask_head", "mask head"),
-    (r"upscale", "upscale blocks"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +38,10 @@ class GroupReport:
 Report: TypeAlias = tuple[GroupReport, ...]
 
 
-def report_groups(model: EoMT, loaded: PyTree, resampled: Collection[str]) -> Report:
-    """One row for each group of parameters that the network has.
+def report_groups(model: Network, loaded: PyTree, resampled: Collection[str]) -> Report:
+    """Returns one row for each group of parameters that the network has.
+
+    Groups of the backbone come first, from embeddings to the last norm.
 
     Args:
       model: the network.
@@ -60,17 +49,23 @@ def report_groups(model: EoMT, loaded: PyTree, resampled: Collection[str]) -> Re
         stands for new values.
       resampled: paths of those among them that are resized.
     """
-    rows = {name: GroupReport(name) for _, name in GROUPS}
+    shapes = param_shapes(model)
+    groups = leaves_by_path(model.parameter_groups(shapes).tree)
+    order = {group.name: group for group in sorted(groups.values(), key=_place)}
+    rows = {name: GroupReport(name) for name in order}
     given = _sizes(jax.tree.map(_without_gaps, loaded))
-    for path, size in _sizes(param_shapes(model)).items():
-        name = next(name for pattern, name in GROUPS if re.match(pattern, path))
+    for path, size in _sizes(shapes).items():
+        name = groups[path].name
         kind = "resampled" if path in resampled else "loaded"
         num_given, row = given.get(path, 0), rows[name]
         counts = {kind: getattr(row, kind) + num_given}
         counts["new"] = row.new + size - num_given
         rows[name] = dataclasses.replace(row, **counts)
-    # Rotary positions, for one, have no parameters.
-    return tuple(row for row in rows.values() if row.total)
+    return tuple(rows.values())
+
+
+def _place(group: ParameterGroup) -> tuple[bool, int, str]:
+    return group.depth is None, group.depth or 0, group.name
 
 
 def format_report(report: Report, notes: Sequence[str] = ()) -> str:
@@ -99,7 +94,4 @@ def _without_gaps(array: Any) -> Any:
 
 
 def _sizes(tree: PyTree) -> dict[str, int]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    return {path: leaf.size for path, leaf in leaves_by_path(tree).items()}

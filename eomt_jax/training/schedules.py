@@ -14,7 +14,7 @@ Schedule = Callable[[Step], jax.Array]
 
 
 def annealing_steps(
-    total_steps: int, num_query_blocks: int, *, first_block_end: int = 0
+    total_steps: int, num_masked_layers: int, *, first_block_end: int = 0
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First and last step of each query block's mask annealing.
 
@@ -24,17 +24,17 @@ def annealing_steps(
 
     Args:
       total_steps: T, the nominal length of the run in optimizer steps.
-      num_query_blocks: L2, the number of blocks that the queries go through.
+      num_masked_layers: L2, the number of blocks that the queries go through.
       first_block_end: last step of the first block, which then starts at 0; 0 leaves
         it to the rule.
 
     Returns:
       (starts, ends), L2 steps each, rounded half up.
     """
-    if total_steps < 1 or num_query_blocks < 1:
+    if total_steps < 1 or num_masked_layers < 1:
         raise ValueError(
-            "annealing needs total_steps ≥ 1 and num_query_blocks ≥ 1, got "
-            f"{total_steps} and {num_query_blocks}"
+            "annealing needs total_steps ≥ 1 and num_masked_layers ≥ 1, got "
+            f"{total_steps} and {num_masked_layers}"
         )
     if not 0 <= first_block_end <= total_steps:
         raise ValueError(
@@ -42,8 +42,8 @@ def annealing_steps(
             f"annealing's length of {total_steps} steps; in a run shorter than "
             "optimizer.published_steps it is shortened as much"
         )
-    gap = total_steps / 2 / max(num_query_blocks - 1, 1)
-    starts = [total_steps / 6 + i * gap for i in range(num_query_blocks)]
+    gap = total_steps / 2 / max(num_masked_layers - 1, 1)
+    starts = [total_steps / 6 + i * gap for i in range(num_masked_layers)]
     ends = [start + total_steps / 6 for start in starts]
     if first_block_end:
         starts[0], ends[0] = 0, first_block_end

@@ -78,6 +78,12 @@ class Setup:
             )
         return found
 
+    def trainable(self, tree: Any) -> Any:
+        """Returns the part of a tree like the parameters' that is trained."""
+        model = self.initialization.model
+        groups = model.parameter_groups(param_shapes(model))
+        return optimizer.trainable(tree, groups, self.config.optimizer.frozen_blocks)
+
     def abstract_state(self) -> TrainState:
         """Shapes and places of the state."""
         return abstract_state(self.initialization.model, self.tx, self.mesh)
@@ -193,7 +199,9 @@ def setup(
     model = initialization.model
     total_steps = count_steps(config, num_examples=len(source))
     tx = optimizer.create_optimizer(
-        param_shapes(model), total_steps=total_steps, **config.optimizer
+        model.parameter_groups(param_shapes(model)),
+        total_steps=total_steps,
+        **config.optimizer,
     )
     rate_fields = ("learning_rate", "warmup_head", "warmup_vit", "published_steps")
     train_step = make_train_step(
@@ -203,7 +211,7 @@ def setup(
         mask_probs_fn=mask_probs_schedule(
             config,
             total_steps=total_steps,
-            num_query_blocks=model.num_query_blocks,
+            num_masked_layers=model.num_masked_layers,
         ),
         learning_rate_fns=schedules.learning_rate_schedules(
             total_steps=total_steps,
@@ -271,14 +279,14 @@ def count_steps(config: Config, *, num_examples: int) -> int:
 
 
 def annealing_steps(
-    config: Config, *, total_steps: int, num_query_blocks: int
+    config: Config, *, total_steps: int, num_masked_layers: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(starts, ends) of each query block's mask annealing, as the config says.
 
     Args:
       config: the recipe.
       total_steps: length of the run.
-      num_query_blocks: L2.
+      num_masked_layers: L2.
     """
     nominal_steps = round(total_steps * config.annealing.length)
     first_block_end = schedules.shorten(
@@ -287,12 +295,12 @@ def annealing_steps(
         published_steps=config.optimizer.published_steps,
     )
     return schedules.annealing_steps(
-        nominal_steps, num_query_blocks, first_block_end=first_block_end
+        nominal_steps, num_masked_layers, first_block_end=first_block_end
     )
 
 
 def mask_probs_schedule(
-    config: Config, *, total_steps: int, num_query_blocks: int
+    config: Config, *, total_steps: int, num_masked_layers: int
 ) -> schedules.Schedule:
     """step → probability that each query block is masked [L2].
 
@@ -300,9 +308,9 @@ def mask_probs_schedule(
     its loss. Args as in `annealing_steps`.
     """
     if not config.annealing.enabled:
-        return lambda step: jnp.zeros(num_query_blocks)
+        return lambda step: jnp.zeros(num_masked_layers)
     starts, ends = annealing_steps(
-        config, total_steps=total_steps, num_query_blocks=num_query_blocks
+        config, total_steps=total_steps, num_masked_layers=num_masked_layers
     )
     power = config.annealing.power
     return lambda step: schedules.mask_probs(

@@ -1,7 +1,8 @@
-"""Everything that one step of training changes, and where it lies on the mesh."""
+"""The state that one step of training changes, and where it lies on the mesh."""
 
 import dataclasses
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import flax.struct
@@ -13,9 +14,15 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32, UInt32
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.mesh import replicated
 from eomt_jax.parallel.partition import param_shardings, place
+from eomt_jax.trees import (
+    BATCH_STATS,
+    from_variables,
+    leaves_by_path,
+    to_variables,
+)
 from eomt_jax.weights.wording import listed
 
 PyTree = Any
@@ -29,6 +36,8 @@ class TrainState:
       step: optimizer steps done.
       params: the network's, float32.
       opt_state: the optimizer's, sharded as its parameters are.
+      batch_stats: running statistics of the network's batch normalisation, whole on
+        every device; empty where it has none.
       rng: raw key of the run (`jax.random.key_data`), never changed: each step folds
         its number in. Raw, so that a checkpoint is plain arrays.
     """
@@ -37,62 +46,76 @@ class TrainState:
     params: PyTree
     opt_state: optax.OptState
     rng: UInt32[Array, "..."]
+    batch_stats: PyTree = dataclasses.field(default_factory=dict)
+
+    @property
+    def network_params(self) -> PyTree:
+        """Parameters and batch statistics as one tree, see eomt_jax.trees."""
+        return from_variables({"params": self.params, BATCH_STATS: self.batch_stats})
 
 
-def param_shapes(model: EoMT) -> PyTree:
-    """Shapes of an EoMT's parameters, without computing any."""
+def param_shapes(model: Network) -> PyTree:
+    """Returns the shapes of a network's parameters, without computing any."""
+    return variable_shapes(model)["params"]
+
+
+def variable_shapes(model: Network) -> PyTree:
+    """Returns the shapes of "params" and, where there are any, "batch_stats"."""
     # Networks are equal and hash by their fields, which no type checker knows.
     network: Any = model
-    return jax.tree.map(lambda shape: shape, _param_shapes(network))
+    return jax.tree.map(lambda shape: shape, _variable_shapes(network))
 
 
 @functools.lru_cache(maxsize=1)
-def _param_shapes(model: EoMT) -> PyTree:
+def _variable_shapes(model: Network) -> PyTree:
     # A run asks for them five times before its first step, and tracing takes a moment.
-    return jax.eval_shape(lambda: _init_params(model, jax.random.key(0)))
+    return jax.eval_shape(lambda: _init(model, jax.random.key(0)))
 
 
 def abstract_state(
-    model: EoMT, tx: optax.GradientTransformation, mesh: Mesh
+    model: Network, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The state as jax.ShapeDtypeStructs with shardings: what a restore wants."""
+    """Returns the state as jax.ShapeDtypeStructs with shardings, for a restore."""
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    params = param_shapes(model)
-    opt_state = jax.eval_shape(tx.init, params)
+    variables, rules = variable_shapes(model), model.partition_rules()
+    opt_state = jax.eval_shape(tx.init, variables["params"])
     whole = replicated(mesh)
 
     def place(shape: Any, sharding: Any) -> Any:
         return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
+    def place_all(tree: PyTree) -> PyTree:
+        return jax.tree.map(place, tree, param_shardings(tree, mesh, rules))
+
     return TrainState(
         step=place(jax.ShapeDtypeStruct((), jnp.int32), whole),
-        params=jax.tree.map(place, params, param_shardings(params, mesh)),
-        opt_state=jax.tree.map(place, opt_state, param_shardings(opt_state, mesh)),
+        opt_state=place_all(opt_state),
         rng=place(key, whole),
+        **to_variables(place_all(from_variables(variables))),
     )
 
 
 def state_shardings(
-    model: EoMT, tx: optax.GradientTransformation, mesh: Mesh
+    model: Network, tx: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A TrainState of NamedShardings."""
+    """Returns a TrainState of NamedShardings."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(model, tx, mesh))
 
 
 def create_state(
-    model: EoMT,
+    model: Network,
     tx: optax.GradientTransformation,
     rng: jax.Array,
     mesh: Mesh,
     *,
     loaded: PyTree | None = None,
 ) -> TrainState:
-    """The state before the first step, each leaf created in its shards.
+    """Creates the state before the first step, each leaf in its shards.
 
-    No device and no host ever holds the whole of it, but for what is loaded.
+    No device and no host ever holds the whole of it, except for what is loaded.
 
     Args:
-      model: an EoMT.
+      model: the network.
       tx: the optimizer.
       rng: key from `jax.random.key`; initialisation and training draw from it.
       mesh: from `parallel.mesh.create_mesh`.
@@ -104,8 +127,9 @@ def create_state(
       ValueError: a loaded weight is none of the model's or has another shape.
     """
     target = abstract_state(model, tx, mesh)
-    shapes = _flatten(target.params)
-    given = _check_loaded(loaded or {}, shapes)
+    shapes = leaves_by_path(target.network_params)
+    given = leaves_by_path(loaded or {})
+    _check_loaded(given, shapes, model.query_params)
     drawn = {
         path: leaf
         for path, leaf in shapes.items()
@@ -117,7 +141,7 @@ def create_state(
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         # What is not returned is not computed, the network's forward pass included.
-        params = _flatten(_init_params(model, key))
+        params = leaves_by_path(from_variables(_init(model, key)))
         return {path: params[path] for path in drawn}
 
     shardings = {path: leaf.sharding for path, leaf in drawn.items()}
@@ -130,7 +154,7 @@ def create_state(
             flat[path] = place(host, shapes[path].sharding)
     # In the order of initialisation, so that trees print alike however they began.
     flat = {path: flat[path] for path in shapes}
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")
+    variables = to_variables(flax.traverse_util.unflatten_dict(flat, sep="/"))
 
     def rest(params: PyTree, key: jax.Array) -> TrainState:
         return TrainState(
@@ -141,18 +165,13 @@ def create_state(
         )
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-    create = jax.jit(rest, out_shardings=dataclasses.replace(shardings, params=None))
-    return dataclasses.replace(create(params, run_rng), params=params)
+    shardings = dataclasses.replace(shardings, params=None, batch_stats={})
+    create = jax.jit(rest, out_shardings=shardings)
+    return dataclasses.replace(create(variables["params"], run_rng), **variables)
 
 
-def _init_params(model: EoMT, key: jax.Array) -> PyTree:
-    height, width = model.vit.image_size
-    images = jnp.zeros((1, height, width, 3), jnp.uint8)
-    return model.init(key, images)["params"]
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-    return flax.traverse_util.flatten_dict(tree, sep="/")  # pyright: ignore
+def _init(model: Network, key: jax.Array) -> PyTree:
+    return model.init(key, jnp.zeros((1, *model.image_size, 3), jnp.uint8))
 
 
 def _replace(array: jax.Array, rows: np.ndarray) -> jax.Array:
@@ -167,15 +186,17 @@ def _replace(array: jax.Array, rows: np.ndarray) -> jax.Array:
     return replace(array, np.asarray(rows, array.dtype))
 
 
-def _check_loaded(loaded: PyTree, shapes: dict[str, Any]) -> dict[str, Any]:
-    given = _flatten(loaded)
+def _check_loaded(
+    given: dict[str, Any], shapes: dict[str, Any], query_params: Collection[str]
+) -> None:
+    """Raises ValueError unless every loaded array is one of the network's."""
 
     def fits(path: str, value: Any) -> bool:
         if path not in shapes:
             return False
         wanted, found = shapes[path].shape, value.shape
-        fewer = path == "queries" and found[0] < wanted[0] and found[1:] == wanted[1:]
-        return fewer or found == wanted
+        fewer = found[:1] < wanted[:1] and found[1:] == wanted[1:]
+        return found == wanted or fewer and path in query_params
 
     wrong = [
         f"{path} {value.shape}: "
@@ -187,4 +208,3 @@ def _check_loaded(loaded: PyTree, shapes: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"{len(wrong)} loaded weights do not fit the network: {listed(wrong)}"
         )
-    return given

@@ -9,24 +9,33 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.parallel.batch import split_batch
 from eomt_jax.parallel.mesh import batch_sharding, replicated
 from eomt_jax.parallel.partition import apply_sharded, param_shardings
 from eomt_jax.training.optimizer import merge, trainable
 from eomt_jax.training.schedules import Schedule
-from eomt_jax.training.state import PyTree, TrainState, state_shardings
+from eomt_jax.training.state import (
+    PyTree,
+    TrainState,
+    param_shapes,
+    state_shardings,
+)
+from eomt_jax.trees import BATCH_STATS, from_variables
 from eomt_jax.types import Batch
 
 Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-LossAndMetrics = Callable[..., tuple[jax.Array, Metrics]]
+LossAndMetrics = Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]
 
 
 def make_loss(
-    model: EoMT, criterion: Any, *, mask_probs_fn: Schedule, mesh: Mesh | None
+    model: Network, criterion: Any, *, mask_probs_fn: Schedule, mesh: Mesh | None
 ) -> LossAndMetrics:
-    """A function (params, part, *, rng, step, rows, normalizers) → (loss, its parts).
+    """Returns a function (params, batch_stats, part, *, …) → (loss, (parts, stats)).
+
+    Its keyword arguments are rng, step, rows and normalizers; the statistics returned
+    are those after the part, empty where the network has none.
 
     The part is a whole batch or some of its rows; `rows` says which, `normalizers` is
     the whole batch's: losses and gradients of all parts add up to the whole one's. The
@@ -34,32 +43,37 @@ def make_loss(
     far rotary positions are stretched follow from it, the step and the row alone.
 
     Args:
-      model: an EoMT.
+      model: the network.
       criterion: a `losses.criterion.Criterion`.
       mask_probs_fn: step → mask probabilities [L2]. When all are 0 nothing is masked,
         but every block still makes its prediction and bears its loss.
       mesh: on which parameters and batch lie; None computes in one place.
     """
+    rules = model.partition_rules()
 
     def loss(
         params: PyTree,
+        batch_stats: PyTree,
         batch: Batch,
         *,
         rng: jax.Array,
         step: jax.Array,
         rows: jax.Array,
         normalizers: Any,
-    ) -> tuple[jax.Array, Metrics]:
+    ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), step)
         mask_key, loss_key, position_key = jax.random.split(key, 3)
-        outputs = apply_sharded(
+        outputs, updated = apply_sharded(
             model,
-            params,
+            from_variables({"params": params, BATCH_STATS: batch_stats}),
             batch.image,
             mask_probs=mask_probs_fn(step),
             rows=rows,
+            train=True,
             rngs={"mask": mask_key, "positions": position_key},
+            mutable=[BATCH_STATS],
             mesh=mesh,
+            rules=rules,
         )
         terms = criterion(
             outputs,
@@ -78,13 +92,13 @@ def make_loss(
         metrics |= {f"loss/{name}": part.sum() for name, part in parts.items()}
         for name, part in parts.items():
             metrics |= {f"loss/{name}_{i}": value for i, value in enumerate(part)}
-        return terms.total, metrics
+        return terms.total, (metrics, updated.get(BATCH_STATS, {}))
 
     return loss
 
 
 def make_train_step(
-    model: EoMT,
+    model: Network,
     criterion: Any,
     tx: optax.GradientTransformation,
     *,
@@ -103,7 +117,7 @@ def make_train_step(
     `mask_prob/0` …, all of them as this step used them.
 
     Args:
-      model: an EoMT.
+      model: the network.
       criterion: a `losses.criterion.Criterion`.
       tx: from `optimizer.create_optimizer`.
       mask_probs_fn: step → mask probabilities [L2].
@@ -118,23 +132,28 @@ def make_train_step(
     """
     loss = make_loss(model, criterion, mask_probs_fn=mask_probs_fn, mesh=mesh)
     head_rate, vit_rate = learning_rate_fns
+    groups = model.parameter_groups(param_shapes(model))
+    rules = model.partition_rules()
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        trained = trainable(state.params, frozen_blocks)
+        trained = trainable(state.params, groups, frozen_blocks)
         normalizers = criterion.normalizers(
             batch.targets, num_queries=model.num_queries
         )
 
-        def grads_of(batch: Batch, rows: jax.Array) -> tuple[PyTree, Metrics]:
+        def grads_of(
+            batch_stats: PyTree, batch: Batch, rows: jax.Array
+        ) -> tuple[PyTree, Metrics, PyTree]:
             params = state.params
             if accumulation > 1 and mesh.shape["fsdp"] > 1:
                 # Else XLA gathers all blocks' weights before the first part, for all
                 # parts, and keeps them.
                 params, batch = jax.lax.optimization_barrier((params, batch))
 
-            def trained_loss(trained: PyTree) -> tuple[jax.Array, Metrics]:
+            def trained_loss(trained: PyTree) -> Any:
                 return loss(
                     merge(params, trained),
+                    batch_stats,
                     batch,
                     rng=state.rng,
                     step=state.step,
@@ -142,16 +161,21 @@ def make_train_step(
                     normalizers=normalizers,
                 )
 
-            return jax.grad(trained_loss, has_aux=True)(
-                trainable(params, frozen_blocks)
+            grads, (metrics, batch_stats) = jax.grad(trained_loss, has_aux=True)(
+                trainable(params, groups, frozen_blocks)
             )
+            return grads, metrics, batch_stats
 
         rows = jnp.arange(len(batch.valid))
         if accumulation == 1:
-            grads, metrics = grads_of(batch, rows)
+            grads, metrics, batch_stats = grads_of(state.batch_stats, batch, rows)
         else:
-            parts = split_batch((batch, rows), accumulation, mesh)
-            grads, metrics = _sum_over(parts, grads_of, param_shardings(trained, mesh))
+            grads, metrics, batch_stats = _sum_over(
+                split_batch((batch, rows), accumulation, mesh),
+                grads_of,
+                state.batch_stats,
+                shardings=param_shardings(trained, mesh, rules),
+            )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         probs = mask_probs_fn(state.step)
@@ -163,6 +187,7 @@ def make_train_step(
             step=state.step + 1,
             params=merge(state.params, optax.apply_updates(trained, updates)),
             opt_state=opt_state,
+            batch_stats=batch_stats,
         )
         return state, metrics
 
@@ -176,22 +201,29 @@ def make_train_step(
 
 
 def _sum_over(
-    parts: PyTree, grads_of: Callable[..., Any], shardings: PyTree
-) -> tuple[PyTree, Metrics]:
-    """Gradients and metrics, summed over the leading axis of `parts`.
+    parts: PyTree,
+    grads_of: Callable[..., Any],
+    batch_stats: PyTree,
+    *,
+    shardings: PyTree,
+) -> tuple[PyTree, Metrics, PyTree]:
+    """Returns gradients and metrics, summed over the leading axis of `parts`.
 
-    Gradients lie where their parameters do between the parts, whatever the partitioner
+    Each part goes on from the batch statistics of the one before. Gradients lie where their parameters do between the parts, whatever the partitioner
     would make of a loop's carry.
     """
 
-    def add_part(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
-        grads, metrics = jax.tree.map(jnp.add, sums, grads_of(*part))
-        return (jax.lax.with_sharding_constraint(grads, shardings), metrics), None
+    def add_part(carry: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        *sums, batch_stats = carry
+        *terms, batch_stats = grads_of(batch_stats, *part)
+        grads, metrics = jax.tree.map(jnp.add, sums, terms)
+        grads = jax.lax.with_sharding_constraint(grads, shardings)
+        return (grads, metrics, batch_stats), None
 
     first = jax.tree.map(lambda leaf: leaf[0], parts)
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(grads_of, *first)
+    grads, metrics, _ = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(grads_of, batch_stats, *first),
     )
-    grads, metrics = zeros
-    zeros = (jax.lax.with_sharding_constraint(grads, shardings), metrics)
-    return jax.lax.scan(add_part, zeros, parts)[0]
+    grads = jax.lax.with_sharding_constraint(grads, shardings)
+    return jax.lax.scan(add_part, (grads, metrics, batch_stats), parts)[0]

@@ -8,7 +8,6 @@ import jax
 
 from eomt_jax.parallel.mesh import num_batch_shards
 from eomt_jax.training.measured_step import Measured
-from eomt_jax.training.optimizer import trainable
 from eomt_jax.training.setup import Setup
 
 
@@ -40,7 +39,7 @@ def describe_memory(run: Setup, analysis: Any, measured: Measured | None = None)
     """
     state = run.abstract_state()
     params, opt_state = local_bytes(state.params), local_bytes(state.opt_state)
-    trained = trainable(state.params, run.config.optimizer.frozen_blocks)
+    trained = run.trainable(state.params)
     gradients = local_bytes(trained)
     lines = [
         f"parameters          {gigabytes(params)}",

@@ -3,7 +3,7 @@
 Its folder has four parts, which orbax writes beside one another and renames into place
 when all are complete:
 
-  params     the network's parameters, so that inference reads nothing else
+  params     the network's parameters and batch statistics: what inference reads
   training   optimizer state, step and random key
   position   JSON, see DataPosition
   about      JSON: version of this layout, checksums of all arrays, the score of the
@@ -24,6 +24,7 @@ from eomt_jax import json_files
 from eomt_jax.regular_files import check_folder
 from eomt_jax.training.joint_reading import DamagedError, read_in_all, reason_of
 from eomt_jax.training.state import TrainState
+from eomt_jax.trees import leaves_by_path, to_variables
 from eomt_jax.weights.checksums import changed, checksums
 from eomt_jax.weights.steps import ABOUT_ITEM, PARAMS_ITEM
 
@@ -120,14 +121,14 @@ def to_save(
     about = {
         "version": VERSION,
         "checksums": {
-            PARAMS_ITEM: checksums(state.params),
+            PARAMS_ITEM: checksums(state.network_params),
             "training": checksums(training),
         },
         "score": None if score is None else dataclasses.asdict(score),
         "num_replaced": num_replaced,
     }
     return ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
+        params=ocp.args.StandardSave(state.network_params),
         training=ocp.args.StandardSave(training),
         position=ocp.args.JsonSave(dataclasses.asdict(position)),
         about=ocp.args.JsonSave(about),
@@ -199,7 +200,7 @@ def restore(folder: epath.Path, like: TrainState) -> TrainState:
       ValueError: the state saved is of other shapes or types.
     """
     like = jax.tree.map(_abstract, like)
-    parts = {PARAMS_ITEM: like.params, "training": _training_part(like)}
+    parts = {PARAMS_ITEM: like.network_params, "training": _training_part(like)}
 
     def read_descriptions() -> tuple[dict[str, Any], dict[str, Any]]:
         check_folder(folder)
@@ -221,9 +222,8 @@ def restore(folder: epath.Path, like: TrainState) -> TrainState:
         if names:
             problem = f"{len(names)} of its arrays have changed, as {item}/{names[0]}"
             raise DamagedError(f"{folder} is damaged: {problem}.")
-    return dataclasses.replace(
-        like, params=restored[PARAMS_ITEM], **restored["training"]
-    )
+    variables = to_variables(restored[PARAMS_ITEM])
+    return dataclasses.replace(like, **variables, **restored["training"])
 
 
 def _training_part(state: TrainState) -> dict[str, Any]:
@@ -257,10 +257,8 @@ def _stored_arrays(item: epath.Path) -> dict[str, str]:
 
 def _described(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name} {tuple(leaf.shape)}"
-        )
-        for path, leaf in jax.tree.leaves_with_path(tree)
+        path: f"{np.dtype(leaf.dtype).name} {tuple(leaf.shape)}"
+        for path, leaf in leaves_by_path(tree).items()
     }
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from eomt_jax.trees import leaves_by_path
+
 # Elements of a host array at a time, so that little memory is needed beside it.
 _CHUNK = 1 << 22
 
@@ -27,8 +29,7 @@ def checksums(tree: Any) -> dict[str, int]:
         them must call this), or of NumPy arrays; elements of 1, 2 or 4 bytes.
     """
     sums = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for name, leaf in leaves_by_path(tree).items():
         sums[name] = _on_device(leaf) if isinstance(leaf, jax.Array) else _on_host(leaf)
     return {name: int(value) for name, value in jax.device_get(sums).items()}
 

@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.classes import CONFIG_KEY, SPLIT_KEY
@@ -39,7 +40,7 @@ class Tensor(NamedTuple):
 
 def save(
     folder: epath.PathLike,
-    model: EoMT,
+    model: Network,
     params: dict[str, Any],
     *,
     dataset_info: DatasetInfo | None = None,
@@ -59,6 +60,7 @@ def save(
       ValueError: transformers has no such network, a parameter is not finite, or there
         is something at `folder`.
     """
+    model = as_eomt(model)
     config = network_config(model) | _class_config(model, dataset_info)
     tensors = {name: t.value for name, t in named_tensors(model, params).items()}
     tensors |= _buffers(model)
@@ -71,6 +73,20 @@ def save(
         _write_json(
             unfinished / "preprocessor_config.json", _processor(model, dataset_info)
         )
+
+
+def as_eomt(model: Network) -> EoMT:
+    """Returns the network if it is an EoMT, which is what transformers has.
+
+    Raises:
+      ValueError: it is another network.
+    """
+    if not isinstance(model, EoMT):
+        raise ValueError(  # noqa: TRY004
+            f"transformers has no network like this {type(model).__name__}: only an EoMT "
+            "can go there."
+        )
+    return model
 
 
 def _buffers(model: EoMT) -> dict[str, np.ndarray]:

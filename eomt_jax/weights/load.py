@@ -11,13 +11,20 @@ import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
+from eomt_jax.models.registry import network_class
 from eomt_jax.models.vit import ViT
+from eomt_jax.trees import from_variables, leaves_by_path
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.architecture import LARGEST, check_number
+from eomt_jax.weights.model_fields import build_module
 from eomt_jax.weights.native import MODEL_FILE
-from eomt_jax.weights.resample import resample_vit
-from eomt_jax.weights.stored import Stored, read_stored_backbone, read_stored_eomt
+from eomt_jax.weights.resample import resample_vit, resampled_params
+from eomt_jax.weights.stored import (
+    Stored,
+    read_stored_backbone,
+    read_stored_network,
+)
 from eomt_jax.weights.wording import listed, shown
 
 # Fields that change neither the parameters nor their shapes.
@@ -26,25 +33,26 @@ FREE_FIELDS = ("layer_norm_eps", "rope_theta", "rope_rescale", "dtype", "remat")
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """An opened EoMT.
+    """An opened network.
 
     Attributes:
       model: ready to apply.
-      params: float32 NumPy arrays, some of them views in another order of axes.
+      params: float32 NumPy arrays, some of them views in another order of axes; with
+        batch statistics where the network has them, see eomt_jax.trees.
       dataset_info: classes and task, where the checkpoint or its published name tells
         them; else None.
       notes: sentences that a user should read, as that the classes are unknown.
-      resampled: whether the position embedding is of another size than stored.
+      resampled: paths of the parameters that are of another size than stored.
     """
 
-    model: EoMT
+    model: Any
     params: dict[str, Any]
     dataset_info: DatasetInfo | None
     notes: tuple[str, ...]
-    resampled: bool = False
+    resampled: frozenset[str] = frozenset()
 
 
-def open_eomt(
+def open_network(
     path: epath.PathLike,
     *,
     backbone: epath.PathLike = "",
@@ -52,7 +60,7 @@ def open_eomt(
     delta: bool | None = None,
     **overrides: Any,
 ) -> Loaded:
-    """An EoMT from a checkpoint of ours, of the release or of transformers.
+    """Opens a network of a checkpoint of ours, of the release or of transformers.
 
     Args:
       path: a training's work directory, a folder that `native.save` wrote, one step of
@@ -73,10 +81,10 @@ def open_eomt(
 
     Raises:
       FileNotFoundError: there is nothing at the path.
-      ValueError: what is there is damaged, no EoMT, or an argument contradicts it.
+      ValueError: what is there is damaged, no network, or an argument contradicts it.
     """
     check_image_size(image_size)
-    stored = read_stored_eomt(
+    stored = read_stored_network(
         path,
         backbone=backbone,
         image_size=image_size,
@@ -86,9 +94,14 @@ def open_eomt(
     fields = stored.fields
     own = {k: overrides.pop(k) for k in list(overrides) if k in fields}
     _check_settled(path, fields, own)
-    model = _build_eomt(path, stored.vit_fields, fields)
+    model = _build_network(path, stored)
     if not stored.checked:
         _check_tree(path, model, stored.params)
+    if model.backbone is None:
+        if image_size is not None and "image_size" in fields:
+            model = model.clone(image_size=tuple(image_size))
+            _check_tree(path, model, stored.params)
+        return Loaded(model, stored.params, stored.dataset_info, stored.notes)
     vit, vit_params = _refit(
         path,
         stored,
@@ -96,14 +109,16 @@ def open_eomt(
         patch_size=stored.vit_fields["patch_size"],
         overrides=overrides,
     )
-    notes = stored.notes
-    resampled = vit.positions == "learned" and vit.grid_size != model.vit.grid_size
+    notes, name = stored.notes, model.backbone_name
+    old, new = model.backbone.grid_size, vit.grid_size
+    resampled = frozenset(
+        f"{name}/{leaf}" for leaf in resampled_params(model.backbone, vit)
+    )
     if resampled:
-        old, new = model.vit.grid_size, vit.grid_size
         notes += (f"Its position embedding was resampled from {old} to {new} patches.",)
     return Loaded(
-        model=model.clone(vit=vit),
-        params={**stored.params, "vit": vit_params},
+        model=model.with_backbone(vit),
+        params={**stored.params, name: vit_params},
         dataset_info=stored.dataset_info,
         notes=notes,
         resampled=resampled,
@@ -116,12 +131,12 @@ def load(
     backbone: epath.PathLike = "",
     image_size: tuple[int, int] | None = None,
     **overrides: Any,
-) -> tuple[EoMT, dict[str, Any]]:
-    """An EoMT and its parameters, float32 NumPy arrays.
+) -> tuple[Any, dict[str, Any]]:
+    """Returns a network, such as an EoMT, and its parameters, float32 NumPy arrays.
 
-    Arguments and errors as of `open_eomt`, whose notes are logged.
+    Arguments and errors are those of `open_network`, whose notes are logged.
     """
-    loaded = open_eomt(path, backbone=backbone, image_size=image_size, **overrides)
+    loaded = open_network(path, backbone=backbone, image_size=image_size, **overrides)
     for note in loaded.notes:
         logging.info("%s: %s", path, note)
     return loaded.model, loaded.params
@@ -141,7 +156,7 @@ def load_backbone(
 
     Args:
       path: DINOv2 as torch.hub's .pth, with timm's names, or as a Hugging Face file or
-        folder; DINOv3 as one of the latter; or whatever `open_eomt` takes, differences
+        folder; DINOv3 as one of the latter; or whatever `open_network` takes, differences
         excepted, whose backbone is then taken. May be a bucket or a name on the Hugging
         Face hub.
       image_size: (height, width) in pixels, multiples of `patch_size`; the
@@ -192,12 +207,7 @@ def read_backbone(
 def _read_checked_backbone(path: epath.PathLike, options: dict[str, Any]) -> Stored:
     stored = read_stored_backbone(path, options)
     if not stored.checked:
-        model = (
-            _build_eomt(path, stored.vit_fields, stored.fields)
-            if stored.kind == "EoMT"
-            else build_vit(path, stored.vit_fields)
-        )
-        _check_tree(path, model, stored.params)
+        _check_tree(path, _build_network(path, stored), stored.params)
     return stored
 
 
@@ -241,14 +251,18 @@ def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
         raise ValueError(f"{path}: its ViT cannot be built: {error}.") from error
 
 
-def _build_eomt(
-    path: epath.PathLike, vit_fields: dict[str, Any], fields: dict[str, Any]
-) -> EoMT:
-    vit = build_vit(path, vit_fields)
+def _build_network(path: epath.PathLike, stored: Stored) -> Any:
+    """Builds the network, or the backbone alone, that is stored."""
+    vit = build_vit(path, stored.vit_fields) if stored.vit_fields else None
+    kind = network_class(stored.kind)
+    if kind is None:
+        return vit
+    backbone = {kind.backbone_name: vit} if vit else {}
     try:
-        return EoMT(vit=vit, **fields)
+        return build_module(kind, stored.fields, **backbone)
     except TypeError as error:
-        raise ValueError(f"{path}: its EoMT cannot be built: {error}.") from error
+        what = f"{path}: its {stored.kind} cannot be built"
+        raise ValueError(f"{what}: {error}.") from error
 
 
 def _check_settled(
@@ -281,18 +295,22 @@ def check_image_size(image_size: Any) -> None:
 
 def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) -> None:
     """The parameters read must be those of the model, no more, no less."""
-    vit = model.vit if isinstance(model, EoMT) else model
-    assert isinstance(vit, ViT)
-    vit_params = params.get("vit", {}) if isinstance(model, EoMT) else params
-    depth = sum(name.startswith("block_") for name in vit_params)
-    if vit.depth != depth:  # also: no number, or one that is never finished building
-        raise ValueError(
-            f"{path} has depth = {shown(vit.depth)} in its {MODEL_FILE} and holds the "
-            f"parameters of {depth} blocks."
-        )
+    vit = model.backbone if isinstance(model, Network) else model
+    if isinstance(vit, ViT):
+        name = model.backbone_name if isinstance(model, Network) else ""
+        vit_params = params.get(name, {}) if name else params
+        depth = sum(name.startswith("block_") for name in vit_params)
+        if vit.depth != depth:  # also: a number that is never finished building
+            raise ValueError(
+                f"{path} has depth = {shown(vit.depth)} in its {MODEL_FILE} and holds "
+                f"the parameters of {depth} blocks."
+            )
+    sized: Any = model
     try:
-        images = jax.ShapeDtypeStruct((1, *vit.image_size, 3), jnp.uint8)
-        wanted_tree = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+        images = jax.ShapeDtypeStruct((1, *sized.image_size, 3), jnp.uint8)
+        wanted_tree = from_variables(
+            jax.eval_shape(model.init, jax.random.key(0), images)
+        )
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -315,7 +333,4 @@ def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) 
 
 
 def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(value.shape)
-        for path, value in jax.tree.leaves_with_path(tree)
-    }
+    return {path: tuple(value.shape) for path, value in leaves_by_path(tree).items()}

@@ -4,16 +4,17 @@ Flax takes fields of any type, and some that are its own, such as `name` and `pa
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from eomt_jax.models.attention import QKV_BIASES
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.registry import class_names, network_class
 from eomt_jax.models.vit import POSITIONS, ViT
 from eomt_jax.weights.architecture import LARGEST, check_number
 
-_KINDS: dict[str, type[nn.Module]] = {"EoMT": EoMT, "ViT": ViT}
 _ALWAYS = ("image_size", "patch_size")  # which their defaults would make others
 # Networks once stored whether they ran on a CPU, which programs now find out.
 _FORMER = {"on_cpu": bool}
@@ -24,6 +25,23 @@ _CHOICES = {
     "qkv_bias": tuple(QKV_BIASES),
 }
 _MAX_COUNT = 1 << 20
+_PLAIN = (bool, int, float, str)
+
+
+def module_class(source: str, kind: Any) -> type[nn.Module]:
+    """Returns the class of a network or of a backbone by its name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = ViT if kind == "ViT" else network_class(kind)
+    if found is None:
+        raise ValueError(
+            f"{source} describes no network: kind = {kind!r:.80}; there are "
+            f"{', '.join((*class_names(), 'ViT'))}. Call eomt_jax.models.registry.register "
+            "first for a network of your own."
+        )
+    return found
 
 
 def check_fields(source: str, kind: Any, fields: Any) -> None:
@@ -31,52 +49,79 @@ def check_fields(source: str, kind: Any, fields: Any) -> None:
 
     Args:
       source: the file, for messages.
-      kind: the module's class, "EoMT" or "ViT".
+      kind: the name of the module's class, "EoMT" or "ViT" for instance.
       fields: of the module as JSON has them, those of a module within as a dict.
     """
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(
-            f"{source} describes no network: kind = {kind!r:.80}; there are "
-            f"{', '.join(_KINDS)}."
-        )
-    if not isinstance(fields, dict):
-        what = f"{source} has {fields!r:.80} where the fields of its {kind} are."
-        raise ValueError(what)  # noqa: TRY004
-    known = {
-        field.name: field.type
-        for field in dataclasses.fields(_KINDS[kind])
-        if field.name not in ("name", "parent")
+    _check_module(source, module_class(source, kind), fields)
+
+
+def build_module(
+    kind: type[nn.Module], fields: Mapping[str, Any], **built: nn.Module
+) -> Any:
+    """Builds a module of its fields as JSON has them, and of fields that are built."""
+    types = _field_types(kind)
+
+    def value_of(name: str, value: Any) -> Any:
+        if _is_module(types.get(name)):
+            return build_module(types[name], value)
+        if name == "dtype":
+            return jnp.dtype(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    values = {name: value_of(name, value) for name, value in fields.items()}
+    return kind(**values, **built)
+
+
+def without_former(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields without those that networks had once and have no more."""
+    return {
+        name: without_former(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if name not in _FORMER
     }
+
+
+def _check_module(source: str, kind: type[nn.Module], fields: Any) -> None:
+    if not isinstance(fields, dict):
+        what = (
+            f"{source} has {fields!r:.80} where the fields of its {kind.__name__} are."
+        )
+        raise ValueError(what)  # noqa: TRY004
+    known = _field_types(kind)
     required = {
         field.name
-        for field in dataclasses.fields(_KINDS[kind])
+        for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING or field.name in _ALWAYS
     }
-    if kind == "ViT":
+    if kind is ViT:
         known |= _FORMER
     unknown = sorted(fields.keys() - known.keys())
     missing = [name for name in known if name in required and name not in fields]
     if unknown or missing:
         what = f"unknown {unknown[0]!r:.80}" if unknown else f"missing {missing[0]}"
         raise ValueError(
-            f"{source}: the fields of its {kind} are not those of this eomt_jax: {what}."
+            f"{source}: the fields of its {kind.__name__} are not those of this "
+            f"eomt_jax: {what}."
         )
     for name, value in fields.items():
         _check_field(source, name, value, known[name])
 
 
-def without_former(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields without those that networks had once and have no more."""
+def _field_types(kind: type[nn.Module]) -> dict[str, Any]:
     return {
-        name: without_former(value) if name == "vit" else value
-        for name, value in fields.items()
-        if name not in _FORMER
+        field.name: field.type
+        for field in dataclasses.fields(kind)
+        if field.name not in ("name", "parent")
     }
 
 
+def _is_module(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, nn.Module)
+
+
 def _check_field(source: str, name: str, value: Any, wanted: Any) -> None:
-    if name == "vit":
-        check_fields(source, "ViT", value)
+    if _is_module(wanted):
+        _check_module(source, wanted, value)
         return
     if name in LARGEST:
         check_number(source, name, value)
@@ -92,8 +137,11 @@ def _check_field(source: str, name: str, value: Any, wanted: Any) -> None:
         low = 0 if name == "num_register_tokens" else 1
         good = _is_count(value, low)
         words = f"a whole number of {low} to {_MAX_COUNT:,}"
-    else:
+    elif isinstance(wanted, type):
         good, words = type(value) is wanted, f"of type {wanted.__name__}"
+    else:  # a list where the module has a tuple
+        good = isinstance(value, list) and all(type(v) in _PLAIN for v in value)
+        words = "a list of numbers or texts"
     if not good:
         raise ValueError(f"{source}: {name} = {value!r:.80}; wanted {words}.")
 

@@ -21,6 +21,7 @@ import numpy as np
 from etils import epath
 
 from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
+from eomt_jax.trees import leaves_by_path
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
 from eomt_jax.weights.model_fields import check_fields, without_former
@@ -228,9 +229,8 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
             f"{item} is damaged: {len(changed)} of its arrays are not as they were "
             f"written, as {changed[0]}. {steps.instead_of(item.parent)}"
         )
-    for key, value in jax.tree.leaves_with_path(params):
+    for name, value in leaves_by_path(params).items():
         if not np.isfinite(value).all():
-            name = jax.tree_util.keystr(key, simple=True, separator="/")
             raise ValueError(f"{item}: {name} holds values that are not finite.")
     wanted = read_model_config(path).checksum if is_native(path) else ""
     if wanted:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float64
 
+from eomt_jax.models.vit import ViT
+
 CUBIC = -0.5  # Keys' a; PyTorch takes -0.75 without antialiasing and -0.5 with it
 
 
@@ -78,6 +80,16 @@ def resample_vit(
             params["position_embedding"], grid_size
         )
     return {**params, **resampled}
+
+
+def resampled_params(stored: ViT, wanted: ViT) -> set[str]:
+    """Returns the paths of the leaves that `resample_vit` changes between two sizes."""
+    changed = set()
+    if stored.patch_size != wanted.patch_size:
+        changed.add("patch_embedding/kernel")
+    if wanted.positions == "learned" and stored.grid_size != wanted.grid_size:
+        changed.add("position_embedding")
+    return changed
 
 
 def _keys_kernel(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from eomt_jax.json_files import read_object
+from eomt_jax.models.registry import network_class
 from eomt_jax.models.variants import VARIANTS
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import deltas, hub, native
@@ -20,7 +21,7 @@ from eomt_jax.weights.eomt import (
 )
 from eomt_jax.weights.files import open_checkpoint
 from eomt_jax.weights.prefixes import with_plain_names
-from eomt_jax.weights.wording import listed, shown
+from eomt_jax.weights.wording import listed
 
 # What neither shapes nor names tell, and a config.json only if there is one.
 OPTIONS = ("num_heads", "layer_norm_eps", "rope_theta")
@@ -29,7 +30,7 @@ PROCESSOR_FILE = "preprocessor_config.json"
 
 
 class BackboneError(ValueError):
-    """An EoMT was asked for where there is a backbone alone."""
+    """A whole network was asked for where there is a backbone alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Stored:
     """What a path holds.
 
     Attributes:
-      kind: "EoMT" or "ViT".
-      vit_fields: of the ViT.
-      fields: of the EoMT beside its ViT; empty for a ViT.
-      params: of the EoMT or ViT, float32.
+      kind: the name of the network's class, or "ViT" for a backbone alone.
+      vit_fields: of the backbone; empty for a network without one.
+      fields: of the network beside its backbone; empty for a backbone alone.
+      params: of the network, float32.
       dataset_info: of the classes, where that is told.
       notes: what a user should know.
       checked: whether fields and parameters are known to fit.
@@ -56,7 +57,8 @@ class Stored:
 
     @property
     def vit_params(self) -> dict[str, Any]:
-        return self.params["vit"] if self.kind == "EoMT" else self.params
+        network = network_class(self.kind)
+        return self.params[network.backbone_name] if network else self.params
 
 
 def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> Stored:
@@ -66,7 +68,10 @@ def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> St
     """
     source = hub.resolve(path)
     if native.is_native(source):
-        return _read_native(source)
+        stored = _read_native(source)
+        if not stored.vit_fields:
+            raise ValueError(f"{path} holds a {stored.kind}, which has no backbone.")
+        return stored
     options = {**_known(options), "image_size": options.get("image_size")}
     with open_checkpoint(source) as checkpoint:
         checkpoint = with_plain_names(checkpoint)
@@ -79,7 +84,7 @@ def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> St
     return Stored("EoMT", fields, {}, eomt.params, notes=checkpoint.notes)
 
 
-def read_stored_eomt(
+def read_stored_network(
     path: epath.PathLike,
     *,
     backbone: epath.PathLike,
@@ -87,7 +92,7 @@ def read_stored_eomt(
     delta: bool | None,
     options: Mapping[str, Any],
 ) -> Stored:
-    """An EoMT; arguments as those of `load.open_eomt`.
+    """Reads a network; arguments as those of `load.open_network`.
 
     `options` has some of OPTIONS, and num_query_blocks.
     """
@@ -95,9 +100,9 @@ def read_stored_eomt(
     if native.is_native(source):
         stored = _read_native(source)
         deltas.check_backbone(str(path), backbone, is_delta=False)
-        if stored.kind != "EoMT":
+        if stored.kind == "ViT":
             raise BackboneError(
-                f"{path} holds a {stored.kind}, not an EoMT; open it with "
+                f"{path} holds a backbone, not a whole network; open it with "
                 "eomt_jax.load_backbone."
             )
         return stored
@@ -106,7 +111,7 @@ def read_stored_eomt(
         checkpoint = with_plain_names(checkpoint)
         if is_backbone(checkpoint) and not is_eomt(checkpoint):
             raise BackboneError(
-                f"{path} holds a backbone, not an EoMT; open it with "
+                f"{path} holds a backbone, not a whole network; open it with "
                 "eomt_jax.load_backbone."
             )
         if str(backbone) and holds_differences(checkpoint, delta):
@@ -207,15 +212,16 @@ def _read_native(path: epath.PathLike) -> Stored:
     config = native.read_model_config(path)
     step, notes = native.chosen_step(path)
     params = native.read_params(step)
-    if config.kind == "ViT":
+    network = network_class(config.kind)
+    if network is None:
         return Stored("ViT", config.fields, {}, params, notes=notes, checked=False)
     fields = dict(config.fields)
-    vit_fields = fields.pop("vit", None)
-    described = isinstance(vit_fields, dict) and "vit" in params
-    if config.kind != "EoMT" or not described:
+    backbone = network.backbone_name
+    vit_fields = fields.pop(backbone) if backbone else {}
+    if backbone and backbone not in params:
         raise ValueError(
-            f"{path} holds neither an EoMT nor a ViT: kind = {shown(config.kind)} in its "
-            f"{native.MODEL_FILE}, parameters of {listed(sorted(params)[:8])}."
+            f"{path} holds no {config.kind}, as its {native.MODEL_FILE} says, but "
+            f"parameters of {listed(sorted(params)[:8])}."
         )
     return Stored(
         config.kind,

@@ -7,7 +7,7 @@ import eomt_jax
 from eomt_jax.cli import convert
 from eomt_jax.dataset_info import published_info
 from eomt_jax.weights import huggingface, name_maps, native
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 from tests.weights import test_eomt
 from tests.weights.test_huggingface import small_eomt
 
@@ -73,7 +73,7 @@ def test_eomt_goes_to_every_form_and_stays_the_same(to, eomts, tmp_path, capsys)
     assert "EoMT of width 24, 2 blocks, 4 register tokens, 5 queries" in text
     assert "80 classes (coco_instance, instance)" in text
     assert "note" not in text
-    expected, found = open_eomt(source), open_eomt(out)
+    expected, found = open_network(source), open_network(out)
     assert found.model == expected.model
     assert found.dataset_info == expected.dataset_info
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
@@ -93,7 +93,7 @@ def test_classes_are_given_where_the_checkpoint_has_none(eomts, tmp_path, capsys
     assert "note: It doesn't say what its 80 classes" in capsys.readouterr().out
     assert convert.main([source, f"{out}2", "--dataset=coco_instance"]) == 0
     assert "note" not in capsys.readouterr().out
-    assert open_eomt(f"{out}2").dataset_info == published_info("coco_instance")
+    assert open_network(f"{out}2").dataset_info == published_info("coco_instance")
 
 
 def test_size_is_another_one_where_asked_for(eomts, tmp_path, capsys):
@@ -113,8 +113,8 @@ def test_difference_and_backbone_come_out_whole(tmp_path):
     to = ["--to=huggingface", "--num_query_blocks=1"]
     assert convert.main([str(source), str(out), *flags, *to]) == 0
     size = (64, 64)
-    expected = open_eomt(source, backbone=base, image_size=size).params
-    jax.tree.map(np.testing.assert_array_equal, open_eomt(out).params, expected)
+    expected = open_network(source, backbone=base, image_size=size).params
+    jax.tree.map(np.testing.assert_array_equal, open_network(out).params, expected)
     assert convert.main([str(source), str(tmp_path / "whole"), "--no-delta"]) == 1
 
 

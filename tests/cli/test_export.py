@@ -7,7 +7,7 @@ import pytest
 from eomt_jax.cli import export
 from eomt_jax.dataset_info import published_info
 from eomt_jax.weights import native
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 from tests.weights.test_huggingface import small_eomt
 
 
@@ -30,7 +30,7 @@ def test_exported_folder_holds_program_weights_and_classes(
     value = json.loads((out / "export.json").read_text())
     assert value["platforms"] == ["cpu", "cuda", "tpu"]
     assert value["dataset"]["classes"][0]["name"] == "person"
-    written, read = open_eomt(out / "weights.safetensors"), open_eomt(checkpoint)
+    written, read = open_network(out / "weights.safetensors"), open_network(checkpoint)
     jax.tree.map(np.testing.assert_array_equal, written.params, read.params)
 
 

@@ -106,7 +106,7 @@ def test_published_recipe_has_the_published_length_and_annealing(
     assert config.optimizer.published_steps <= steps
     num_query_blocks = variants.get_variant(config.model.variant).num_query_blocks
     spans = annealing_steps(
-        config, total_steps=steps, num_query_blocks=num_query_blocks
+        config, total_steps=steps, num_masked_layers=num_query_blocks
     )
     assert spans == annealing
 

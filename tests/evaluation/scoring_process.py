@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from eomt_jax.evaluation import baseline, evaluator
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.inference.runner import Runner
-from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.eomt import EOMT_RULES, EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.mesh import create_mesh, reader_of
@@ -110,7 +110,7 @@ def draw_params(model: EoMT, mesh: Mesh, *, seed: int = 6) -> Any:
 
     # Not drawn by JAX, which compiles for longer than all else here takes.
     params = jax.tree_util.tree_map_with_path(draw, param_shapes(model))
-    return jax.tree.map(place, params, param_shardings(params, mesh))
+    return jax.tree.map(place, params, param_shardings(params, mesh, EOMT_RULES))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """A network that is easily understood: it segments the colour channels."""
 
-import types
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from eomt_jax.models.network import Network
+from eomt_jax.parallel.partition import PartitionRules
 from eomt_jax.types import ClassInfo, DatasetInfo, Outputs
 
 SIZE, CANVAS = 32, (40, 48)
@@ -21,7 +21,7 @@ INFO = DatasetInfo(
 TRACES = []
 
 
-class BrightestChannel(nn.Module):
+class BrightestChannel(Network):
     """One query for each colour channel: its mask is where that channel is bright."""
 
     @nn.compact
@@ -36,14 +36,12 @@ class BrightestChannel(nn.Module):
             class_logits=(jnp.broadcast_to(logits, (batch, *logits.shape)),),
         )
 
-    # What a Segmenter asks an EoMT.
-    @property
-    def vit(self):
-        return types.SimpleNamespace(image_size=(SIZE, SIZE), patch_size=4)
+    image_size = (SIZE, SIZE)
+    crop_step = 4
 
     @nn.nowrap
-    def inference_params(self, params):
-        return params
+    def partition_rules(self):
+        return PartitionRules(others=((r"queries", (None, None)),))
 
     @property
     def num_queries(self):

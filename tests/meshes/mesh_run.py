@@ -85,7 +85,10 @@ def train(shape, *, accumulation=1):
     options = {"total_steps": 4 * STEPS, "learning_rate": 0.05}
     options |= {"warmup_head": 0, "warmup_vit": 0}
     tx = optimizer.create_optimizer(
-        param_shapes(model), eps=1e-3, clip_norm=0.1, **options
+        model.parameter_groups(param_shapes(model)),
+        eps=1e-3,
+        clip_norm=0.1,
+        **options,
     )
     starts, ends = schedules.annealing_steps(STEPS, model.num_query_blocks)
     seen = set()

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from eomt_jax.training import optimizer
+from eomt_jax.trees import leaf_path
 from tests.meshes.mesh_run import BATCH, train
 from tests.processes import run_processes
 
@@ -69,8 +69,7 @@ def split_up(request, tmp_path_factory):
 
 def leaves(*trees):
     paths = [
-        optimizer.leaf_path(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])
+        leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])
     ]
     return zip(paths, *(jax.tree.leaves(tree) for tree in trees))
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from eomt_jax.models import variants
+from eomt_jax.models.eomt import EOMT_RULES
 from eomt_jax.parallel import partition
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.training.optimizer import create_optimizer
@@ -28,18 +29,19 @@ def shapes_of(variant, patch_size=16):
         image_size=(160, 320),
         patch_size=patch_size,
     )
-    return param_shapes(model)
+    return model, param_shapes(model)
 
 
 @pytest.mark.parametrize("variant", variants.VARIANTS)
 def test_every_parameter_of_every_variant_has_a_rule(variant, mesh):
-    shardings = partition.param_shardings(shapes_of(variant), mesh)
+    _, shapes = shapes_of(variant)
+    shardings = partition.param_shardings(shapes, mesh, EOMT_RULES)
     assert all(s.mesh == mesh for s in jax.tree.leaves(shardings))
 
 
 def test_large_parameters_are_split_over_fsdp_and_tensor(mesh):
-    shapes = shapes_of("giant")
-    shardings = jax.tree.leaves(partition.param_shardings(shapes, mesh))
+    _, shapes = shapes_of("giant")
+    shardings = jax.tree.leaves(partition.param_shardings(shapes, mesh, EOMT_RULES))
     leaves = jax.tree.leaves(shapes)
     local = [np.prod(s.shard_shape(leaf.shape)) for s, leaf in zip(shardings, leaves)]
     share = sum(local) / sum(leaf.size for leaf in leaves)
@@ -63,22 +65,22 @@ def test_large_parameters_are_split_over_fsdp_and_tensor(mesh):
     ],
 )
 def test_partition_spec_of_chosen_parameters(path, shape, spec, mesh):
-    assert partition.partition_spec(path, shape, mesh) == spec
+    assert partition.partition_spec(path, shape, mesh, EOMT_RULES.all) == spec
 
 
 def test_a_dimension_that_does_not_divide_stays_whole_alone():
     mesh = create_mesh(1, 2, 4)
     path = "vit/block_0/attention/qkv/kernel"
-    spec = partition.partition_spec(path, (384, 3, 6, 64), mesh)
+    spec = partition.partition_spec(path, (384, 3, 6, 64), mesh, EOMT_RULES.all)
     assert spec == P("fsdp", None, None, None)
 
 
 def test_optimizer_moments_lie_where_their_parameters_do(mesh):
-    shapes = shapes_of("small")
-    tx = create_optimizer(shapes, total_steps=10_000)
+    model, shapes = shapes_of("small")
+    tx = create_optimizer(model.parameter_groups(shapes), total_steps=10_000)
     state = jax.eval_shape(tx.init, shapes)
-    wanted = partition.param_shardings(shapes, mesh)
-    shardings = partition.param_shardings(state, mesh)
+    wanted = partition.param_shardings(shapes, mesh, EOMT_RULES)
+    shardings = partition.param_shardings(state, mesh, EOMT_RULES)
     assert shardings.mu == wanted and shardings.nu == wanted
     assert shardings.count.spec == P()
 
@@ -86,15 +88,15 @@ def test_optimizer_moments_lie_where_their_parameters_do(mesh):
 def test_parameter_without_a_rule_raises(mesh):
     shapes = {"vit": {"novelty": jax.ShapeDtypeStruct((4,), jnp.float32)}}
     with pytest.raises(ValueError, match="vit/novelty .*add a row"):
-        partition.param_shardings(shapes, mesh)
+        partition.param_shardings(shapes, mesh, EOMT_RULES)
     # The end of a name is not a name.
     with pytest.raises(ValueError, match="no partition rule"):
-        partition.partition_spec("my_queries", (4, 4), mesh)
+        partition.partition_spec("my_queries", (4, 4), mesh, EOMT_RULES.all)
 
 
 def test_parameter_of_another_rank_than_its_rule_raises(mesh):
     with pytest.raises(ValueError, match="names 2 dimensions"):
-        partition.partition_spec("queries", (4,), mesh)
+        partition.partition_spec("queries", (4,), mesh, EOMT_RULES.all)
 
 
 class Layers(nn.Module):
@@ -120,10 +122,10 @@ def gradients(model, x, mesh):
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
 
     def loss(params, x):
-        out = partition.apply_sharded(model, params, x, mesh=mesh)
+        out = partition.apply_sharded(model, params, x, mesh=mesh, rules=EOMT_RULES)
         return jnp.sin(3 * out).mean()
 
-    params = jax.device_put(params, partition.param_shardings(params, mesh))
+    params = jax.device_put(params, partition.param_shardings(params, mesh, EOMT_RULES))
     rows = jax.NamedSharding(mesh, P(("data", "fsdp")))
     return jax.jit(jax.grad(loss)), params, jax.device_put(x, rows)
 

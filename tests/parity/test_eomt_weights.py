@@ -9,7 +9,7 @@ import torch
 import transformers
 
 import eomt_jax
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 from tests.parity.eomt_reference import to_pixel_values
 from tests.parity.random_networks import randomize
 
@@ -158,7 +158,7 @@ def test_architecture_classes_and_notes_of_a_folder(tmp_path, dinov3):
     reference = create_reference(dinov3=dinov3, **TINY)
     reference.attn_mask_probs[:] = torch.tensor([1.0, 0.5])
     reference.save_pretrained(tmp_path)
-    loaded = open_eomt(tmp_path)
+    loaded = open_network(tmp_path)
     model = loaded.model
     assert (model.num_queries, model.num_classes, model.num_query_blocks) == (9, 7, 2)
     assert model.vit.layer_norm_eps == (1e-5 if dinov3 else 1e-6)

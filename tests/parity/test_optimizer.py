@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from eomt_jax.models.variants import create_eomt
 from eomt_jax.training import optimizer
+from eomt_jax.trees import leaf_path
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
@@ -53,10 +55,7 @@ def test_twelve_steps_equal_torch_adamw():
         SHAPES,
         is_leaf=lambda leaf: isinstance(leaf, tuple),
     )
-    paths = [
-        optimizer.leaf_path(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
+    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     theirs = [torch.tensor(leaf) for leaf in jax.tree.leaves(params)]
     adamw = torch.optim.AdamW(
         [{"params": [leaf], "lr": 0.0} for leaf in theirs],
@@ -64,8 +63,11 @@ def test_twelve_steps_equal_torch_adamw():
         eps=1e-8,
         weight_decay=0.05,
     )
+    model = create_eomt(
+        "tiny", num_classes=1, num_queries=1, image_size=(16, 16), depth=2
+    )
     tx = optimizer.create_optimizer(
-        params,
+        model.parameter_groups(params),
         total_steps=TOTAL,
         learning_rate=1e-2,
         warmup_head=HEAD,

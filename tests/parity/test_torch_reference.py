@@ -219,6 +219,7 @@ def test_compiled_parts_train_as_eager_ones_do(config):
 def test_rates_of_every_parameter_are_ours(config):
     run = setup(config, devices=jax.devices()[:1])
     params = make_params(run.initialization.model)
+    groups = run.initialization.model.parameter_groups(params)
     reference = torch_reference.Reference(run, params)
     names = {id(p): name for name, p in reference.network.named_parameters()}
     tensors = huggingface.named_tensors(run.initialization.model, params)
@@ -230,7 +231,7 @@ def test_rates_of_every_parameter_are_ours(config):
         reference.step = step
         reference.set_rates()
         expected = flax.traverse_util.flatten_dict(
-            optimizer.learning_rates(params, step, total_steps=4, **options), sep="/"
+            optimizer.learning_rates(groups, step, total_steps=4, **options), sep="/"
         )
         found = {
             tensors[names[id(p)]].path: group["lr"]

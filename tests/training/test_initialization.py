@@ -85,7 +85,7 @@ def small_variants(monkeypatch):
 
 def build(variant="micro", **changes):
     options = {"class_names": NAMES, "num_queries": 4, "image_size": (32, 32)}
-    return initialize(variant, **{**options, "patch_size": 8, **changes})
+    return initialize(variant=variant, **{**options, "patch_size": 8, **changes})
 
 
 def rows(initialization):
@@ -411,5 +411,5 @@ def test_contradictions_are_refused(checkpoint, changes, message):
 
 
 def test_backbone_is_no_checkpoint(backbone):
-    with pytest.raises(ValueError, match="holds a ViT, not an EoMT"):
+    with pytest.raises(ValueError, match="holds a backbone, not a whole network"):
         build(checkpoint=backbone[0])

@@ -1,28 +1,28 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from eomt_jax.models import variants
 from eomt_jax.training import optimizer
 from eomt_jax.training.state import param_shapes
+from eomt_jax.trees import leaves_by_path
 
 T = 88_692
 
 
 @pytest.fixture(scope="module")
-def large_shapes():
+def large_groups():
     model = variants.create_eomt(
         "large", num_classes=133, num_queries=200, image_size=(640, 640)
     )
-    return param_shapes(model)
+    return model.parameter_groups(param_shapes(model))
 
 
 @pytest.fixture(scope="module")
-def small_model_params():
-    model = variants.create_eomt(
+def small_model():
+    return variants.create_eomt(
         "tiny",
         num_classes=3,
         num_queries=4,
@@ -32,24 +32,29 @@ def small_model_params():
         num_heads=2,
         mlp_dim=16,
     )
+
+
+@pytest.fixture(scope="module")
+def groups(small_model):
+    return small_model.parameter_groups(param_shapes(small_model))
+
+
+@pytest.fixture(scope="module")
+def small_model_params(small_model):
     rng = np.random.default_rng(0)
     return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32), param_shapes(model)
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
+        param_shapes(small_model),
     )
 
 
-def by_path(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {optimizer.leaf_path(path): leaf for path, leaf in leaves}
-
-
-def test_every_parameter_has_the_rate_of_its_group(large_shapes):
+def test_every_parameter_has_the_rate_of_its_group(large_groups):
     # Beyond both warm-ups the two groups still differ: each falls from its own peak.
     step = 30_000
     head = 1e-4 * (1 - (step - 500) / (T - 500)) ** 0.9
     vit = 1e-4 * (1 - (step - 1500) / (T - 1500)) ** 0.9
-    rates = by_path(optimizer.learning_rates(large_shapes, step, total_steps=T))
-    assert len(rates) == len(jax.tree.leaves(large_shapes))
+    rates = leaves_by_path(optimizer.learning_rates(large_groups, step, total_steps=T))
+    assert len(rates) == len(jax.tree.leaves(large_groups.tree))
     expected = {}
     for path in rates:
         first, _, rest = path.partition("/")
@@ -81,86 +86,87 @@ def test_every_parameter_has_the_rate_of_its_group(large_shapes):
         ("vit/register_tokens", 0.0, 2.951479e-7, 5.902958e-7),
     ],
 )
-def test_rates_at_the_warmups_ends(large_shapes, path, at_500, at_1000, at_1500):
+def test_rates_at_the_warmups_ends(large_groups, path, at_500, at_1000, at_1500):
     rates = [
-        by_path(optimizer.learning_rates(large_shapes, step, total_steps=T))[path]
+        leaves_by_path(optimizer.learning_rates(large_groups, step, total_steps=T))[
+            path
+        ]
         for step in (0, 500, 1000, 1500)
     ]
     np.testing.assert_allclose(rates, [0.0, at_500, at_1000, at_1500], rtol=2e-6)
 
 
-def test_undecayed_blocks_have_the_full_rate_and_move_no_other(large_shapes):
-    plain = by_path(optimizer.leaf_rates(large_shapes, layer_decay=0.8))
-    rates = optimizer.leaf_rates(large_shapes, layer_decay=0.8, undecayed_blocks=4)
-    rates = by_path(rates)
+def test_undecayed_blocks_have_the_full_rate_and_move_no_other(large_groups):
+    plain = leaves_by_path(optimizer.leaf_rates(large_groups, layer_decay=0.8))
+    rates = optimizer.leaf_rates(large_groups, layer_decay=0.8, undecayed_blocks=4)
+    rates = leaves_by_path(rates)
     assert rates["vit/block_20/norm1/bias"].multiplier == 1.0
     assert rates["vit/block_19/norm1/bias"].multiplier == 0.8**4
     for path, rate in rates.items():
         block = re.match(r"vit/block_(\d+)/", path)
         if block and int(block[1]) >= 20:
-            assert rate == optimizer.LeafRate(in_vit=True, multiplier=1.0)
+            assert rate == optimizer.LeafRate(in_backbone=True, multiplier=1.0)
         else:
             assert rate == plain[path]
 
 
 @pytest.mark.parametrize("undecayed_blocks", [4, -1])
-def test_more_undecayed_blocks_than_there_are_raise(
-    small_model_params, undecayed_blocks
-):
-    with pytest.raises(ValueError, match=rf"{undecayed_blocks}: the ViT has 3 blocks"):
+def test_more_undecayed_blocks_than_there_are_raise(groups, undecayed_blocks):
+    with pytest.raises(
+        ValueError, match=rf"{undecayed_blocks}: the backbone has 3 blocks"
+    ):
         optimizer.create_optimizer(
-            small_model_params, total_steps=T, undecayed_blocks=undecayed_blocks
+            groups, total_steps=T, undecayed_blocks=undecayed_blocks
         )
 
 
-def test_clip_takes_all_gradients_and_moments_move_at_rate_zero(small_model_params):
+def test_clip_takes_all_gradients_and_moments_move_at_rate_zero(
+    groups, small_model_params
+):
     params = small_model_params
-    tx = optimizer.create_optimizer(params, total_steps=T)
+    tx = optimizer.create_optimizer(groups, total_steps=T)
     grads = jax.tree.map(lambda leaf: 3.0 * leaf, params)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(grads)))
     update_fn = jax.jit(tx.update)
     updates, state = update_fn(grads, jax.jit(tx.init)(params), params)
-    for path, update in by_path(updates).items():
+    for path, update in leaves_by_path(updates).items():
         assert not np.any(update), path
-    for path, moment in by_path(state.mu).items():
-        want = 0.1 * 0.01 / norm * by_path(grads)[path]
+    for path, moment in leaves_by_path(state.mu).items():
+        want = 0.1 * 0.01 / norm * leaves_by_path(grads)[path]
         np.testing.assert_allclose(moment, want, rtol=1e-5, err_msg=path)
     assert state.count == 1
     # One step later the heads move and the ViT still rests.
     updates, _ = update_fn(grads, state, params)
-    for path, update in by_path(updates).items():
+    for path, update in leaves_by_path(updates).items():
         assert np.any(update) == (not path.startswith("vit/")), path
 
 
-def test_weight_decay_reaches_every_parameter_at_its_own_rate(small_model_params):
+def test_weight_decay_reaches_every_parameter_at_its_own_rate(
+    groups, small_model_params
+):
     params = small_model_params
     tx = optimizer.create_optimizer(
-        params, total_steps=100, warmup_head=0, warmup_vit=0, weight_decay=0.5
+        groups, total_steps=100, warmup_head=0, warmup_vit=0, weight_decay=0.5
     )
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(tx.update)(zeros, jax.jit(tx.init)(params), params)
-    for path, update in by_path(updates).items():
+    for path, update in leaves_by_path(updates).items():
         rate = 1e-4
         if path.startswith("vit/") and not path.startswith("vit/norm"):
             block = int(path[10]) if path.startswith("vit/block_") else 0
             rate *= 0.8 ** (2 - block)
-        want = -rate * 0.5 * by_path(params)[path]
+        want = -rate * 0.5 * leaves_by_path(params)[path]
         np.testing.assert_allclose(update, want, rtol=1e-5, err_msg=path)
 
 
-def test_optimizer_has_one_counter(small_model_params):
-    tx = optimizer.create_optimizer(small_model_params, total_steps=T)
+def test_optimizer_has_one_counter(groups, small_model_params):
+    tx = optimizer.create_optimizer(groups, total_steps=T)
     leaves = jax.tree.leaves(jax.eval_shape(tx.init, small_model_params))
     assert sum(leaf.shape == () for leaf in leaves) == 1
 
 
-def test_parameters_without_vit_blocks_raise():
-    with pytest.raises(ValueError, match="vit/block_"):
-        optimizer.create_optimizer({"kernel": jnp.ones(3)}, total_steps=T)
-
-
-def test_update_without_parameters_raises(small_model_params):
-    tx = optimizer.create_optimizer(small_model_params, total_steps=T)
+def test_update_without_parameters_raises(groups, small_model_params):
+    tx = optimizer.create_optimizer(groups, total_steps=T)
     with pytest.raises(ValueError, match="weight decay"):
         tx.update(small_model_params, jax.eval_shape(tx.init, small_model_params))
 
@@ -174,46 +180,48 @@ def test_update_without_parameters_raises(small_model_params):
     ],
 )
 def test_frozen_parameters_have_no_moments_norm_or_decay(
-    small_model_params, frozen_blocks, of_vit
+    groups, small_model_params, frozen_blocks, of_vit
 ):
     params = small_model_params
     options = {"total_steps": 100, "warmup_head": 0, "warmup_vit": 0}
-    tx = optimizer.create_optimizer(params, **options, frozen_blocks=frozen_blocks)
-    grads = optimizer.trainable(params, frozen_blocks)
+    tx = optimizer.create_optimizer(groups, **options, frozen_blocks=frozen_blocks)
+    grads = optimizer.trainable(params, groups, frozen_blocks)
     assert set(grads.get("vit", {})) == of_vit
     assert set(grads) - {"vit"} == set(params) - {"vit"}
     updates, state = jax.jit(tx.update)(grads, jax.jit(tx.init)(params), params)
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(grads)))
-    clipped = {path: 0.01 / norm * leaf for path, leaf in by_path(grads).items()}
-    for path, moment in by_path(state.mu).items():
+    clipped = {path: 0.01 / norm * leaf for path, leaf in leaves_by_path(grads).items()}
+    for path, moment in leaves_by_path(state.mu).items():
         np.testing.assert_allclose(moment, 0.1 * clipped[path], rtol=1e-5, err_msg=path)
     # Each of the others moves at the rate that it has when nothing is frozen.
-    rates = optimizer.learning_rates(params, 0, **options)
-    rates = by_path(optimizer.trainable(rates, frozen_blocks))
-    updates = by_path(updates)
-    assert updates.keys() == rates.keys() == by_path(grads).keys()
+    rates = optimizer.learning_rates(groups, 0, **options)
+    rates = leaves_by_path(optimizer.trainable(rates, groups, frozen_blocks))
+    updates = leaves_by_path(updates)
+    assert updates.keys() == rates.keys() == leaves_by_path(grads).keys()
     for path, update in updates.items():
-        param = by_path(params)[path]
+        param = leaves_by_path(params)[path]
         step = clipped[path] / (np.abs(clipped[path]) + 1e-8)
         want = -rates[path] * (step + 0.05 * param)
         np.testing.assert_allclose(update, want, rtol=1e-4, err_msg=path)
 
 
 @pytest.mark.parametrize("frozen_blocks", [0, 2, -1])
-def test_merge_puts_back_what_is_trained(small_model_params, frozen_blocks):
+def test_merge_puts_back_what_is_trained(groups, small_model_params, frozen_blocks):
     params = small_model_params
-    part = optimizer.trainable(params, frozen_blocks)
+    part = optimizer.trainable(params, groups, frozen_blocks)
     doubled = optimizer.merge(params, jax.tree.map(lambda leaf: 2 * leaf, part))
     assert jax.tree.structure(doubled) == jax.tree.structure(params)
     changed = {
-        p for p, leaf in by_path(doubled).items() if leaf is not by_path(params)[p]
+        p
+        for p, leaf in leaves_by_path(doubled).items()
+        if leaf is not leaves_by_path(params)[p]
     }
-    assert changed == by_path(part).keys()
+    assert changed == leaves_by_path(part).keys()
 
 
 @pytest.mark.parametrize("frozen_blocks", [4, -2])
-def test_more_frozen_blocks_than_there_are_raise(small_model_params, frozen_blocks):
-    with pytest.raises(ValueError, match=rf"{frozen_blocks}: the ViT has 3 blocks"):
-        optimizer.create_optimizer(
-            small_model_params, total_steps=T, frozen_blocks=frozen_blocks
-        )
+def test_more_frozen_blocks_than_there_are_raise(groups, frozen_blocks):
+    with pytest.raises(
+        ValueError, match=rf"{frozen_blocks}: the backbone has 3 blocks"
+    ):
+        optimizer.create_optimizer(groups, total_steps=T, frozen_blocks=frozen_blocks)

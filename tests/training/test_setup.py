@@ -32,13 +32,13 @@ def test_no_length_is_refused(total_steps, epochs):
 
 def test_annealing_follows_the_length_and_can_be_left_out():
     config = common.get_config()
-    probs = setup.mask_probs_schedule(config, total_steps=60, num_query_blocks=2)
+    probs = setup.mask_probs_schedule(config, total_steps=60, num_masked_layers=2)
     # Starts at a sixth and at four sixths of the run.
     np.testing.assert_array_equal(probs(10), [1, 1])
     np.testing.assert_array_equal(probs(30), [0, 1])
     np.testing.assert_array_equal(probs(50), [0, 0])
     config.annealing.enabled = False
-    probs = setup.mask_probs_schedule(config, total_steps=60, num_query_blocks=2)
+    probs = setup.mask_probs_schedule(config, total_steps=60, num_masked_layers=2)
     np.testing.assert_array_equal(probs(0), [0, 0])
 
 
@@ -48,10 +48,10 @@ def test_annealing_has_its_own_length_and_first_block():
     config.annealing.first_block_end = 40
     config.optimizer.published_steps = 480
     # A quarter of the published run: the first block's end shrinks with the warm-ups.
-    spans = setup.annealing_steps(config, total_steps=120, num_query_blocks=3)
+    spans = setup.annealing_steps(config, total_steps=120, num_masked_layers=3)
     assert spans == ((0, 25, 40), (10, 35, 50))
     # A longer run keeps it.
-    spans = setup.annealing_steps(config, total_steps=960, num_query_blocks=3)
+    spans = setup.annealing_steps(config, total_steps=960, num_masked_layers=3)
     assert spans == ((0, 200, 320), (40, 280, 400))
 
 

@@ -26,7 +26,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def tx(model):
-    return create_optimizer(states.param_shapes(model), total_steps=10_000)
+    return create_optimizer(
+        model.parameter_groups(states.param_shapes(model)), total_steps=10_000
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,9 @@ def test_no_device_holds_the_whole_state_of_vit_giant():
         depth=2,
         num_query_blocks=1,
     )
-    tx = create_optimizer(states.param_shapes(model), total_steps=10_000)
+    tx = create_optimizer(
+        model.parameter_groups(states.param_shapes(model)), total_steps=10_000
+    )
     mesh = create_mesh(1, 8, 1)
 
     def create(key):

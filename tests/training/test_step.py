@@ -12,6 +12,7 @@ from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.state import abstract_state, create_state, param_shapes
 from eomt_jax.training.step import make_train_step
+from eomt_jax.trees import leaf_path
 from eomt_jax.types import Batch, Targets
 
 STARTS, ENDS = (2,), (4,)
@@ -53,7 +54,9 @@ def create_step(mesh, *, frozen_blocks=0, accumulation=1, **options):
     )
     options = {**OPTIONS, **options}
     tx = optimizer.create_optimizer(
-        param_shapes(model), **options, frozen_blocks=frozen_blocks
+        model.parameter_groups(param_shapes(model)),
+        **options,
+        frozen_blocks=frozen_blocks,
     )
     train_step = make_train_step(
         model,
@@ -119,7 +122,7 @@ def test_first_step_moves_nothing_and_the_second_only_what_is_outside_the_vit(ru
     def moved(a, b):
         tree = jax.tree.map(lambda x, y: bool(np.any(x != y)), a.params, b.params)
         leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {optimizer.leaf_path(path) for path, changed in leaves if changed}
+        return {leaf_path(path) for path, changed in leaves if changed}
 
     everything = moved(states[0], states[6])
     assert len(everything) == len(jax.tree.leaves(states[0].params))

@@ -11,7 +11,7 @@ import eomt_jax
 from eomt_jax import dataset_info
 from eomt_jax.weights import eomt_names, hub, name_maps, native
 from eomt_jax.weights.layouts import Architecture
-from eomt_jax.weights.load import check_image_size, open_eomt, read_backbone
+from eomt_jax.weights.load import check_image_size, open_network, read_backbone
 
 MEAN, STD = "network.encoder.pixel_mean", "network.encoder.pixel_std"
 PROBS = "network.attn_mask_probs"
@@ -66,7 +66,7 @@ def save(path, tensors):
 
 def test_release_is_told_by_its_shapes(tmp_path):
     file = save(tmp_path / "a.safetensors", release(blocks=2))
-    loaded = open_eomt(file)
+    loaded = open_network(file)
     model = loaded.model
     assert (model.num_classes, model.num_queries, model.num_query_blocks) == (3, 5, 2)
     assert (model.vit.depth, model.vit.num_heads, model.vit.mlp_dim) == (2, 2, 96)
@@ -129,13 +129,13 @@ def test_image_size_that_is_no_height_and_width_is_refused(image_size):
 
 def test_other_image_size_is_noted(tmp_path):
     file = save(tmp_path / "a.safetensors", release())
-    *_, note = open_eomt(file, image_size=(32, 64)).notes
+    *_, note = open_network(file, image_size=(32, 64)).notes
     assert "resampled from (4, 4) to (4, 8)" in note
 
 
 def test_masked_attention_to_the_end_is_noted(tmp_path):
     tensors = release(blocks=2) | {PROBS: np.array([0, 0.25], np.float32)}
-    note, _ = open_eomt(save(tmp_path / "a.safetensors", tensors)).notes
+    note, _ = open_network(save(tmp_path / "a.safetensors", tensors)).notes
     assert "attn_mask_probs are 0, 0.25" in note
 
 
@@ -144,12 +144,12 @@ def test_number_of_query_blocks_by_keyword_or_by_published_width(tmp_path):
     del tensors[PROBS]
     file = save(tmp_path / "a.safetensors", tensors)
     with pytest.raises(ValueError, match="a.safetensors doesn't say how many blocks"):
-        open_eomt(file)
-    assert open_eomt(file, num_query_blocks=2).model.num_query_blocks == 2
+        open_network(file)
+    assert open_network(file, num_query_blocks=2).model.num_query_blocks == 2
     with pytest.raises(ValueError, match="3 of its blocks .* has 2"):
-        open_eomt(file, num_query_blocks=3)
+        open_network(file, num_query_blocks=3)
     published = named_tensors(eomt_names.RELEASE, depth=12, embed_dim=384, mlp_dim=8)
-    loaded = open_eomt(save(tmp_path / "b.safetensors", published))
+    loaded = open_network(save(tmp_path / "b.safetensors", published))
     assert loaded.model.num_query_blocks == 3
     assert "taken to be 3 as published" in loaded.notes[0]
 
@@ -177,7 +177,7 @@ def test_release_that_is_no_eomt_is_refused(tmp_path, change, message):
     tensors = {name: value for name, value in tensors.items() if value is not None}
     file = save(tmp_path / "a.safetensors", tensors)
     with pytest.raises(ValueError, match=f"a.safetensors.*{re.escape(message)}"):
-        open_eomt(file)
+        open_network(file)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_config_that_contradicts_the_weights_is_refused(tmp_path, config, messag
     save(tmp_path / "model.safetensors", release())
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"{tmp_path}.*{re.escape(message)}"):
-        open_eomt(tmp_path)
+        open_network(tmp_path)
 
 
 def test_difference_and_backbone_add_up(tmp_path):
@@ -214,18 +214,18 @@ def test_difference_and_backbone_add_up(tmp_path):
 
 def test_difference_without_its_image_size_says_what_is_taken(tmp_path):
     backbone = save(tmp_path / "base.safetensors", named_tensors(name_maps.DINOV3))
-    loaded = open_eomt(save(tmp_path / "a.safetensors", delta()), backbone=backbone)
+    loaded = open_network(save(tmp_path / "a.safetensors", delta()), backbone=backbone)
     assert loaded.model.vit.image_size == (640, 640)
     assert "taken to be 640 pixels" in loaded.notes[0]
     named = tmp_path / "coco_panoptic_eomt_small_1280_dinov3.safetensors"
-    loaded = open_eomt(save(named, delta()), backbone=backbone)
+    loaded = open_network(save(named, delta()), backbone=backbone)
     assert loaded.model.vit.image_size == (1280, 1280)
 
 
 def test_difference_without_backbone_names_the_published_one(tmp_path):
     file = save(tmp_path / "a.safetensors", delta(embed_dim=384))
     with pytest.raises(ValueError, match="facebook/dinov3-vits16-pretrain-lvd1689m"):
-        open_eomt(file)
+        open_network(file)
     with pytest.raises(ValueError, match="no whole model but its differences"):
         eomt_jax.load_backbone(file)
 
@@ -237,7 +237,7 @@ def test_difference_to_another_backbone_is_refused(tmp_path, fields):
     ((name, value),) = fields.items()
     message = f"{name} = {getattr(ARCHITECTURE, name)}; .*base.* has {value}"
     with pytest.raises(ValueError, match=message):
-        open_eomt(file, backbone=save(tmp_path / "base.safetensors", base))
+        open_network(file, backbone=save(tmp_path / "base.safetensors", base))
 
 
 def test_names_on_the_hub_stand_for_their_folders(tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_names_on_the_hub_stand_for_their_folders(tmp_path, monkeypatch):
         save(tmp_path / name / "model.safetensors", tensors)
     monkeypatch.setattr(hub, "resolve", lambda name: epath.Path(tmp_path / str(name)))
     name, backbone = folders
-    loaded = open_eomt(name, backbone=backbone)
+    loaded = open_network(name, backbone=backbone)
     assert loaded.dataset_info == dataset_info.published_info("coco_instance")
     assert loaded.model.vit.image_size == (32, 32)
 
@@ -266,7 +266,7 @@ def test_difference_to_a_backbone_of_ours_adds_up_or_is_refused(tmp_path):
     del vit_params["norm"]
     native.save_file(tmp_path / "half.safetensors", vit, vit_params)
     with pytest.raises(ValueError, match="half.safetensors holds other parameters"):
-        open_eomt(file, backbone=tmp_path / "half.safetensors")
+        open_network(file, backbone=tmp_path / "half.safetensors")
 
 
 def test_difference_has_the_heads_of_its_backbone(tmp_path):
@@ -286,14 +286,14 @@ def test_heads_that_contradict_the_config_are_refused(tmp_path):
     save(tmp_path / "model.safetensors", release())
     (tmp_path / "config.json").write_text('{"num_attention_heads": 2}')
     with pytest.raises(ValueError, match="attention_heads = 2; num_heads=4 contra"):
-        open_eomt(tmp_path, num_heads=4)
-    assert open_eomt(tmp_path, num_heads=2).model.vit.num_heads == 2
+        open_network(tmp_path, num_heads=4)
+    assert open_network(tmp_path, num_heads=2).model.vit.num_heads == 2
 
 
 def test_backbone_beside_a_whole_model_is_refused(tmp_path):
     file = save(tmp_path / "a.safetensors", release())
     with pytest.raises(ValueError, match="holds a whole model; the backbone b can't"):
-        open_eomt(file, backbone="b")
+        open_network(file, backbone="b")
 
 
 def test_file_that_does_not_tell_whether_it_is_whole_needs_a_word(tmp_path):
@@ -302,25 +302,25 @@ def test_file_that_does_not_tell_whether_it_is_whole_needs_a_word(tmp_path):
     file = save(tmp_path / "a.safetensors", tensors)
     backbone = save(tmp_path / "base.safetensors", named_tensors(name_maps.DINOV3))
     with pytest.raises(ValueError, match="Say delta=True if"):
-        open_eomt(file)
-    whole = open_eomt(file, delta=False).params
-    added = open_eomt(file, delta=True, backbone=backbone).params
+        open_network(file)
+    whole = open_network(file, delta=False).params
+    added = open_network(file, delta=True, backbone=backbone).params
     token = tensors["network.encoder.backbone.patch_embed.cls_token"][0]
     np.testing.assert_array_equal(whole["vit"]["class_token"], token)
     assert np.any(added["vit"]["class_token"] != token)
     with pytest.raises(ValueError, match="holds a whole model; delta=True says"):
-        open_eomt(save(tmp_path / "b.safetensors", release()), delta=True)
+        open_network(save(tmp_path / "b.safetensors", release()), delta=True)
 
 
 def test_each_way_in_refuses_what_is_for_another(tmp_path):
     backbone = save(tmp_path / "base.safetensors", named_tensors(name_maps.DINOV3))
     with pytest.raises(
-        ValueError, match="holds a backbone, not an EoMT.*load_backbone"
+        ValueError, match="holds a backbone, not a whole network.*load_backbone"
     ):
-        open_eomt(backbone)
+        open_network(backbone)
     other = save(tmp_path / "other.safetensors", {"a.weight": np.zeros(3, np.float32)})
     with pytest.raises(ValueError, match="no EoMT that can be read.*found a.weight"):
-        open_eomt(other)
+        open_network(other)
     with pytest.raises(
         ValueError, match="no backbone that can be read.*found a.weight"
     ):

@@ -23,7 +23,7 @@ from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.eomt_names import HUGGING_FACE_EOMT, HUGGING_FACE_EOMT_DINOV3
 from eomt_jax.weights.layouts import Architecture
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 
 SIDE, PATCH = 32, 16
 INFO = DatasetInfo(
@@ -143,7 +143,7 @@ def checkpoints(tmp_path_factory, ours):
 class Damage:
     """One checkpoint, of which one file at a time is changed."""
 
-    def __init__(self, path, file="", load=open_eomt):
+    def __init__(self, path, file="", load=open_network):
         self.path = path
         self.load = load
         self.file = path / file if file else path
@@ -354,7 +354,7 @@ def _read_params(folder):
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "shards"])
 def test_file_that_is_missing_empty_or_a_folder(checkpoints, tmp_path, name):
-    good = open_eomt(checkpoints / name)
+    good = open_network(checkpoints / name)
     files = sorted(f for f in (checkpoints / name).rglob("*.*") if f.is_file())
     files = [f for f in files if len(f.relative_to(checkpoints).parts) == 2] + files[:1]
     refused = 0
@@ -371,7 +371,7 @@ def test_file_that_is_missing_empty_or_a_folder(checkpoints, tmp_path, name):
             elif kind == "loop":
                 file.symlink_to(file)
             try:
-                loaded = open_eomt(folder)
+                loaded = open_network(folder)
             except (ValueError, FileNotFoundError) as error:
                 assert str(folder) in str(error), (kind, original)
                 refused += 1

@@ -10,7 +10,7 @@ import pytest
 from eomt_jax.dataset_info import published_info
 from eomt_jax.models.variants import create_eomt
 from eomt_jax.weights import huggingface
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 
 SIZES = {"embed_dim": 24, "depth": 2, "num_heads": 2, "mlp_dim": 48}
 NETWORKS = {
@@ -43,7 +43,7 @@ def test_written_folder_opens_as_what_was_written(network, tmp_path):
     model, params = small_eomt(**NETWORKS[network])
     info = published_info("coco_instance")
     huggingface.save(tmp_path / "out", model, params, dataset_info=info)
-    loaded = open_eomt(tmp_path / "out", num_heads=2)
+    loaded = open_network(tmp_path / "out", num_heads=2)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
     # What only training from scratch reads isn't stored by either side.
     vit = loaded.model.vit.clone(layer_scale_init=model.vit.layer_scale_init)
@@ -67,7 +67,7 @@ def test_shards_are_no_larger_than_they_may_be(tmp_path):
     assert index["metadata"]["total_size"] == weights + 4 * (
         1 + 81
     )  # of masks and loss
-    loaded = open_eomt(tmp_path / "out", num_heads=2)
+    loaded = open_network(tmp_path / "out", num_heads=2)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
 
 
@@ -91,7 +91,7 @@ def test_classes_without_names_are_placeholders(tmp_path):
     config = read_json(tmp_path / "out" / "config.json")
     assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
     assert "eomt_jax" not in config
-    assert open_eomt(tmp_path / "out", num_heads=2).dataset_info is None
+    assert open_network(tmp_path / "out", num_heads=2).dataset_info is None
 
 
 @pytest.mark.parametrize(

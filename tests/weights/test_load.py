@@ -13,7 +13,7 @@ import eomt_jax
 from eomt_jax import dataset_info
 from eomt_jax.models import variants
 from eomt_jax.weights import native
-from eomt_jax.weights.load import open_eomt
+from eomt_jax.weights.load import open_network
 
 
 def random_params(model, image_size):
@@ -57,17 +57,17 @@ def test_load_takes_a_model_file_of_when_networks_stored_where_they_ran(
     assert eomt_jax.load(tmp_path / "old")[0] == model
 
 
-def test_open_eomt_tells_classes_and_what_was_resampled(saved, tmp_path):
+def test_open_network_tells_classes_and_what_was_resampled(saved, tmp_path):
     _, model, params = saved
     info = dataset_info.published_info("cityscapes_semantic")
     info = dataclasses.replace(info, classes=info.classes[:3])
     native.save_file(tmp_path / "a.safetensors", model, params, dataset_info=info)
-    loaded = open_eomt(tmp_path / "a.safetensors", image_size=(64, 64))
+    loaded = open_network(tmp_path / "a.safetensors", image_size=(64, 64))
     assert loaded.dataset_info == info
     (note,) = loaded.notes
     assert "resampled from (2, 4) to (4, 4) patches" in note
     with pytest.raises(ValueError, match="holds a whole model; the backbone x"):
-        open_eomt(tmp_path / "a.safetensors", backbone="x")
+        open_network(tmp_path / "a.safetensors", backbone="x")
 
 
 def test_load_at_another_image_size_resamples_positions_alone(saved):
@@ -163,7 +163,7 @@ def test_load_backbone_of_a_converted_backbone(tmp_path):
     images = np.zeros((1, 48, 16, 3), np.uint8)
     tokens = jax.eval_shape(got.apply, {"params": resampled}, images)
     assert tokens.shape == (1, 1 + 4 + 3, 128)
-    with pytest.raises(ValueError, match="holds a ViT, not an EoMT"):
+    with pytest.raises(ValueError, match="holds a backbone, not a whole network"):
         eomt_jax.load(tmp_path)
 
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import eomt_jax
-from eomt_jax.weights.load import open_eomt, read_backbone
+from eomt_jax.weights.load import open_network, read_backbone
 from tests.weights.test_backbones import hugging_face_tensors
 from tests.weights.test_eomt import release
 
@@ -41,7 +41,7 @@ def test_prefix_that_all_names_share_is_taken_off(plain, tmp_path, prefix):
 
 def test_prefix_of_a_whole_eomt_is_taken_off(tmp_path):
     wrapped = {f"module.{name}": value for name, value in release(blocks=2).items()}
-    loaded = open_eomt(save(tmp_path / "a.safetensors", wrapped))
+    loaded = open_network(save(tmp_path / "a.safetensors", wrapped))
     assert (loaded.model.num_queries, loaded.model.num_query_blocks) == (5, 2)
 
 

@@ -58,7 +58,7 @@ def test_bare_backbone_and_device_arrays_are_saved_too(tmp_path, model, params):
     vit, got = load_backbone(path)
     assert vit == model.vit
     jax.tree.map(np.testing.assert_array_equal, got, bfloat16)
-    with pytest.raises(ValueError, match="holds a ViT, not an EoMT"):
+    with pytest.raises(ValueError, match="holds a backbone, not a whole network"):
         load(path)
 
 

@@ -17,6 +17,7 @@ from eomt_jax.models.kernels.splash_attention import (
     padded_length,
 )
 from eomt_jax.models.kernels.xla_attention import attend, attend_on_cpu
+from eomt_jax.models.vit import VIT_RULES
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded, param_shardings
 from eomt_jax.parallel.platform import ANY, Platform, platform_of, tracing_for
@@ -213,7 +214,9 @@ def test_layer_is_the_same_with_an_accelerators_kernel_on_a_2_by_2_mesh(
 
     def run(mesh):
         def call(params, x):
-            return apply_sharded(layer, params, x, scale, mask, mesh=mesh)
+            return apply_sharded(
+                layer, params, x, scale, mask, mesh=mesh, rules=VIT_RULES
+            )
 
         def all_of(params, x):
             out, vjp = jax.vjp(call, params, x)
@@ -222,7 +225,8 @@ def test_layer_is_the_same_with_an_accelerators_kernel_on_a_2_by_2_mesh(
         if mesh is None:
             placed = params, x
         else:
-            shardings = param_shardings({"attention": params}, mesh)["attention"]
+            shardings = param_shardings({"attention": params}, mesh, VIT_RULES)
+            shardings = shardings["attention"]
             placed = jax.device_put((params, x), (shardings, batch_sharding(mesh)))
         return jax.device_get(jax.jit(all_of)(*placed))
 

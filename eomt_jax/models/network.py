@@ -1,0 +1,179 @@
+"""The contract between a network and everything around it.
+
+Training, evaluation, prediction, weights, benchmarks and export use what stands here.
+They name neither a network's class nor its parameters.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, UInt8
+
+from eomt_jax.parallel.partition import PartitionRules
+from eomt_jax.trees import leaf_path
+from eomt_jax.types import Outputs
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGroup:
+    """Says what one parameter belongs to.
+
+    Attributes:
+      name: the group's row in the report of what was loaded, such as "vit blocks".
+      depth: the parameter's place in the pre-trained backbone: -1 for embeddings, 0 for
+        the first block, and so on; the number of blocks for what follows the last one.
+        None outside the backbone.
+    """
+
+    name: str
+    depth: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterGroups:
+    """The group of every parameter.
+
+    Attributes:
+      tree: a ParameterGroup for each parameter, in a tree like theirs.
+      num_blocks: blocks of the backbone; 0 without a backbone.
+    """
+
+    tree: PyTree
+    num_blocks: int
+
+    @classmethod
+    def of(
+        cls, params: PyTree, group: Callable[[str], ParameterGroup], num_blocks: int
+    ) -> "ParameterGroups":
+        """Asks `group` about the path of every parameter, such as "head/kernel"."""
+        tree = jax.tree_util.tree_map_with_path(
+            lambda path, _: group(leaf_path(path)),
+            params,
+        )
+        return cls(tree, num_blocks)
+
+
+class Network(nn.Module):
+    """Base class of all networks: images to one mask and one class for each query.
+
+    A subclass has the fields or properties `num_classes`, `num_queries`, `image_size`,
+    `dtype` and `num_masked_layers`, and implements `__call__` and everything below that
+    raises NotImplementedError. Its fields are numbers, texts, tuples and modules of such
+    fields, so that model.json can hold them.
+
+    Attributes:
+      num_classes: K, without "no object".
+      num_queries: Q.
+      image_size: (height, width) in pixels of the images that the network takes.
+      dtype: of activations.
+      num_masked_layers: layers with masked attention, each of which adds a prediction
+        in training.
+      backbone_name: the field, and the scope of the parameters, of a ViT that may be
+        pre-trained; empty for a network without one.
+      query_params: paths of parameters that have one row for each query. They are cut or
+        extended where a checkpoint has another number of queries.
+      class_head_name: path of the layer whose last axis is the classes, "no object" last.
+      has_mask_factors: whether `__call__` takes `factored`.
+    """
+
+    if TYPE_CHECKING:
+        # Not there at run time: a property here would be the default of a field.
+        num_classes: int
+        num_queries: int
+
+        @property
+        def image_size(self) -> tuple[int, int]: ...
+
+        @property
+        def dtype(self) -> Any: ...
+
+        @property
+        def num_masked_layers(self) -> int: ...
+
+    backbone_name: ClassVar[str] = ""
+    query_params: ClassVar[tuple[str, ...]] = ()
+    class_head_name: ClassVar[str] = "class_head"
+    has_mask_factors: ClassVar[bool] = False
+
+    @property
+    def crop_step(self) -> int:
+        """Pixels by which a cropped image may be smaller; 0 if none can be cropped."""
+        return 0
+
+    @property
+    def backbone(self) -> Any:
+        """The ViT that may be pre-trained; None for a network without one."""
+        return getattr(self, self.backbone_name) if self.backbone_name else None
+
+    @nn.nowrap
+    def with_backbone(self, vit: Any) -> Any:
+        """Returns this network with another ViT in the place of its backbone."""
+        fields: dict[str, Any] = {self.backbone_name: vit}
+        return self.clone(**fields)
+
+    def __call__(
+        self,
+        images: UInt8[Array, "B H W 3"],
+        mask_probs: Float[Array, " L"] | None = None,
+        rows: Int[Array, " B"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Outputs:
+        """Predicts masks and classes.
+
+        Args:
+          images: RGB, 0 to 255; normalisation happens inside.
+          mask_probs: for each masked layer the probability that an (image, query) pair
+            is masked in it. None runs without masked attention and predicts once, as in
+            inference; otherwise the rng stream "mask" is needed and there is a
+            prediction before each of these layers too.
+          rows: the images' places in the global batch, from which and the rng follows
+            which queries are masked; by default these are all of it.
+          train: whether batch statistics are those of this batch, and updated.
+
+        A network whose `crop_step` is not 0 takes `cropped` too: whether images may be
+        smaller than image_size by multiples of it. One with `has_mask_factors` takes
+        `factored`: whether the last prediction's mask logits are left as MaskFactors.
+
+        Returns:
+          Outputs with 1 or num_masked_layers + 1 predictions.
+        """
+        raise NotImplementedError
+
+    @nn.nowrap
+    def parameter_groups(self, params: PyTree) -> ParameterGroups:
+        """Returns the group of every parameter; `params` may be shapes."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def partition_rules(self) -> PartitionRules:
+        """Returns the table of where each parameter lies on a mesh."""
+        raise NotImplementedError
+
+    @nn.nowrap
+    def like(self, stored: Any, *, num_masked_layers: int = 0) -> Any:
+        """Returns this network with the structure of one whose parameters are loaded.
+
+        Sizes of images, classes, queries and dtype stay its own.
+
+        Args:
+          stored: the network of the same class that the parameters were saved with.
+          num_masked_layers: the wanted number; 0 takes that of `stored`.
+        """
+        del stored, num_masked_layers
+        return self
+
+    @nn.nowrap
+    def inference_params(self, params: PyTree) -> PyTree:
+        """Returns parameters in the form that costs least at each call of inference.
+
+        Args:
+          params: the network's, in float32; call this under jit, on devices like those
+            of the calls.
+        """
+        return params

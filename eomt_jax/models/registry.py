@@ -1,0 +1,82 @@
+"""The networks there are, by the names that a recipe gives them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.network import Network
+from eomt_jax.models.variants import create_eomt
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """One kind of network.
+
+    Attributes:
+      network: its class, whose name model.json holds.
+      create: makes one from the fields of config.model but its name, and num_classes
+        and image_size = (height, width).
+    """
+
+    network: type[Network]
+    create: Callable[..., Network]
+
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register(name: str, network: type[Network], create: Callable[..., Network]) -> None:
+    """Adds a kind of network, so that `config.model.name = name` builds it.
+
+    Raises:
+      ValueError: the name or the class's name is taken.
+    """
+    if name in _ARCHITECTURES or network.__name__ in class_names():
+        raise ValueError(
+            f"there already is a network {name!r} or a class {network.__name__}; give "
+            "another name"
+        )
+    _ARCHITECTURES[name] = Architecture(network, create)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all networks."""
+    return tuple(_ARCHITECTURES)
+
+
+def class_names() -> tuple[str, ...]:
+    """Returns the names of all networks' classes, which model.json holds."""
+    return tuple(a.network.__name__ for a in _ARCHITECTURES.values())
+
+
+def network_class(kind: Any) -> type[Network] | None:
+    """Returns the network's class of that name; None where there is none."""
+    for architecture in _ARCHITECTURES.values():
+        if architecture.network.__name__ == kind:
+            return architecture.network
+    return None
+
+
+def create_network(name: str, **fields: Any) -> Network:
+    """Creates a network.
+
+    Args:
+      name: as it is registered.
+      **fields: see Architecture.
+
+    Raises:
+      ValueError: there is no such network, or a field is none of its own.
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(
+            f"config.model.name = {name!r}: there are {', '.join(_ARCHITECTURES)}"
+        )
+    return _ARCHITECTURES[name].create(**fields)
+
+
+def _create_eomt(*, num_masked_layers: int, **fields: Any) -> EoMT:
+    return create_eomt(num_query_blocks=num_masked_layers, **fields)
+
+
+register("eomt", EoMT, _create_eomt)

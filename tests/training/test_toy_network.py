@@ -1,0 +1,69 @@
+"""A network from outside goes through everything that the library does with one."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import eomt_jax
+from eomt_jax.evaluation.checkpoint import evaluate_checkpoint
+from eomt_jax.models import registry
+from eomt_jax.pipeline.records import open_split
+from eomt_jax.training import loop
+from eomt_jax.trees import leaves_by_path
+from eomt_jax.weights import native
+from tests.training.toy_network import ToyNetwork, create_toy
+
+STATS = "batch_stats/stage1/bn/mean"
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    """Registers the network for one test."""
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    registry.register("toy", ToyNetwork, create_toy)
+
+
+@pytest.fixture
+def toy_config(tiny_config, cache):
+    config = tiny_config
+    config.compilation_cache = str(cache)
+    config.model.name = "toy"
+    config.batch_size = 8
+    config.eval.batch_size = 8
+    config.mesh.fsdp = 2
+    config.mesh.tensor = 2
+    config.total_steps = 4
+    config.accumulation = 2
+    return config
+
+
+def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
+    toy_config, tmp_path
+):
+    whole = loop.train(toy_config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part/checkpoints/4")
+    resumed = loop.train(toy_config, tmp_path / "part")
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+    model, params = eomt_jax.load(tmp_path / "whole")
+    assert model == ToyNetwork(8, num_classes=6, num_queries=8, image_size=(32, 32))
+    flat = leaves_by_path(params)
+    assert np.abs(flat[STATS]).max() > 0
+    np.testing.assert_array_equal(
+        flat[STATS], whole.batch_stats["stage1"]["bn"]["mean"]
+    )
+
+    results = evaluate_checkpoint(toy_config, tmp_path / "whole")
+    assert results["step"] == 4 and np.isfinite(results["all"]["pq"])
+
+    source = open_split(toy_config.dataset.data_dir, "shapes", "validation")
+    native.save_file(
+        tmp_path / "toy.safetensors", model, params, dataset_info=source.info
+    )
+    segmenter = eomt_jax.Segmenter.from_checkpoint(tmp_path / "toy.safetensors")
+    image = np.zeros((40, 50, 3), np.uint8)
+    for task in ("panoptic", "semantic"):
+        assert segmenter(image, task=task).size == (40, 50)
