@@ -1,12 +1,12 @@
 """Class tables that users bring, checked, with a colour for every class."""
 
-import colorsys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 from PIL import ImageColor
 
+from eomt_jax.class_colors import distinct_color
 from eomt_jax.types import ClassInfo
 
 
@@ -35,16 +35,6 @@ def make_class_table(
                 f"{file} has two classes with the {field} {_some(twice):.200}"
             )
     return tuple(classes)
-
-
-def distinct_color(number: int) -> tuple[int, int, int]:
-    """The colour of class `number`: unlike its neighbours', the same every time."""
-    # Steps of the golden ratio never come back near an earlier hue.
-    hue = (0.03 + 0.61803 * number) % 1
-    saturation = (0.85, 0.6, 0.95)[number % 3]
-    value = (0.9, 0.75, 0.6)[number // 3 % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _read_color(text: str, file: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from eomt_jax import dataset_info
-from eomt_jax.dataset_info.class_tables import distinct_color
+from eomt_jax.class_colors import distinct_color
 from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights.wording import reason
 

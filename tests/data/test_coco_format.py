@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data import prepare
-from eomt_jax.dataset_info.class_tables import distinct_color, make_class_table
+from eomt_jax.class_colors import distinct_color
+from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.pipeline import records
 from eomt_jax.pipeline.transforms import decode_image
 from tests.data import coco_archives
