@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from eomt_jax.inference.name_plates import write_names
+from eomt_jax.inference.name_plates import visual_side, write_names
 from eomt_jax.inference.outlines import Outlined, outline_segments, pick_nearest
 from eomt_jax.inference.palette import segment_colors
 from eomt_jax.inference.segmentation import Segmentation
@@ -25,9 +25,9 @@ _OPACITY = 0.55
 _GREYNESS = 0.55
 """Of the photograph under a colour, so that the colour reads the same on any ground."""
 _MAX_OUTLINED = 1280
-"""Long side of the grid; outlines are smooth, so that a larger picture's look alike."""
+"""Visual side of the grid; outlines are smooth, so that a larger picture's look alike."""
 _MAX_NAMED = 170
-"""Long side of the coarser grid on which names find their places."""
+"""Visual side of the coarser grid on which names find their places."""
 _MIN_REGION = 1 / 60
 """Of the picture; smaller further regions of stuff go without a name."""
 
@@ -78,9 +78,9 @@ def draw_segmentation(
         shown = segmentation.scores >= min_score
 
     size = _fit(segmentation.size, long_side or max(segmentation.size))
-    grid = _fit(size, min(max(size), _MAX_OUTLINED))
+    grid = _shrink(size, _MAX_OUTLINED)
     if line_width is None:
-        line_width = max(1.4, max(size) / 480)
+        line_width = max(1.4, visual_side(size) / 480)
     outlined = outline_segments(
         segmentation,
         np.flatnonzero(shown),
@@ -92,7 +92,7 @@ def draw_segmentation(
     background = _pale(photograph) if is_whole else photograph
     picture = _paint(photograph, background, outlined, colors)
 
-    coarse = _fit(grid, min(max(grid), _MAX_NAMED))
+    coarse = _shrink(grid, _MAX_NAMED)
     regions, owners = _regions(pick_nearest(outlined.index, coarse), rows)
     write_names(picture, regions, [names[i] for i in owners], colors[owners])
     return np.asarray(picture)
@@ -112,6 +112,11 @@ def resize_image(
 def _fit(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
     factor = long_side / max(shape)
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def _shrink(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """The size of a grid that has the proportions of `size` and is no larger."""
+    return _fit(size, round(max(size) * min(1, max_side / visual_side(size))))
 
 
 def _paint(

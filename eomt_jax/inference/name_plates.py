@@ -4,6 +4,7 @@ Legend: H W pixels of the picture, h w cells of the grid, n segments in one pict
 """
 
 import contextlib
+import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -26,6 +27,8 @@ _MARGIN = 2
 _FONT_SIZES, _FEW, _MANY = (1 / 30, 1 / 40), 12, 30
 """Of the picture's long side, with few names and with many: letters of 3.3 to 2.5 %,
 legible on a phone."""
+_MAX_COVERED = 1 / 4
+"""Plates cover at most this share of the picture; further names aren't written."""
 _SHORTEST = 6
 """Letters that are left of a name, at least, before it isn't written."""
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
@@ -48,8 +51,8 @@ def write_names(
 ) -> None:
     """Writes each name on a dark plate of its segment's colour.
 
-    Large segments choose first. Tiny segments, and those without a free place, go
-    without a name.
+    Large segments choose first. Tiny segments, those without a free place, and those
+    whose plate would leave too little of the picture to be seen go without a name.
 
     Args:
       picture: is drawn on.
@@ -61,19 +64,30 @@ def write_names(
     areas = np.bincount(index[index >= 0], minlength=len(names))
     named = areas >= _MIN_AREA * index.size
     scale = np.interp(named.sum(), (_FEW, _MANY), _FONT_SIZES)
-    size = max(13, round(max(picture.size) * scale))
+    size = max(13, round(visual_side(picture.size) * scale))
     # Of a segment each cell counts as a share, so that small ones are spared.
     shares = np.append(1 / np.maximum(areas, 1), 0.0)[index]
     places = _Places(picture.size, shares)
+    uncovered = _MAX_COVERED * picture.width * picture.height
     for i in np.argsort(-areas, kind="stable"):
         if not named[i]:
             break
         plate = _write_plate(str(names[i]), size, colors[i], picture.width)
-        if plate is None:
+        if plate is None or plate.width * plate.height > uncovered:
             continue
         box = places.find(index == i, plate.size)
         if box is not None:
             picture.paste(plate, (round(box.left), round(box.top)), plate)
+            uncovered -= plate.width * plate.height
+
+
+def visual_side(picture_size: tuple[int, int]) -> float:
+    """Long side by which letters and lines grow: of a panorama, a 16:9 picture's.
+
+    That picture has the panorama's area, so that the same names cover the same share.
+    """
+    width, height = picture_size
+    return min(float(max(width, height)), math.sqrt(width * height * 16 / 9))
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:

@@ -26,6 +26,17 @@ def plates(index, names, *, size=(400, 300)):
     return placed, np.asarray(picture)
 
 
+def squares(size, side):
+    """Segments in `side` rows and columns on a grid of a picture's proportions."""
+    width, height = (round(40 * s / min(size)) for s in size)
+    rows, columns = np.arange(height) * side // height, np.arange(width) * side // width
+    return rows[:, None] * side + columns
+
+
+def names_of(count):
+    return [f"segment {i}" for i in range(count)]
+
+
 def overlap(one, other):
     return min(one.right, other.right) > max(one.left, other.left) and min(
         one.bottom, other.bottom
@@ -76,6 +87,38 @@ def test_write_names_many_are_smaller():
     assert heights[0] > heights[1] > heights[2] >= 0.025 * 1000
 
 
+@pytest.mark.parametrize(
+    ("size", "side", "least"),
+    [((2000, 250), 8, 20), ((250, 2000), 8, 20), ((640, 480), 8, 20), ((96, 72), 2, 1)],
+)
+def test_write_names_of_many_segments_leave_the_picture_visible(size, side, least):
+    """At least three quarters of it, with as many names on panoramas as elsewhere."""
+    placed, picture = plates(squares(size, side), names_of(side**2), size=size)
+    assert least <= len(placed) < side**2
+    assert (picture > 0).any(-1).mean() <= 1 / 4
+
+
+@pytest.mark.parametrize("size", [(2000, 250), (250, 2000)])
+def test_write_names_of_few_segments_hide_little_of_a_panorama(size):
+    """Letters that grew with the long side covered 46 % of the wide one."""
+    placed, picture = plates(squares(size, 3), names_of(9), size=size)
+    assert len(placed) == 9
+    assert (picture > 0).any(-1).mean() < 0.13
+
+
+def test_write_names_none_where_one_would_hide_the_picture():
+    placed, _ = plates(np.zeros((8, 12), int), ["zebra"], size=(48, 32))
+    assert not placed
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [((640, 480), 640), ((1080, 1920), 1920), ((4000, 500), 1885.6), ((32, 1), 7.54)],
+)
+def test_visual_side_of_a_panorama_follows_its_area(size, side):
+    assert name_plates.visual_side(size) == pytest.approx(side, rel=1e-3)
+
+
 def test_write_names_inside_large_segments_beside_small_ones():
     index = np.zeros((60, 80), int)
     index[28:32, 38:43] = 1  # 25 × 20 pixels
@@ -97,8 +140,9 @@ def test_write_names_tiny_segment_gets_none():
     assert not placed and not picture.any()
 
 
-def test_write_names_no_free_place():
+def test_write_names_no_free_place(monkeypatch):
     """A second name where the first fills the picture."""
+    monkeypatch.setattr(name_plates, "_MAX_COVERED", 1)
     index = np.zeros((10, 40), int)
     index[:, 20:] = 1
     placed, _ = plates(index, ["left", "right"], size=(60, 22))
