@@ -72,6 +72,7 @@ class InstanceReader(coco_json.CocoReader):
             labels=image.labels,
             is_crowd=image.is_crowd,
             image_id=image.image_id,
+            file_name=image.file_name,
             height=image.height,
             width=image.width,
         )

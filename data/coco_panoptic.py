@@ -63,6 +63,7 @@ class PanopticReader(coco_json.CocoReader):
             labels=image.labels[seen],
             is_crowd=image.is_crowd[seen],
             image_id=image.image_id,
+            file_name=image.file_name,
             height=image.height,
             width=image.width,
         )

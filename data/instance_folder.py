@@ -180,6 +180,7 @@ class InstanceFolder(RecordBuilder):
             labels=np.array(labels, np.int32),
             is_crowd=np.zeros(len(labels), bool),
             image_id=item.image_id,
+            file_name=item.photograph,
             height=size[0],
             width=size[1],
         )

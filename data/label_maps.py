@@ -66,6 +66,7 @@ class LabelMapBuilder(RecordBuilder):
             labels=labels,
             is_crowd=np.zeros(len(labels), bool),
             image_id=item.image_id,
+            file_name=item.photograph,
             height=size[0],
             width=size[1],
         )

@@ -24,7 +24,7 @@ from tqdm import tqdm
 # As a script this file lies in the path, not the folder above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from eomt_jax.inference import draw
+from eomt_jax.inference import draw, name_plates
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.pipeline import records, transforms
 from eomt_jax.types import DatasetInfo
@@ -49,7 +49,9 @@ class Counts:
       pixels: float [K], the class's share of all pixels; objects that lie over one
         another count each.
       crowds: crowd regions.
-      void: share of all pixels that belong to nothing or to a crowd.
+      crowd_pixels: share of all pixels that belong to crowds alone.
+      uncovered: share of all pixels that belong to no segment: the background of an
+        instance dataset, void in others.
     """
 
     num_images: int
@@ -60,7 +62,8 @@ class Counts:
     side: np.ndarray
     pixels: np.ndarray
     crowds: int
-    void: float
+    crowd_pixels: float
+    uncovered: float
 
 
 def count(
@@ -73,7 +76,7 @@ def count(
     """Counts what `source` holds when its photographs just fit `image_size`."""
     areas: list[list[float]] = [[] for _ in info.classes]  # in the network's input
     images, pixels = np.zeros((2, info.num_classes))
-    num_images = max_segments = crowds = total = covered = 0
+    num_images = max_segments = crowds = total = targets = covered = 0
     for record in source:
         num_images += 1
         max_segments = max(max_segments, len(record.labels))
@@ -81,7 +84,8 @@ def count(
         total += record.height * record.width
         scale = min(image_size / record.height, image_size / record.width)
         labels = record.labels[~record.is_crowd]
-        segment_areas, union = _measure(record)
+        segment_areas, target_union, union = _measure(record)
+        targets += target_union
         covered += union
         images[np.unique(labels)] += 1
         for label, segment_area in zip(labels, segment_areas, strict=True):
@@ -96,29 +100,28 @@ def count(
         side=np.array([np.sqrt(np.median(a)) if a else 0.0 for a in areas]),
         pixels=pixels / max(total, 1),
         crowds=crowds,
-        void=1 - covered / max(total, 1),
+        crowd_pixels=(covered - targets) / max(total, 1),
+        uncovered=1 - covered / max(total, 1),
     )
 
 
-def _measure(record: records.Record) -> tuple[np.ndarray, int]:
-    """Pixels of each segment that is no crowd, and of all of them together."""
+def _measure(record: records.Record) -> tuple[np.ndarray, int, int]:
+    """Pixels of each segment that is no crowd, of these together, and of all segments."""
     is_target = ~record.is_crowd
     if record.segment_map is not None:
         pixels = np.bincount(
             record.segment_map.ravel(), minlength=len(record.labels) + 1
         )
         areas = pixels[1:][is_target]
-        return areas, int(areas.sum())
-    rles: Any = [
-        {"size": list(record.size), "counts": rle}
-        for rle, wanted in zip(record.rles or (), is_target, strict=True)
-        if wanted
-    ]
-    if not rles:
-        return np.zeros(0), 0
-    return np.asarray(mask_codec.area(rles)), int(
-        mask_codec.area(mask_codec.merge(rles))
-    )
+        return areas, int(areas.sum()), int(pixels[1:].sum())
+    rles: Any = [{"size": list(record.size), "counts": r} for r in record.rles or ()]
+    targets = [rle for rle, wanted in zip(rles, is_target, strict=True) if wanted]
+
+    def union(masks: list[Any]) -> int:
+        return int(mask_codec.area(mask_codec.merge(masks))) if masks else 0
+
+    areas = [mask_codec.area(rle) for rle in targets]
+    return np.array(areas, float), union(targets), union(rles)
 
 
 def format_counts(counts: Counts, info: DatasetInfo) -> str:
@@ -137,22 +140,34 @@ def format_counts(counts: Counts, info: DatasetInfo) -> str:
             )
     rows.append(
         f"{counts.num_images:,} images, {counts.segments.sum():,} segments, at most "
-        f"{counts.max_segments} in one image; {counts.crowds:,} crowds; "
-        f"{counts.void:.1%} of the pixels are void"
+        f"{counts.max_segments} in one image"
     )
+    if counts.crowds:
+        rows.append(
+            f"crowds: {counts.crowds:,}, with {counts.crowd_pixels:.1%} of the pixels"
+        )
+    kind = "background, without an object" if info.task == "instance" else "void"
+    rows.append(f"{counts.uncovered:.1%} of the pixels are {kind}")
     return "\n".join(rows)
 
 
 def find_problems(
     counts: Counts, info: DatasetInfo, *, image_size: int, patch_size: int = 16
 ) -> list[str]:
-    """A sentence for each thing that training won't mend."""
+    """Sentences about what training can't make up for."""
     names = np.array([c.name for c in info.classes])
     is_thing = info.is_thing
     absent = counts.segments == 0
     rare = (counts.segments < RARE) & ~absent
     small = is_thing & ~absent & (counts.small > counts.segments / 2)
     problems = []
+    is_background = np.array([n.lower().strip("_") == "background" for n in names])
+    if info.task == "instance" and (absent & is_background).any():
+        problems.append(
+            "the class list has the background, which is what no object covers and needs "
+            "no class"
+        )
+        absent &= ~is_background
     if absent.any():
         problems.append(f"classes without a segment: {_several(names[absent])}")
     if rare.any():
@@ -178,7 +193,7 @@ def find_problems(
 def draw_sheet(
     samples: Sequence[records.Record], info: DatasetInfo, *, panel: int = 420
 ) -> Image.Image:
-    """Photographs beside their segments, two samples a row, with their ids.
+    """Photographs beside their segments, two samples a row, with their file names.
 
     Args:
       samples: what to draw.
@@ -214,15 +229,27 @@ def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.I
     photograph = image.resize(segments.size, Image.Resampling.BICUBIC)
     cell.paste(photograph, (panel - segments.width, 0))
     cell.paste(segments, (panel + _GAP // 2, 0))
-    crowds = f", {n} of them crowds" if (n := int(record.is_crowd.sum())) else ""
-    ImageDraw.Draw(cell).text(
-        (panel - segments.width, segments.height + 3),
-        f"{record.image_id}   {record.width} x {record.height} px   "
-        f"{len(record.labels)} segments{crowds}",
-        _INK,
-        ImageFont.load_default(12),
-    )
+    left = panel - segments.width
+    caption, font = _caption(record, max_width=cell.width - left)
+    ImageDraw.Draw(cell).text((left, segments.height + 3), caption, _INK, font)
     return cell
+
+
+def _caption(
+    record: records.Record, *, max_width: int
+) -> tuple[str, ImageFont.FreeTypeFont]:
+    """The photograph's file name, its id where it is another, and what is on it."""
+    name, image_id = record.file_name or record.image_id, record.image_id
+    about = "" if image_id in name.replace("/", "_") else f"   id {image_id}"
+    about += f"   {record.width} x {record.height} px   {len(record.labels)} segments"
+    if record.is_crowd.any():
+        about += f", {record.is_crowd.sum()} of them crowds"
+    text, font = name_plates.legible(name + about, 12)
+    caption, start = text, 0
+    while font.getlength(caption) > max_width:
+        start += 1
+        caption = f"…{text[start:]}"  # the end of a long path says most
+    return caption, font
 
 
 def _several(names: np.ndarray, shown: int = 12) -> str:

@@ -100,7 +100,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
-def _legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+def legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     """A name and a font that has its letters.
 
     Pillow's own has ASCII's alone. For others one of the system's is looked for; where
@@ -125,7 +125,7 @@ def _write_plate(
       color: the plate's hue.
       max_width: of the picture, in pixels.
     """
-    name, font = _legible(name, size)
+    name, font = legible(name, size)
     text, kept, pad = name, len(name), 0.36 * size
     while font.getlength(text) > max_width - 2 * pad - 2 * _MARGIN:
         kept -= 1

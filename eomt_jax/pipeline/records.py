@@ -45,6 +45,8 @@ class Record:
         (the "counts" of pycocotools).
       areas: float64 [T], beside `rles`: the published areas in pixels, by which average
         precision calls objects small, medium or large.
+      file_name: the photograph's in the folder or archive it comes from; empty where
+        there is none, and in datasets that were prepared before it was kept.
     """
 
     image_bytes: bytes
@@ -56,6 +58,7 @@ class Record:
     segment_map: np.ndarray | None = None
     rles: tuple[bytes, ...] | None = None
     areas: np.ndarray | None = None
+    file_name: str = ""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,6 +109,7 @@ def features(image_format: str = "jpeg", *, overlapping: bool = False) -> Any:
             "labels": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "is_crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
             "image_id": tfds.features.Text(),
+            "file_name": tfds.features.Text(),
             "height": tfds.features.Scalar(dtype=np.int32),
             "width": tfds.features.Scalar(dtype=np.int32),
         }
@@ -119,6 +123,8 @@ def to_example(record: Record) -> dict[str, Any]:
         "labels": np.asarray(record.labels, np.int32),
         "is_crowd": np.asarray(record.is_crowd, np.bool_),
         "image_id": record.image_id,
+        # A name that is no UTF-8 is only for people to read, and must not stop a build.
+        "file_name": record.file_name.encode(errors="replace").decode(),
         "height": record.height,
         "width": record.width,
     }
@@ -142,6 +148,7 @@ def from_example(example: Mapping[str, Any]) -> Record:
         labels=np.asarray(example["labels"], np.int32),
         is_crowd=np.asarray(example["is_crowd"], np.bool_),
         image_id=_text(example["image_id"]),
+        file_name=_text(example.get("file_name", "")),
         height=int(example["height"]),
         width=int(example["width"]),
         **masks,

@@ -102,10 +102,8 @@ def test_instances_with_random_split(own):
         objects[row["image_id"]].append(row)
     for record in everything:
         rows = objects[int(record.image_id)]
-        assert (
-            record.image_bytes
-            == own.photographs[f"photo_{rows[0]['image_id'] - 7}.jpg"]
-        )
+        assert record.file_name == f"photo_{int(record.image_id) - 7}.jpg"
+        assert record.image_bytes == own.photographs[record.file_name]
         assert record.areas.tolist() == [row["area"] for row in rows]
         categories = [info.classes[label].id for label in record.labels]
         assert categories == [row["category_id"] for row in rows]
@@ -138,6 +136,7 @@ def test_panoptic_with_splits_of_its_own_in_folders_and_archives(own):
     for split in ("train", "validation"):
         for record in own.open(split):
             picture = own.pictures[int(record.image_id) - 7]
+            assert record.file_name == f"photo_{int(record.image_id) - 7}.jpg"
             for number, segment in enumerate(picture.segments):
                 np.testing.assert_array_equal(
                     record.segment_map == number + 1, picture.id_map == segment["id"]

@@ -47,6 +47,7 @@ def read_all(folder):
     for split in info.num_examples:
         for record in records.open_split(folder / "out", "mine", split):
             masks = np.moveaxis(record.masks(), -1, 0)
+            assert record.file_name == f"{record.image_id}.jpg"
             assert record.areas.tolist() == [mask.sum() for mask in masks]
             found[record.image_id] = list(
                 zip(record.labels.tolist(), masks, strict=True)

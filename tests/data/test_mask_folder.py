@@ -93,7 +93,14 @@ def test_photographs_of_one_name_in_several_folders_are_told_apart(tmp_path):
     photographs, masks = draw(2, folder="a/")
     more = draw(2, folder="b/c/")
     build(tmp_path, {**photographs, **more[0]}, {**masks, **more[1]})
-    assert sorted(read_all(tmp_path)) == ["a_0", "a_1", "b_c_0", "b_c_1"]
+    found = read_all(tmp_path)
+    names = {image_id: record.file_name for image_id, record in found.items()}
+    assert names == {
+        "a_0": "a/0.jpg",
+        "a_1": "a/1.jpg",
+        "b_c_0": "b/c/0.jpg",
+        "b_c_1": "b/c/1.jpg",
+    }
 
 
 @pytest.mark.parametrize("divided", ["both", "images", "masks"])

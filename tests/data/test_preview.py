@@ -67,7 +67,8 @@ def test_count_by_hand(two_records):
     assert counts.small.tolist() == [2, 0, 0]  # below 16 x 16 = 256 pixels
     np.testing.assert_allclose(counts.side, [200**0.5, 0, 40])
     np.testing.assert_allclose(counts.pixels, [1200 / 6400, 0, 1600 / 6400])
-    assert counts.void == pytest.approx(3600 / 6400)
+    assert counts.crowd_pixels == pytest.approx(1600 / 6400)
+    assert counts.uncovered == pytest.approx(2000 / 6400)
 
 
 def test_count_measures_at_the_configured_size(two_records):
@@ -102,7 +103,8 @@ def test_count_of_overlapping_masks(two_records):
     assert counts.segments.tolist() == [1, 1, 0]
     assert counts.crowds == 1
     np.testing.assert_allclose(counts.pixels, [800 / 6400, 800 / 6400, 0])
-    assert counts.void == pytest.approx(1 - 1400 / 6400)
+    assert counts.crowd_pixels == pytest.approx(800 / 6400)
+    assert counts.uncovered == pytest.approx(1 - 2200 / 6400)
     sheet = preview.draw_sheet([instances, empty], INFO, panel=100)
     assert sheet.size == (12 + 2 * (2 * 100 + 6 + 12), 12 + 50 + 18 + 12)
 
@@ -136,7 +138,33 @@ def test_format_counts_lists_what_there_is(two_records):
 
     assert lines[1].split() == ["cat", "2", "3", "18.8%", "14", "px"]
     assert lines[2].split() == ["sky", "(stuff)", "1", "1", "25.0%", "40", "px"]
-    assert lines[3].startswith("2 images, 4 segments, at most 3 in one image; 1 crowds")
+    assert lines[3:] == [
+        "2 images, 4 segments, at most 3 in one image",
+        "crowds: 1, with 25.0% of the pixels",
+        "31.2% of the pixels are void",
+    ]
+
+
+def test_format_counts_of_instances_calls_what_is_left_background(two_records):
+    info = dataclasses.replace(INFO, task="instance")
+    counts = preview.count(two_records[:1], info, image_size=80)
+    lines = preview.format_counts(counts, info).splitlines()
+    assert lines[-1] == "40.6% of the pixels are background, without an object"
+    assert not any(line.startswith("background") for line in lines)
+
+
+@pytest.mark.parametrize("task", ["instance", "semantic"])
+def test_find_problems_background_among_the_classes(two_records, task):
+    """Of instances it is no class; of semantic masks it is one as any other."""
+    classes = (ClassInfo(0, "__background__", True, (0, 0, 0)), *INFO.classes[1:])
+    info = dataclasses.replace(INFO, task=task, classes=classes)
+    sky = dataclasses.replace(two_records[0], labels=np.array([2, 1, 1], np.int32))
+    counts = preview.count([sky], info, image_size=80)
+    first = preview.find_problems(counts, info, image_size=80)[0]
+    if task == "instance":
+        assert first.startswith("the class list has the background")
+    else:
+        assert first == "classes without a segment: __background__"
 
 
 def test_draw_sheet_shows_photographs_beside_their_segments(two_records):
@@ -148,6 +176,22 @@ def test_draw_sheet_shows_photographs_beside_their_segments(two_records):
     np.testing.assert_array_equal(sheet[12 + 100, 12 + 200], (120, 130, 140))
     sky = sheet[12 + 30, 12 + 400 + 6 + 30]  # blue over grey
     assert sky[2] > sky[0] + 30
+
+
+def test_caption_says_file_name_and_id(two_records):
+    first, second = two_records
+    first = dataclasses.replace(first, image_id="a_one", file_name="a/one.jpg")
+    assert preview._caption(first, max_width=800)[0] == (
+        "a/one.jpg   80 x 40 px   3 segments"
+    )
+    second = dataclasses.replace(second, image_id="17", file_name="Löwe.jpg")
+    assert preview._caption(second, max_width=800)[0].endswith(
+        "we.jpg   id 17   80 x 40 px   2 segments, 1 of them crowds"
+    )
+    long = dataclasses.replace(first, file_name="x" * 300 + "/" + "one.jpg")
+    caption, font = preview._caption(long, max_width=300)
+    assert caption.startswith("…") and "/one.jpg   id a_one   80" in caption
+    assert 285 < font.getlength(caption) <= 300
 
 
 def test_main_writes_sheet_and_prints_counts(tmp_path, monkeypatch, capsys):

@@ -179,7 +179,7 @@ def test_write_names_long_names_are_cut(monkeypatch):
 )
 def test_names_without_a_font_for_their_letters(monkeypatch, name, wanted):
     monkeypatch.setattr(name_plates, "_SYSTEM_FONTS", ("no such font.ttf",))
-    text, font = name_plates._legible(name, 20)
+    text, font = name_plates.legible(name, 20)
     assert text == wanted and font.size == 20
 
 
@@ -187,7 +187,7 @@ def test_names_in_a_font_of_the_system(monkeypatch, tmp_path):
     file = tmp_path / "font.ttf"
     file.write_bytes(name_plates.load_font(20).font_bytes)
     monkeypatch.setattr(name_plates, "_SYSTEM_FONTS", ("no such font.ttf", str(file)))
-    text, font = name_plates._legible("Löwenzahn", 20)
+    text, font = name_plates.legible("Löwenzahn", 20)
     assert text == "Löwenzahn" and font.path == str(file)
-    _, font = name_plates._legible("cat", 20)
+    _, font = name_plates.legible("cat", 20)
     assert font.path != str(file), "alike anywhere"

@@ -27,6 +27,7 @@ def make_record(number: int) -> records.Record:
         labels=np.array([1, 0], np.int32),
         is_crowd=np.array([False, True]),
         image_id=f"picture {number}",
+        file_name=f"photos/{number}.jpg\udcff",  # a name that is no UTF-8
         height=4,
         width=5 + number,
     )
@@ -64,7 +65,23 @@ def test_open_split_gives_back_what_was_written(data_dir):
         assert actual.is_crowd.dtype == np.bool_
         np.testing.assert_array_equal(actual.is_crowd, expected.is_crowd)
         assert (actual.height, actual.width) == (4, 5 + index)
+        assert actual.file_name == f"photos/{index}.jpg?"
         assert source.image_id(index) == actual.image_id == f"picture {index}"
+
+
+def test_from_example_of_a_dataset_without_file_names():
+    """Datasets prepared before file names were kept."""
+    record = make_record(0)
+    example = {
+        "image": record.image_bytes,
+        "segment_map": records.encode_segment_map(record.segment_map),
+        "labels": record.labels,
+        "is_crowd": record.is_crowd,
+        "image_id": b"picture 0",
+        "height": 4,
+        "width": 5,
+    }
+    assert records.from_example(example).file_name == ""
 
 
 def test_read_info_says_classes_and_sizes(data_dir):
