@@ -4,8 +4,8 @@ python data/preview.py coco_panoptic --data_dir=~/eomt_data --image_size=640 \
     --out=preview.png
 
 Writes a contact sheet of samples, each photograph beside its segments with their
-names; prints what there is of each class; warns of classes too rare and of objects
-too small to be learnt at the configured size.
+names; prints how much there is of each class; warns of classes that are too rare and of
+objects that are too small to be learnt at the configured size.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_codec
 from tqdm import tqdm
 
-# As a script this file lies in the path, not the folder above, where data/ is.
+# The path of a script has its own folder, and not the one above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from eomt_jax.inference import draw, name_plates
@@ -29,26 +29,26 @@ from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.pipeline import records, transforms
 from eomt_jax.types import DatasetInfo
 
-RARE = 20  # segments of a class; fewer are hardly learnt
+RARE = 20  # a class of fewer segments is hardly learnt
 _GAP, _CAPTION = 12, 18
 _INK, _PAPER = (32, 35, 42), (255, 255, 255)
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a split holds of each class, crowds aside, as they are no targets.
+    """Counts of a split by class; crowds are no targets and count apart.
 
     Attributes:
       num_images: images looked at.
-      max_segments: most segments in one of them.
+      max_segments: most segments in one image, crowds included.
       images: int [K], images that have the class.
       segments: int [K], segments of the class.
-      small: int [K], of them smaller than a patch in the network's input.
+      small: int [K], segments that are smaller than a patch in the network's input.
       side: float [K], the median segment's side in the network's input, as the
-        square root of its area in pixels; 0 where there is none.
+        square root of its area in pixels; 0 where there is no segment.
       pixels: float [K], the class's share of all pixels; objects that lie over one
         another count each.
-      crowds: crowd regions.
+      crowds: number of crowd regions.
       crowd_pixels: share of all pixels that belong to crowds alone.
       uncovered: share of all pixels that belong to no segment: the background of an
         instance dataset, void in others.
@@ -74,7 +74,7 @@ def count(
     patch_size: int = 16,
 ) -> Counts:
     """Counts what `source` holds when its photographs just fit `image_size`."""
-    areas: list[list[float]] = [[] for _ in info.classes]  # in the network's input
+    areas: list[list[float]] = [[] for _ in info.classes]  # pixels of the input
     images, pixels = np.zeros((2, info.num_classes))
     num_images = max_segments = crowds = total = targets = covered = 0
     for record in source:
@@ -106,7 +106,7 @@ def count(
 
 
 def _measure(record: records.Record) -> tuple[np.ndarray, int, int]:
-    """Pixels of each segment that is no crowd, of these together, and of all segments."""
+    """Counts the pixels of each segment but crowds, of these together, and of all."""
     is_target = ~record.is_crowd
     if record.segment_map is not None:
         pixels = np.bincount(
@@ -125,7 +125,7 @@ def _measure(record: records.Record) -> tuple[np.ndarray, int, int]:
 
 
 def format_counts(counts: Counts, info: DatasetInfo) -> str:
-    """A table with the most frequent class first; absent classes are left out."""
+    """Makes a table with the most frequent class first, without absent classes."""
     rows = [
         f"{'class':24}{'images':>8}{'segments':>10}{'pixels':>8}{'median side':>13}"
     ]
@@ -154,7 +154,7 @@ def format_counts(counts: Counts, info: DatasetInfo) -> str:
 def find_problems(
     counts: Counts, info: DatasetInfo, *, image_size: int, patch_size: int = 16
 ) -> list[str]:
-    """Sentences about what training can't make up for."""
+    """Returns a sentence for each flaw of the data that training can't make up for."""
     names = np.array([c.name for c in info.classes])
     is_thing = info.is_thing
     absent = counts.segments == 0
@@ -164,8 +164,8 @@ def find_problems(
     is_background = np.array([n.lower().strip("_") == "background" for n in names])
     if info.task == "instance" and (absent & is_background).any():
         problems.append(
-            "the class list has the background, which is what no object covers and needs "
-            "no class"
+            "the class list has the background, which is what no object covers and "
+            "needs no class"
         )
         absent &= ~is_background
     if absent.any():
@@ -193,10 +193,10 @@ def find_problems(
 def draw_sheet(
     samples: Sequence[records.Record], info: DatasetInfo, *, panel: int = 420
 ) -> Image.Image:
-    """Photographs beside their segments, two samples a row, with their file names.
+    """Draws photographs beside their segments, two samples a row, with file names.
 
     Args:
-      samples: what to draw.
+      samples: the photographs and segments to draw.
       info: the class table.
       panel: longest side of a photograph on the sheet, in pixels.
     """
@@ -238,7 +238,11 @@ def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.I
 def _caption(
     record: records.Record, *, max_width: int
 ) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The photograph's file name, its id where it is another, and what is on it."""
+    """Makes a line of the file's name, the id if it is another, the size and counts.
+
+    Returns:
+      The line, and a font that has its letters.
+    """
     name, image_id = record.file_name or record.image_id, record.image_id
     about = "" if image_id in name.replace("/", "_") else f"   id {image_id}"
     about += f"   {record.width} x {record.height} px   {len(record.labels)} segments"
@@ -258,7 +262,7 @@ def _several(names: np.ndarray, shown: int = 12) -> str:
 
 
 def _spread(total: int, wanted: int) -> list[int]:
-    """At most `wanted` indices, evenly over `total`; all where `wanted` is 0."""
+    """Spreads at most `wanted` indices evenly over `total`; 0 wants all."""
     if wanted == 0 or wanted >= total:
         return list(range(total))
     return [i * total // wanted for i in range(wanted)]

@@ -1,4 +1,4 @@
-"""Colours of classes: in pictures, and by themselves where a class has none.
+"""Colours that classes have in pictures, and those of classes that bring none.
 
 The published class tables were made for label files and hold near-blacks, neon greens
 and greys. In a picture each class keeps its hue, but gets a lightness and a chroma at
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from eomt_jax.oklab import lch_to_rgb, rgb_to_lab, rgb_to_lch
 
-# Least and most. Things stand out from stuff; a lightness of 1 is white.
+# Each pair is the least and the most; things have more chroma than stuff, to stand out.
 _THING_LIGHTNESS, _STUFF_LIGHTNESS = (0.60, 0.74), (0.60, 0.80)
 _THING_CHROMA, _STUFF_CHROMA = (0.17, 0.22), (0.00, 0.15)
 _GREY = 0.02
@@ -26,7 +26,7 @@ _NUM_DISTINCT = 1024
 def fit_colors(
     rgb: Float[np.ndarray, "n 3"], is_thing: Bool[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 3"]:
-    """OKLCh that each class has in a picture.
+    """Returns the OKLCh that each class has in a picture.
 
     Args:
       rgb: the classes' colours, 0 to 1.
@@ -49,10 +49,11 @@ def fit_colors(
 
 
 def distinct_color(number: int) -> tuple[int, int, int]:
-    """The colour of class `number`: far from all before it, the same every time.
+    """Returns the colour of class `number`, far from all before it and always the same.
 
     Of the first 20 classes any two are 0.08 apart in OKLab, of the first 60 0.04, in a
-    picture too; CSS takes 0.02 for just noticeable. After 1024 classes the colours come again.
+    picture too; CSS takes 0.02 for just noticeable. After 1024 classes the colours come
+    again.
     """
     number %= _NUM_DISTINCT
     red, green, blue = _distinct_colors(max(64, 1 << number.bit_length()))[number]
@@ -61,7 +62,7 @@ def distinct_color(number: int) -> tuple[int, int, int]:
 
 @functools.cache
 def _distinct_colors(count: int) -> np.ndarray:
-    """int [count, 3]: each is the farthest from those before it.
+    """Returns int [count, 3]: each colour is the farthest from those before it.
 
     The distance of two colours is the least that a picture shows, whether their classes
     are things or stuff.
@@ -81,7 +82,7 @@ def _distinct_colors(count: int) -> np.ndarray:
             for old in shown:
                 apart = np.linalg.norm(new - old[chosen[-1]], axis=1)
                 distance = np.minimum(distance, apart)
-        # Of two fits of one colour it is as far as they are; it is chosen only once.
+        # A colour is some way from its own other fit, but is chosen only once.
         distance[chosen[-1]] = -1
         chosen.append(int(distance.argmax()))
     return rgb[chosen]

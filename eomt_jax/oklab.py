@@ -25,19 +25,19 @@ _FROM_LAB, _FROM_CONES = np.linalg.inv(_TO_LAB), np.linalg.inv(_TO_CONES)
 
 
 def rgb_to_lab(rgb: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Lightness (0 to 1), a and b of sRGB in 0 to 1."""
+    """Converts sRGB in 0 to 1 to lightness (0 to 1), a and b."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T
 
 
 def rgb_to_lch(rgb: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Lightness and chroma (0 to 1) and hue (radians) of sRGB in 0 to 1."""
+    """Converts sRGB in 0 to 1 to lightness and chroma (0 to 1) and hue (radians)."""
     lightness, a, b = np.moveaxis(rgb_to_lab(rgb), -1, 0)
     return np.stack([lightness, np.hypot(a, b), np.arctan2(b, a)], axis=-1)
 
 
 def lch_to_rgb(lch: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """sRGB in 0 to 1; with less chroma where no screen shows such a colour."""
+    """Converts to sRGB in 0 to 1, with less chroma where a screen lacks the colour."""
     lightness, chroma, hue = np.moveaxis(lch, -1, 0)
     while True:
         lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)

@@ -1,4 +1,4 @@
-"""Class tables that users bring, checked, with a colour for every class."""
+"""Checks class tables that users bring, and gives every class a colour."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ from eomt_jax.types import ClassInfo
 def make_class_table(
     rows: Sequence[Mapping[str, Any]], *, file: str
 ) -> tuple[ClassInfo, ...]:
-    """Classes from rows like COCO's categories, in their order.
+    """Makes classes of rows like COCO's categories, in their order.
 
     Args:
-      rows: each with an "id" and a "name"; "isthing" (or "is_thing") where it isn't 1,
-        "color" where it should be a certain one: RGB(A), 0 to 255, or a text such as
-        "#ff0000". A text that is no colour is left to `distinct_color`, with a warning.
-      file: where they come from, for messages.
+      rows: each has an "id" and a "name". It may have "isthing" (or "is_thing"), which
+        is 1 by default, and "color": RGB(A), 0 to 255, or a text such as "#ff0000".
+        Without it, or with a text that is no colour, the class has `distinct_color`.
+      file: the file that they come from, for messages.
 
     Raises:
-      ValueError: no rows, one that isn't as above, or an id or name that comes twice.
+      ValueError: there are no rows, one isn't as above, or an id or name comes twice.
     """
     if not rows:
         raise ValueError(f"{file} has no classes")
@@ -38,7 +38,7 @@ def make_class_table(
 
 
 def _read_color(text: str, file: str) -> tuple[int, ...]:
-    """RGB of a text as annotation tools write it; empty where it is none."""
+    """RGB of a text as annotation tools write it; empty where it is no colour."""
     try:
         return ImageColor.getrgb(text.strip())[:3]
     except ValueError:
@@ -52,7 +52,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _check_numbers(row: Any, number: int, file: str) -> None:
-    """Raises ValueError for numbers that Python would take for others."""
+    """Raises ValueError for an id that is a bool or too large, or a wrong "isthing"."""
     if not isinstance(row, dict):
         return
     class_id = row.get("id", 0)

@@ -1,8 +1,8 @@
-"""A photograph under its segments: coloured, outlined, and labelled with class names.
+"""Draws the segments of a photograph over it, with outlines and class names.
 
-Everything here runs on the host, on NumPy arrays and Pillow images. Segments are outlined
-on a grid of limited size, so that a picture of twelve megapixels takes little longer
-than resizing it.
+Everything here runs on the host, on NumPy arrays and Pillow images. Segments are
+outlined on a grid of limited size, so that a picture of twelve megapixels takes little
+longer than resizing it.
 
 Legend: H W pixels of the photograph, h w of the grid, n segments in one picture.
 """
@@ -23,13 +23,13 @@ from eomt_jax.types import ClassInfo, DatasetInfo
 
 _OPACITY = 0.55
 _GREYNESS = 0.55
-"""Of the photograph under a colour, so that the colour reads the same on any ground."""
+"""The photograph is so much greyer under a colour, which then looks alike anywhere."""
 _MAX_OUTLINED = 1280
-"""Visual side of the grid; outlines are smooth, so that a larger picture's look alike."""
+"""Visual side of the grid; outlines are smooth, and look alike on larger pictures."""
 _MAX_NAMED = 170
 """Visual side of the coarser grid on which names find their places."""
 _MIN_REGION = 1 / 60
-"""Of the picture; smaller further regions of stuff go without a name."""
+"""Further regions of stuff need this share of the picture to get a name."""
 
 
 def draw_segmentation(
@@ -42,23 +42,24 @@ def draw_segmentation(
     show_scores: bool | None = None,
     line_width: float | None = None,
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """A photograph under its segments.
+    """Draws the segments of a photograph over it.
 
-    Stuff has its class's colour, things a shade of their own each; names stand where
-    they hide least, those of stuff on each large region. What belongs to no segment is
-    pale and grey. Of segments that may overlap small ones lie over large ones, and the
+    Stuff has its class's colour, and each thing a shade of its own. Names stand where
+    they hide least, those of stuff on each large region. Pixels of no segment are pale
+    and grey. Where segments may overlap, small ones lie over large ones, and the
     photograph stays as it is around them.
 
     Args:
       image: RGB.
-      segmentation: of the image's size; segments without a pixel are ignored.
+      segmentation: has the image's size; segments without a pixel are ignored.
       info: the class table.
-      long_side: of the picture, in pixels; small images are worth enlarging, for
-        outlines and names are drawn afterwards. The image's own by default.
+      long_side: pixels of the picture's long side, by default the image's own; small
+        images are worth enlarging, for outlines and names are drawn afterwards.
       min_score: segments that score less are left out, 0 to 1.
-      show_scores: behind the names, in percent; by default where segments may overlap.
-      line_width: of the outlines, in pixels of the picture; 0 draws none. By default
-        it grows with the picture.
+      show_scores: whether names have scores behind them, in percent; by default they do
+        where segments may overlap.
+      line_width: width of the outlines in pixels of the picture; 0 draws none. By
+        default it grows with the picture.
 
     Raises:
       ValueError: the image and its segments differ in size.
@@ -101,7 +102,7 @@ def draw_segmentation(
 def resize_image(
     image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H2 W2 3"]:
-    """RGB at `size`, (height, width)."""
+    """Resizes RGB to `size`, (height, width)."""
     if image.shape[:2] == size:
         return image
     height, width = size
@@ -125,7 +126,7 @@ def _paint(
     outlined: Outlined,
     colors: UInt8[np.ndarray, "n 3"],
 ) -> Image.Image:
-    """Colours and white outlines over a paler photograph; the background elsewhere."""
+    """Paints segments and white outlines, with the background elsewhere."""
 
     def enlarge(values: np.ndarray) -> Image.Image:
         return Image.fromarray(values).resize(
@@ -144,7 +145,7 @@ def _paint(
 
 
 def _pale(photograph: Image.Image) -> Image.Image:
-    """Grey, without deep shadows."""
+    """Makes a photograph grey, without deep shadows."""
     grey = photograph.convert("L").point([110 + 0.5 * v for v in range(256)])
     return grey.convert("RGB")
 
@@ -152,7 +153,7 @@ def _pale(photograph: Image.Image) -> Image.Image:
 def _regions(
     index: Integer[np.ndarray, "h w"], rows: Sequence[ClassInfo]
 ) -> tuple[Integer[np.ndarray, "h w"], list[int]]:
-    """What gets a name of its own: things, and every large region of stuff.
+    """Finds what gets a name of its own: things, and every large region of stuff.
 
     Returns:
       The region of each pixel, -1 for none, and the segment of each region.
@@ -172,7 +173,7 @@ def _regions(
 def _segment_names(
     segmentation: Segmentation, rows: Sequence[ClassInfo], *, show_scores: bool
 ) -> list[str]:
-    """Short, of crowds that they are some, and in percent how sure it is."""
+    """Makes a short name for each segment, with "crowd" and its score if it has one."""
     names = [_short_name(row.name) for row in rows]
     if segmentation.is_crowd is not None:
         crowds = segmentation.is_crowd
@@ -183,7 +184,7 @@ def _segment_names(
 
 
 def _short_name(name: str) -> str:
-    """Without what COCO's panoptic names say of how they were merged."""
+    """Drops the endings that say how COCO's panoptic classes were merged."""
     for ending in ("-merged", "-stuff", "-other"):
         name = name.removesuffix(ending)
     return name.replace("_", " ")

@@ -17,7 +17,7 @@ from scipy import ndimage
 from eomt_jax.inference.palette import darken
 
 _MIN_AREA = 1 / 600
-"""Of the picture; smaller segments get colour and outline but no name."""
+"""Segments of a smaller share of the picture get colour and outline but no name."""
 _MAX_HIDDEN = 1.2
 _MAX_AWAY = 2.5
 """A name that would hide more than this, in whole segments, or stand farther from its
@@ -25,12 +25,12 @@ segment, in heights of its plate, isn't written."""
 _MARGIN = 2
 """Pixels between a plate and the picture's border, and between two plates."""
 _FONT_SIZES, _FEW, _MANY = (1 / 30, 1 / 40), 12, 30
-"""Of the picture's long side, with few names and with many: letters of 3.3 to 2.5 %,
-legible on a phone."""
+"""Letters have the first share of the picture's visual side with few names, the second
+with many; both are legible on a phone."""
 _MAX_COVERED = 1 / 4
 """Plates cover at most this share of the picture; further names aren't written."""
 _SHORTEST = 6
-"""Letters that are left of a name, at least, before it isn't written."""
+"""A name of which fewer letters fit isn't written."""
 _SYSTEM_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
 
 
@@ -65,7 +65,7 @@ def write_names(
     named = areas >= _MIN_AREA * index.size
     scale = np.interp(named.sum(), (_FEW, _MANY), _FONT_SIZES)
     size = max(13, round(visual_side(picture.size) * scale))
-    # Of a segment each cell counts as a share, so that small ones are spared.
+    # Each cell counts as a share of its segment, so that small segments are spared.
     shares = np.append(1 / np.maximum(areas, 1), 0.0)[index]
     places = _Places(picture.size, shares)
     uncovered = _MAX_COVERED * picture.width * picture.height
@@ -82,16 +82,23 @@ def write_names(
 
 
 def visual_side(picture_size: tuple[int, int]) -> float:
-    """Long side by which letters and lines grow: of a panorama, a 16:9 picture's.
+    """Returns a picture's long side, or a panorama's as if it had its area in 16:9.
 
-    That picture has the panorama's area, so that the same names cover the same share.
+    Letters and lines grow with it, so that the same names cover the same share.
     """
     width, height = picture_size
     return min(float(max(width, height)), math.sqrt(width * height * 16 / 9))
 
 
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, `size` pixels high, so that pictures look alike anywhere."""
+    """Loads Pillow's own font, so that pictures look alike anywhere.
+
+    Args:
+      size: height in pixels.
+
+    Raises:
+      ValueError: this Pillow can't load fonts.
+    """
     if not features.check("freetype2"):
         raise ValueError(
             "this Pillow was built without FreeType and can't write names; install "
@@ -101,10 +108,10 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """A name and a font that has its letters.
+    """Returns a name and a font that has its letters.
 
-    Pillow's own has ASCII's alone. For others one of the system's is looked for; where
-    there is none, accents go, and letters that are more than an accented one.
+    Pillow's own font has the letters of ASCII alone. For others it is one of the
+    system's; where there is none, the name loses its accents and all other letters.
     """
     if not name.isascii():
         for file in _SYSTEM_FONTS:
@@ -117,13 +124,13 @@ def legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 def _write_plate(
     name: str, size: int, color: UInt8[np.ndarray, " 3"], max_width: int
 ) -> Image.Image | None:
-    """A name in white on a rounded plate; None where not even its beginning fits.
+    """Draws a name in white on a rounded plate; None if not even its beginning fits.
 
     Args:
-      name: cut at its end until the plate fits.
-      size: of the letters, in pixels.
-      color: the plate's hue.
-      max_width: of the picture, in pixels.
+      name: is cut at its end until the plate fits.
+      size: height of the letters in pixels.
+      color: has the plate's hue.
+      max_width: width of the picture in pixels.
     """
     name, font = legible(name, size)
     text, kept, pad = name, len(name), 0.36 * size
@@ -133,7 +140,7 @@ def _write_plate(
             return None
         text = f"{name[:kept].rstrip()}…"
     width, height = round(font.getlength(text) + 2 * pad), round(1.36 * size)
-    # Drawn four times as large and shrunk, for round corners.
+    # The shape is drawn four times as large and shrunk, so that its corners are round.
     shape = Image.new("L", (4 * width, 4 * height))
     ImageDraw.Draw(shape).rounded_rectangle(
         (0, 0, 4 * width - 1, 4 * height - 1), radius=1.3 * size, fill=255
@@ -148,14 +155,14 @@ def _write_plate(
 
 
 class _Places:
-    """Where plates may still go."""
+    """Keeps the places of plates and finds free ones."""
 
     def __init__(self, picture_size: tuple[int, int], shares: Float[np.ndarray, "h w"]):
         """Prepares an empty picture.
 
         Args:
           picture_size: (width, height) in pixels.
-          shares: of its segment that each cell makes.
+          shares: the share that each cell has in its segment.
         """
         self._width, self._height = picture_size
         self._cells = shares.shape
@@ -165,19 +172,22 @@ class _Places:
     def find(
         self, mask: Bool[np.ndarray, "h w"], plate_size: tuple[int, int]
     ) -> Box | None:
-        """The place for a plate that hides least and still belongs to its segment.
+        """Finds where a plate hides least and still belongs to its segment.
 
-        Deep inside a large segment; over, under or beside one that the plate would
-        hide.
+        It is deep inside a large segment, and over, under or beside one that the plate
+        would hide.
 
         Args:
           mask: the segment.
           plate_size: (width, height) in pixels.
+
+        Returns:
+          None where no place is free; else a box that is taken from now on.
         """
         width, height = plate_size
         rows, columns = self._cells
         cell = self._height / rows, self._width / columns
-        # A plate centred on any cell, moved inside where it would leave the picture.
+        # A plate may be centred on any cell, but is moved to lie inside the picture.
         y = _clamp((np.arange(rows) + 0.5) * cell[0], height / 2, self._height)
         x = _clamp((np.arange(columns) + 0.5) * cell[1], width / 2, self._width)
         if min(y.min() - height / 2, x.min() - width / 2) < 0:
@@ -204,7 +214,7 @@ class _Places:
         x: Float[np.ndarray, " w"],
         plate_size: tuple[int, int],
     ) -> Float[np.ndarray, "h w"]:
-        """How bad each place is for a plate; infinite where it may not stand."""
+        """Says how bad each place is for a plate; infinite where it may not stand."""
         width, height = plate_size
         rows, columns = self._cells
         cell = self._height / rows, self._width / columns
@@ -216,7 +226,7 @@ class _Places:
         inside = _window_sums(_summed(mask), *window) * (cell[0] * cell[1])
         centers = np.ix_((y / cell[0]).astype(int), (x / cell[1]).astype(int))
         depth = _distance(np.pad(mask, 1))[1:-1, 1:-1][centers]
-        # In heights of the plate: over or under the segment it is half of one away.
+        # The unit is the plate's height; one over or under the segment is 0.5 away.
         away = _distance(~mask)[centers] * (cell[0] / height)
         cost = (
             hidden
@@ -230,24 +240,24 @@ class _Places:
 def _clamp(
     centers: Float[np.ndarray, " n"], half: float, length: int
 ) -> Float[np.ndarray, " n"]:
-    """The centres moved so that half of a plate fits on either side."""
+    """Moves the centres so that half of a plate fits on either side."""
     return np.clip(centers, half + _MARGIN, max(length - half - _MARGIN, 0))
 
 
 def _distance(mask: Bool[np.ndarray, "h w"]) -> Any:
-    """Cells to where the mask ends, along rows and columns."""
+    """Counts the cells to where the mask ends, along rows and columns."""
     return ndimage.distance_transform_cdt(mask, "taxicab")
 
 
 def _summed(values: np.ndarray) -> Float[np.ndarray, "h1 w1"]:
-    """Sums over all cells above and left."""
+    """Sums the values of all cells above and left of each corner."""
     return np.pad(np.cumsum(np.cumsum(values, 0, dtype=float), 1), ((1, 0), (1, 0)))
 
 
 def _edges(
     centers: Float[np.ndarray, " n"], length: int, cell: float
 ) -> Integer[np.ndarray, "2 n"]:
-    """First cell of the plates with these centres, and the one after their last."""
+    """Finds the first cell of each plate, and the one after its last, by its centre."""
     edges = np.stack([centers - length / 2, centers + length / 2]) / cell
     return np.round(edges).astype(int)
 
@@ -257,5 +267,5 @@ def _window_sums(
     y: Integer[np.ndarray, "2 h"],
     x: Integer[np.ndarray, "2 w"],
 ) -> Float[np.ndarray, "h w"]:
-    """Sum of the cells between two edges along either axis."""
+    """Sums the cells between two edges along either axis."""
     return np.diff(np.diff(summed[y], axis=0)[0][:, x], axis=1)[:, 0]

@@ -1,4 +1,4 @@
-"""Smooth outlines of segments, from the masks alone.
+"""Draws smooth outlines of segments from their masks alone.
 
 Legend: H W pixels of the photograph, h w of the grid, n segments of a photograph,
 m of them shown.
@@ -18,12 +18,12 @@ from eomt_jax.inference.segmentation import Segmentation
 _HIDDEN = 0.35
 """Strength of an outline where a smaller segment lies over it."""
 _SPECK = 1 / 3000
-"""Of the picture; smaller islands of a segment, and smaller gaps, get no outline."""
+"""Islands of a segment and gaps of a smaller share of the picture get no outline."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outlined:
-    """Segments on a grid.
+    """Segments on a grid, and their outlines.
 
     Attributes:
       index: which segment shows on each pixel, -1 where none does.
@@ -43,18 +43,18 @@ def outline_segments(
 ) -> Outlined:
     """Finds segments and draws their outlines on a grid.
 
-    Each segment is blurred a little. Of two segments that meet the stronger shows, and
-    by how much it is stronger tells how far away their border is: a line drawn from
-    this is smooth, with no pixel's corners in it, and specks of a pixel are gone.
+    Each segment is blurred a little. Where two segments meet, the stronger one shows,
+    and the difference of their strengths says how far away their border is: a line
+    drawn from it is smooth, without the corners of pixels, and specks are gone.
 
     Args:
-      segmentation: any; segments without a pixel are ignored.
-      shown: which of its segments.
+      segmentation: segments without a pixel are ignored.
+      shown: the segments to draw.
       grid: (height, width) of the result, in the photograph's proportions.
-      line_width: in pixels of the grid; 0 draws none.
+      line_width: width of the outlines in pixels of the grid; 0 draws none.
     """
     enlarged = max(grid) / max(segmentation.size)
-    # Wide enough that the blurred edge still rises where the line ends.
+    # The blur must be so wide that an edge still rises where the line ends.
     blur = max(0.75, 0.9 * enlarged, (line_width + 1) / 3.2)
     strength = _line_strength(line_width, blur)
     if segmentation.id_map is not None:
@@ -73,7 +73,7 @@ def outline_segments(
 def pick_nearest(
     values: np.ndarray, grid: tuple[int, int]
 ) -> Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]:
-    """The nearest of the values on each pixel of the grid."""
+    """Resizes values to the grid, each pixel with the nearest value."""
     if values.shape == grid:
         return values
     rows, columns = (
@@ -88,7 +88,7 @@ def _outline_map(
     blur: float,
     strength: UInt8[np.ndarray, " 256"],
 ) -> Outlined:
-    """Segments that don't overlap, and what is none."""
+    """Outlines segments that don't overlap, and the pixels of no segment."""
     index = np.full(id_map.shape, -1, np.int16)
     best = np.zeros(id_map.shape, np.uint8)
     second = best.copy()
@@ -110,7 +110,10 @@ def _outline_masks(
     blur: float,
     strength: UInt8[np.ndarray, " 256"],
 ) -> Outlined:
-    """Segments that may overlap: small ones over large ones, whose edges show through."""
+    """Outlines segments that may overlap.
+
+    Small ones lie over large ones, whose edges show through.
+    """
     index = np.full(grid, -1, np.int16)
     lines = np.zeros(grid, np.uint8)
     hidden = lines.copy()
@@ -130,7 +133,7 @@ def _outline_masks(
 
 
 def _specks(index: Integer[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Around tiny islands and gaps, but not on borders that would be there without.
+    """Finds pixels at tiny islands and gaps, but not on borders that remain without.
 
     A segment's largest part is no island, however small.
     """
@@ -163,7 +166,7 @@ def _bounding_box(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:
 
 
 def _widen(box: tuple[slice, slice], blur: float) -> tuple[slice, slice]:
-    """With room for what the blur spreads."""
+    """Widens a box by the distance that the blur spreads."""
     room = int(np.ceil(4 * blur))
     rows, columns = box
     return (
@@ -173,15 +176,15 @@ def _widen(box: tuple[slice, slice], blur: float) -> tuple[slice, slice]:
 
 
 def _soften(mask: Bool[np.ndarray, "h w"], blur: float) -> UInt8[np.ndarray, "h w"]:
-    """0 to 255, half of it at the mask's edge."""
+    """Blurs a mask to values of 0 to 255, with half of 255 at its edge."""
     image = Image.fromarray(255 * mask.astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(blur)))
 
 
 def _line_strength(line_width: float, blur: float) -> UInt8[np.ndarray, " 256"]:
-    """Of an outline, by how much one blurred segment is stronger than the next."""
+    """Table of an outline's strength by the difference of two blurred segments."""
     if not line_width:
         return np.zeros(256, np.uint8)
-    # Blurred, a straight edge is the normal distribution of the distance.
+    # A straight edge that is blurred has the normal distribution of the distance.
     distance = blur * special.ndtri(0.5 + np.arange(256) / 510)
     return (255 * np.clip(line_width / 2 + 0.5 - distance, 0, 1)).astype(np.uint8)

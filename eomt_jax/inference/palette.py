@@ -18,7 +18,7 @@ _GOLDEN = 0.618
 
 
 def segment_colors(rows: Sequence[ClassInfo]) -> UInt8[np.ndarray, "n 3"]:
-    """RGB of each segment: its class's for stuff, a shade around it for each thing.
+    """Returns the RGB of each segment: its class's, or for things a shade around it.
 
     Args:
       rows: the class of each segment; things of one class get shades in this order,
@@ -36,7 +36,7 @@ def segment_colors(rows: Sequence[ClassInfo]) -> UInt8[np.ndarray, "n 3"]:
 
 
 def darken(color: UInt8[np.ndarray, " 3"]) -> UInt8[np.ndarray, " 3"]:
-    """RGB of the same hue, dark enough for white letters to be read on it."""
+    """Returns the RGB of the same hue on which white letters can be read."""
     _, chroma, hue = rgb_to_lch(color / 255)
     dark = np.array([_PLATE_LIGHTNESS, min(chroma, _PLATE_CHROMA), hue])
     return np.round(255 * lch_to_rgb(dark)).astype(np.uint8)

@@ -155,7 +155,7 @@ def test_format_counts_of_instances_calls_what_is_left_background(two_records):
 
 @pytest.mark.parametrize("task", ["instance", "semantic"])
 def test_find_problems_background_among_the_classes(two_records, task):
-    """Of instances it is no class; of semantic masks it is one as any other."""
+    """It is no class of instances, but one like any other of semantic masks."""
     classes = (ClassInfo(0, "__background__", True, (0, 0, 0)), *INFO.classes[1:])
     info = dataclasses.replace(INFO, task=task, classes=classes)
     sky = dataclasses.replace(two_records[0], labels=np.array([2, 1, 1], np.int32))
