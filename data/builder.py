@@ -14,7 +14,8 @@ from data.photographs import DamagedPhotographError
 from data.sources import shorten
 from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
-from eomt_jax.types import ClassInfo, DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import ClassInfo, DatasetInfo
 
 OPTIONS_KEY = "eomt_options"  # in metadata.json
 EXAMPLES_PER_SHARD = 2048
@@ -42,7 +43,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     classes: tuple[ClassInfo, ...] = ()
-    task: Task = "panoptic"
+    task: str = "panoptic"
     image_format = "jpeg"
     description = ""
     needs_archives = False
@@ -85,7 +86,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             builder=self,
             description=self.description,
             features=records.features(
-                self.image_format, overlapping=self.task == "instance"
+                self.image_format, overlapping=get_task(self.task).overlapping
             ),
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
@@ -238,7 +239,7 @@ class _Summary:
         self.max_aspect_ratio = max(self.max_aspect_ratio, aspect_ratio)
 
     def dataset_info(
-        self, name: str, classes: tuple[ClassInfo, ...], task: Task
+        self, name: str, classes: tuple[ClassInfo, ...], task: str
     ) -> DatasetInfo:
         return DatasetInfo(
             name=name,

@@ -14,7 +14,7 @@ from data.builder import RecordBuilder
 from data.photographs import check_photograph
 from data.sources import Source, some
 from eomt_jax.pipeline.records import Record
-from eomt_jax.types import ClassInfo, Task
+from eomt_jax.types import ClassInfo
 
 _NUM_VALUES = 1 << 16
 UNKNOWN = _NUM_VALUES - 1
@@ -42,7 +42,7 @@ class LabelMapBuilder(RecordBuilder):
         left out, as the method's authors do.
     """
 
-    task: Task = "semantic"
+    task: str = "semantic"
     leaves_out_uniform = True
     codes: UInt16[np.ndarray, " V"]
 

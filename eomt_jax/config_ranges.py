@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eomt_jax.models import registry, variants
-from eomt_jax.types import TASKS
+from eomt_jax.task_registry import task_names
 
 # Schedules are computed in float32, which counts exactly up to here.
 _MAX_STEPS = 2**24
@@ -139,6 +139,17 @@ class NetworkName:
         return f"one of {', '.join(registry.names())}"
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskName:
+    """The name of a task, looked up when it is checked, or "" for the data set's own."""
+
+    def accepts(self, value: Any) -> bool:
+        return Choice(("", *task_names())).accepts(value)
+
+    def __str__(self) -> str:
+        return str(Choice(("", *task_names())))
+
+
 _EVERY_STEPS = Whole(0, _MAX_STEPS)
 _WEIGHT = Real(0.0, 1e6, above=True)
 _POWER = Real(0.0, 100.0, above=True)
@@ -217,7 +228,7 @@ RANGES = {
     "eval.patience": Whole(0, 10**6),
     "eval.batch_size": Whole(1, 2**20),
     "eval.num_images": Whole(0, 2**31),
-    "eval.task": Choice(("", *TASKS)),
+    "eval.task": TaskName(),
     "eval.skip_padding": Flag(),
     "logging.every_steps": _EVERY_STEPS,
     "logging.picture_every_steps": _EVERY_STEPS,

@@ -7,16 +7,16 @@ pixels, S side of the network's input, h w patch grid.
 import dataclasses
 import hashlib
 import json
-from typing import Any, Literal, get_args
+from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 
+from eomt_jax.task_registry import task_names
+
 Array = jax.Array | np.ndarray
-Task = Literal["panoptic", "instance", "semantic"]
-TASKS: tuple[Task, ...] = get_args(Task)
 
 
 @flax.struct.dataclass
@@ -147,7 +147,7 @@ def _check_info(fields: Any) -> None:
     good = isinstance(counts, dict) and all(map(is_count, counts.values()))
     check("num_examples", good, "numbers by split", counts)
     task = fields.get("task", "panoptic")
-    check("task", task in TASKS, f"one of {', '.join(TASKS)}", task)
+    check("task", task in task_names(), f"one of {', '.join(task_names())}", task)
     ratio = fields.get("max_aspect_ratio", 1.0)
     good = isinstance(ratio, int | float) and 0 <= ratio < 1 << 53
     check("max_aspect_ratio", good, "a number", ratio)
@@ -159,7 +159,7 @@ class DatasetInfo:
 
     Attributes:
       name: the prepared dataset's name.
-      task: "panoptic", "instance" or "semantic": what its annotations are made for.
+      task: name of the task that its annotations are made for.
       classes: the class table in label order.
       max_image_size: largest (height, width) over all photographs of all splits.
       max_segments: most segments in one image, crowds included.
@@ -172,7 +172,7 @@ class DatasetInfo:
     max_image_size: tuple[int, int]
     max_segments: int
     num_examples: dict[str, int]
-    task: Task = "panoptic"
+    task: str = "panoptic"
     max_aspect_ratio: float = 1.0
 
     @property

@@ -118,7 +118,9 @@ def test_pictures_of_an_evaluation_lie_in_their_folder_alone(tmp_path, monkeypat
     for number, name in enumerate(NAMES):
         before = written(tmp_path)
         folder = tmp_path / f"{number}" / "out"
-        write = pictures.PictureWriter(folder, NamedSource(name), num_pictures=1)
+        write = pictures.PictureWriter(
+            folder, NamedSource(name), task="semantic", num_pictures=1
+        )
         batch = make_batch(index=(0,), sizes=((2, 2),))
         try:
             write(batch, None)

@@ -21,6 +21,7 @@ ALLOWED = {
         "pipeline",
         "weights",
     },
+    "tasks": {"evaluation", "inference", "models", "pipeline"},
     "evaluation": {"inference", "models", "ops", "parallel", "pipeline", "weights"},
     "inference": {"models", "ops", "parallel", "pipeline", "weights", "dataset_info"},
     "weights": {"dataset_info", "models", "ops"},

@@ -17,7 +17,6 @@ from eomt_jax.benchmark.target import Target
 from eomt_jax.evaluation.evaluator import (
     count_function,
     evaluation_task,
-    metric_type_of,
 )
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import batch_sharding
@@ -177,7 +176,7 @@ def _compile_eval(run: Setup, target: Target) -> Program:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         traced.out_info,
     )
-    count = count_function(metric_type_of(task, info), run.mesh)
+    count = count_function(task, info, run.mesh)
     compiled = count.lower(prediction, batch).compile()  # pyright: ignore
     more = collectives(hlo.read(compiled.as_text() or ""))
     return dataclasses.replace(

@@ -14,6 +14,7 @@ from pycocotools import mask as mask_codec
 from eomt_jax.dataset_info import published_info
 from eomt_jax.pipeline.records import Record, open_split, prepared_versions
 from eomt_jax.pipeline.samples import Source
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
 
 
@@ -87,7 +88,7 @@ class BlankSplit:
         Image.new("RGB", (width, height)).save(encoded, format="JPEG")
         segment = np.ones((height, width), np.uint8)
         masks: dict[str, Any] = {"segment_map": segment.astype(np.uint16)}
-        if self.info.task == "instance":
+        if get_task(self.info.task).overlapping:
             rle = mask_codec.encode(np.asfortranarray(segment))
             masks = {
                 "rles": (rle["counts"],),

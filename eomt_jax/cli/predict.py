@@ -29,7 +29,7 @@ from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
-from eomt_jax.types import TASKS
+from eomt_jax.task_registry import task_names
 
 _LONG_SIDES = 1024, 2048
 """Overlays have the photograph's own size within these: small ones are worth enlarging,
@@ -96,7 +96,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "folder or name",
     )
     add("--backbone", default="", help="weights that the checkpoint is a delta to")
-    add("--task", choices=TASKS, help="default: what the model was trained for")
+    add("--task", choices=task_names(), help="default: what the model was trained for")
     add("--out", default="predictions", help="folder to write; default: predictions")
     add(
         "--dataset",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from importlib import resources
 
-from eomt_jax.types import ClassInfo, DatasetInfo, Task
+from eomt_jax.types import ClassInfo, DatasetInfo
 
 ClassTable = tuple[ClassInfo, ...]
 
@@ -42,16 +42,13 @@ def published_info(name: str) -> DatasetInfo:
     Raises:
       ValueError: no such class table.
     """
-    task: Task = "panoptic"
-    if not name.endswith("_panoptic"):
-        task = "instance" if name.endswith("_instance") else "semantic"
     return DatasetInfo(
         name=name,
         classes=load_classes(name),
         max_image_size=(0, 0),
         max_segments=0,
         num_examples={},
-        task=task,
+        task=name.rpartition("_")[2],
     )
 
 

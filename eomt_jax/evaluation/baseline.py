@@ -9,13 +9,11 @@ import numpy as np
 from jax.sharding import Mesh
 from pycocotools import mask as mask_codec
 
-from eomt_jax.inference.instance import InstancePrediction
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.records import Record
-from eomt_jax.types import Batch, DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import Batch, DatasetInfo
 
 
 class ConstantClass:
@@ -31,7 +29,7 @@ class ConstantClass:
         label: int,
         info: DatasetInfo,
         *,
-        task: Task | None = None,
+        task: str | None = None,
         mesh: Mesh | None = None,
     ):
         """Prepares the function.
@@ -42,7 +40,7 @@ class ConstantClass:
           task: what the predictions are for; the data set's own by default.
           mesh: that batches lie on; by default the first device alone.
         """
-        self.task: Task = chosen_task(task, info)
+        self.task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self._label = label
         self._canvas_size = info.max_image_size
@@ -58,19 +56,7 @@ class ConstantClass:
         inside_rows = jnp.arange(height) < original_size[:, :1]
         inside_columns = jnp.arange(width) < original_size[:, 1:]
         inside = inside_rows[:, :, None] & inside_columns[:, None, :]
-        if self.task == "semantic":
-            return SemanticPrediction(label_map=jnp.where(inside, self._label, -1))
-        scores = jnp.ones((len(original_size), 1))
-        labels = jnp.full(scores.shape, self._label)
-        if self.task == "instance":
-            bits = jnp.packbits(inside[:, None], axis=-1, bitorder="little")
-            return InstancePrediction(mask_bits=bits, labels=labels, scores=scores)
-        return PanopticPrediction(
-            id_map=inside.astype(jnp.int32),
-            labels=labels,
-            scores=scores,
-            valid=jnp.ones(scores.shape, bool),
-        )
+        return get_task(self.task).constant(self._label, inside)
 
 
 def most_frequent_class(records: Iterable[Record], num_classes: int) -> int:

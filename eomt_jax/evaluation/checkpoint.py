@@ -26,7 +26,7 @@ from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.load import Loaded, open_network
 
@@ -115,7 +115,9 @@ def evaluate_checkpoint(
             on_batch.append(stack.enter_context(submission))
         if num_pictures:
             folder = out.parent / f"{out.stem}_pictures"
-            on_batch.append(PictureWriter(folder, source, num_pictures=num_pictures))
+            on_batch.append(
+                PictureWriter(folder, source, task=chosen, num_pictures=num_pictures)
+            )
         shardings = param_shardings(opened.params, mesh, opened.model.partition_rules())
         params = jax.tree.map(place, opened.params, shardings)
         batches = config_batches(
@@ -156,7 +158,7 @@ def evaluate_checkpoint(
 
 
 def _default_out(
-    path: epath.PathLike, step: int, source: Source, task: Task
+    path: epath.PathLike, step: int, source: Source, task: str
 ) -> epath.Path:
     folder = epath.Path(path).expanduser()
     if not folder.is_dir():
@@ -171,7 +173,7 @@ def config_batches(
     config: Any,
     source: Source,
     *,
-    task: Task,
+    task: str,
     num_images: int,
     mesh: Mesh,
 ) -> BatchIterator:

@@ -9,16 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from eomt_jax.evaluation.mask_ap import MaskAP
-from eomt_jax.evaluation.mean_iou import MeanIoU
-from eomt_jax.evaluation.panoptic_quality import PanopticQuality
 from eomt_jax.evaluation.tables import Results, summarize
 from eomt_jax.parallel.batch import owned_rows, prefetch
 from eomt_jax.parallel.mesh import BATCH_AXES
 from eomt_jax.parallel.processes import gather_rows
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.samples import Source
-from eomt_jax.types import Batch, DatasetInfo, Task
+from eomt_jax.task_registry import get_task, task_names
+from eomt_jax.types import Batch, DatasetInfo
 
 OnBatch = Callable[[Batch, Any], None]
 
@@ -30,7 +28,7 @@ class Predictor(Protocol):
     mesh: Mesh
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> str: ...
 
     def __call__(self, params: Any, batch: Batch) -> Any: ...
 
@@ -67,18 +65,18 @@ def evaluate(
     Returns:
       task; means over classes: all, and of panoptic quality things and stuff;
       per_class: a list in label order of dictionaries with name and is_thing. Which
-      numbers, says the metric's `compute`: PanopticQuality, MeanIoU or MaskAP. None
+      numbers, says the `compute` of the task's metric, such as PanopticQuality. None
       where nothing occurs. Semantic: confusion, pixels by target class (rows) and
       predicted class. num_images, seconds, images_per_second (of all processes).
 
     Raises:
       ValueError: there is no image, or no source where there must be one.
     """
-    metric_type = metric_type_of(predictor.task, info)
-    matched_on_host = issubclass(metric_type, MaskAP)
+    metric_type = get_task(predictor.task).metric(info)
+    matched_on_host = get_task(predictor.task).overlapping
     if matched_on_host and source is None:
         raise ValueError("instances are compared with a source's records: pass source")
-    count = count_function(metric_type, predictor.mesh)
+    count = count_function(predictor.task, info, predictor.mesh)
     total: Any = None
     pending = collections.deque()
     start = time.monotonic()
@@ -131,7 +129,7 @@ def evaluate(
     }
 
 
-def evaluation_task(task: str, info: DatasetInfo) -> Task:
+def evaluation_task(task: str, info: DatasetInfo) -> str:
     """The task asked for, or the data set's own where that is "".
 
     Raises:
@@ -139,40 +137,34 @@ def evaluation_task(task: str, info: DatasetInfo) -> Task:
         is no such task.
     """
     chosen = chosen_task(task or None, info)
-    measurable: dict[Task, tuple[Task, ...]] = {
-        "panoptic": ("panoptic", "semantic", "instance"),
-        "semantic": ("semantic",),
-        "instance": ("instance",),
-    }
-    if chosen not in measurable[info.task]:
+    measurable = [n for n in task_names() if info.task in get_task(n).measured_on]
+    if chosen not in measurable:
         raise ValueError(
             f"{info.name} is annotated for {info.task} segmentation, which can't tell "
             f"how good {chosen} predictions are; task, or config.eval.task, may be "
-            f"{' or '.join(measurable[info.task])}"
+            f"{' or '.join(measurable)}"
         )
     return chosen
 
 
-def metric_type_of(task: Task, info: DatasetInfo) -> Any:
-    """The metric of a task, for one class table."""
-    if task == "semantic":
-        return MeanIoU.with_classes(info.num_classes)
-    if task == "instance":
-        return MaskAP.with_classes(info.is_thing)
-    return PanopticQuality.with_classes(info.is_thing)
-
-
-@functools.lru_cache
-def count_function(metric_type: Any, mesh: Mesh) -> Callable[[Any, Batch], Any]:
+def count_function(
+    task: str, info: DatasetInfo, mesh: Mesh
+) -> Callable[[Any, Batch], Any]:
     """A jitted function (prediction, batch) → (metric, number of images).
 
     Counts of one batch, the same on every device; the metric is None where predictions
     are matched on the host.
     """
+    on_host = get_task(task).overlapping
+    return _count_function(None if on_host else get_task(task).metric(info), mesh)
+
+
+@functools.lru_cache
+def _count_function(metric_type: Any, mesh: Mesh) -> Callable[[Any, Batch], Any]:
 
     def count(prediction: Any, batch: Batch) -> Any:
         metric = None
-        if not issubclass(metric_type, MaskAP):
+        if metric_type is not None:
             metric = metric_type.from_model_output(
                 prediction=prediction,
                 targets=batch.targets,

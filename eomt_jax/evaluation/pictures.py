@@ -55,6 +55,7 @@ class PictureWriter:
         folder: epath.PathLike,
         source: Source,
         *,
+        task: str,
         num_pictures: int,
     ):
         """Says where to.
@@ -62,10 +63,12 @@ class PictureWriter:
         Args:
           folder: need not exist; files of the same names are replaced.
           source: the split that is evaluated.
+          task: of the predictions.
           num_pictures: how many are drawn.
         """
         self._folder = epath.Path(folder).expanduser()
         self._source = source
+        self._task = task
         self._num_left = num_pictures if is_main() else 0
 
     def __call__(self, batch: Batch, prediction: Any) -> None:
@@ -73,7 +76,11 @@ class PictureWriter:
         if not self._num_left:
             return
         pictures = evaluation_pictures(
-            batch, prediction, self._source, max_pictures=self._num_left
+            batch,
+            prediction,
+            self._source,
+            task=self._task,
+            max_pictures=self._num_left,
         )
         self._num_left -= len(pictures)
         indices = batch.example_index[np.asarray(batch.valid)].tolist()

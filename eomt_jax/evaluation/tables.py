@@ -9,41 +9,21 @@ import numpy as np
 from etils import epath
 
 from eomt_jax.regular_files import check_regular
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import DatasetInfo
 
 Results = dict[str, Any]
 
 GROUPS = ("all", "things", "stuff")
 
-# Heading and name of each number. The first number of a class orders the classes.
-_CLASS_COLUMNS = {
-    "panoptic": (
-        *(("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq")),
-        *(("found", "tp"), ("false", "fp"), ("missed", "fn")),
-    ),
-    "semantic": (("IoU", "iou"), ("accuracy", "accuracy"), ("pixels", "pixels")),
-    "instance": (("AP", "ap"), ("AP50", "ap50"), ("objects", "num_objects")),
-}
-_MEAN_COLUMNS = {
-    "panoptic": (("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq")),
-    "semantic": (
-        ("mIoU", "miou"),
-        ("accuracy", "mean_accuracy"),
-        ("of pixels", "pixel_accuracy"),
-    ),
-    "instance": (
-        *(("AP", "ap"), ("AP50", "ap50"), ("AP75", "ap75")),
-        *(("small", "ap_small"), ("medium", "ap_medium"), ("large", "ap_large")),
-    ),
-}
 
-
-def summarize(task: Task, computed: dict[str, Any], info: DatasetInfo) -> Results:
+def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results:
     """What a metric computed, as plain lists, dictionaries and numbers.
 
     Args:
       task: whose metric.
-      computed: by PanopticQuality, MeanIoU or MaskAP.
+      computed: means by group, as all, things and stuff; per_class, an array [K] of each
+        number; and confusion, if there is one.
       info: the class table.
 
     Returns:
@@ -78,25 +58,25 @@ def _plain(value: Any) -> Any:
 
 def headline(results: Results) -> tuple[str, float | None]:
     """Name and value of the number that the task goes by: PQ, mIoU or AP, over all."""
-    name, key = _MEAN_COLUMNS[results["task"]][0]
+    name, key = get_task(results["task"]).mean_columns[0]
     return name, results["all"][key]
 
 
 def format_table(results: Results, *, per_class: bool = True) -> str:
     """The results as text: classes that occur, the best first, then the means."""
-    task = results["task"]
+    task = get_task(results["task"])
     blocks = []
     if per_class:
-        columns = _CLASS_COLUMNS[task]
+        columns = task.class_columns
         best = columns[0][1]
         rows = [row for row in results["per_class"] if row[best] is not None]
         rows.sort(key=lambda row: -row[best])
         labels = [row["name"][:21] for row in rows]
-        if task == "panoptic":
+        if "things" in results:
             kinds = ("thing" if row["is_thing"] else "stuff" for row in rows)
             labels = [f"{label:<22}{kind}" for label, kind in zip(labels, kinds)]
         blocks += [*_format_rows(labels, rows, columns), ""]
-    columns = (*_MEAN_COLUMNS[task], ("classes", "num_classes"))
+    columns = (*task.mean_columns, ("classes", "num_classes"))
     groups = [group for group in GROUPS if group in results]
     blocks += _format_rows(groups, [results[group] for group in groups], columns)
     speed = results["images_per_second"]

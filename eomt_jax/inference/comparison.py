@@ -4,7 +4,7 @@ Legend: H W pixels.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from eomt_jax.inference.draw import draw_segmentation, resize_image
 from eomt_jax.inference.name_plates import load_font
 from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.samples import Source, load
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import Batch, DatasetInfo
 
 _INK = (32, 35, 42)
@@ -30,10 +30,12 @@ class Picture:
     Attributes:
       image: the photograph, RGB.
       segmentations: of the photograph's size, for each panel beside it.
+      draw: makes a panel, called as draw_segmentation is.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     segmentations: Sequence[Segmentation]
+    draw: Callable[..., np.ndarray] = draw_segmentation
 
 
 def draw_comparison(
@@ -54,7 +56,7 @@ def draw_comparison(
     rows = []
     for picture in pictures:
         cells = [
-            draw_segmentation(picture.image, segmentation, info, long_side=panel)
+            picture.draw(picture.image, segmentation, info, long_side=panel)
             for segmentation in picture.segmentations
         ]
         rows.append([*cells, resize_image(picture.image, cells[0].shape[:2])])
@@ -83,6 +85,7 @@ def evaluation_pictures(
     prediction: Any,
     source: Source,
     *,
+    task: str,
     max_pictures: int,
     min_score: float = 0.3,
 ) -> list[Picture]:
@@ -93,21 +96,20 @@ def evaluation_pictures(
 
     Args:
       batch: of an evaluation, in host memory (jax.device_get).
-      prediction: for this batch and any task, in host memory.
+      prediction: for this batch, in host memory.
       source: the split that the batch comes from.
+      task: that the prediction is of.
       max_pictures: at most so many, the first ones.
       min_score: instances that score less are not drawn.
     """
-    pictures = []
+    pictures, asked = [], get_task(task)
     for row in np.flatnonzero(batch.valid)[:max_pictures].tolist():
         record, image = load(source, int(batch.example_index[row]))
-        predicted = Segmentation.from_prediction(
+        predicted = asked.segmentation(
             prediction, row, record.size, min_score=min_score
         )
-        target = Segmentation.from_record(record)
-        if isinstance(prediction, SemanticPrediction):
-            target = target.by_class()
-        pictures.append(Picture(np.asarray(image), [predicted, target]))
+        panels = [predicted, asked.target(record)]
+        pictures.append(Picture(np.asarray(image), panels, asked.draw))
     return pictures
 
 

@@ -23,7 +23,8 @@ from eomt_jax.inference.post_processing import post_processing
 from eomt_jax.inference.runner import last_logits
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.token_grids import TokenGrids
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import DatasetInfo
 
 CANVAS_SIDES = (640, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576)
 """Post-processing is compiled for these heights and widths alone."""
@@ -111,7 +112,7 @@ class Network:
         logits: Sequence[tuple[Any, Any]],
         content_size: tuple[int, int],
         size: tuple[int, int],
-        task: Task,
+        task: str,
         threshold: float,
         *,
         input_size: tuple[int, int] | None = None,
@@ -119,7 +120,7 @@ class Network:
         """Segments of one photograph, from the logits of its windows.
 
         Args:
-          logits: from `logits`, of one image or, in semantic segmentation, all windows.
+          logits: from `logits`, of one image or all its windows.
           content_size: (height, width) that the photograph takes in the network's
             input; in windows, of the resized photograph that they are cut from.
           size: (height, width) of the photograph.
@@ -137,7 +138,7 @@ class Network:
             rows: Any, content_size: Any, original_size: Any, threshold: Any
         ) -> Any:
             masks, classes = rows[0]
-            if task == "semantic":
+            if get_task(task).windows:
                 masks, classes = (jnp.stack(parts) for parts in zip(*rows))
             prediction = post_processing(
                 self._info,
@@ -157,13 +158,14 @@ class Network:
             np.array(size, np.int32),
             np.float32(threshold),
         )
-        return Segmentation.from_prediction(
+        found = get_task(task).segmentation(
             jax.device_get(prediction),
             0,
             size,
             # An instance of score 0 has no pixel or is a duplicate.
             min_score=max(threshold, float(np.finfo(np.float32).tiny)),
-        ).best_first()
+        )
+        return found.best_first()
 
     def run(self, key: Any, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs `function`, compiled once for each key.

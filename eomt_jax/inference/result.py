@@ -12,9 +12,9 @@ from jaxtyping import Bool, Integer, UInt8
 from pycocotools import mask as mask_codec
 from scipy import ndimage
 
-from eomt_jax.inference.draw import draw_segmentation
 from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import DatasetInfo
 
 DESCRIPTION = "segments by eomt_jax"
 """Tells JSON of ours from others'."""
@@ -60,7 +60,7 @@ class Result:
     image: UInt8[np.ndarray, "H W 3"]
     segmentation: Segmentation
     info: DatasetInfo
-    task: Task
+    task: str
     file_name: str = ""
 
     @property
@@ -112,7 +112,8 @@ class Result:
 
     def draw(self, **options: Any) -> UInt8[np.ndarray, "H2 W2 3"]:
         """The photograph under its segments; options as draw_segmentation has them."""
-        return draw_segmentation(self.image, self.segmentation, self.info, **options)
+        draw = get_task(self.task).draw
+        return draw(self.image, self.segmentation, self.info, **options)
 
     def mask_picture(self) -> Integer[np.ndarray, "H W *rgb"]:
         """What to save as PNG for other programs.
@@ -122,12 +123,8 @@ class Result:
           segment's id as R + 256·G + 65536·B, black where there is none, as COCO
           panoptic has it.
         """
-        if self.task == "semantic":
-            ids = np.array([c.id for c in self.info.classes])
-            ids = ids.astype(np.uint8 if ids.max() < 256 else np.uint16)
-            return ids[self.label_map]
-        channels = [self.id_map >> shift & 255 for shift in (0, 8, 16)]
-        return np.stack(channels, axis=-1).astype(np.uint8)
+        labels = self.segmentation.labels
+        return get_task(self.task).mask_picture(self.id_map, labels, self.info)
 
     def to_coco(self) -> dict[str, Any]:
         """A data set of this one photograph as JSON values, as pycocotools reads one.

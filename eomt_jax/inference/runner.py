@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int, UInt8
 
-from eomt_jax.inference.post_processing import Prediction, post_processing
+from eomt_jax.inference.post_processing import post_processing
 from eomt_jax.inference.token_grids import TokenGrids, regroup
 from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.models.network import Network
@@ -19,7 +19,8 @@ from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.parallel.platform import Platform, current_platform, platform_of
 from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.eval_samples import chosen_task
-from eomt_jax.types import Array, Batch, DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import Array, Batch, DatasetInfo
 
 
 class Runner:
@@ -53,7 +54,8 @@ class Runner:
         Args:
           model: the network.
           info: of the data set whose classes the model predicts.
-          task: "panoptic", "instance" or "semantic"; the data set's own by default.
+          task: "panoptic", "instance", "semantic" or the name of a task of your own;
+            the data set's by default.
           canvas_size: (height, width) that holds every photograph; the data set's
             largest by default.
           mesh: where params live; by default the first device alone.
@@ -62,14 +64,15 @@ class Runner:
           num_instances: see instance_segmentation.
           skip_padding: computes only the part of the network's input that holds a
             batch's photographs, see `regroup`. The network was trained with the
-            padding's tokens, so predictions differ a little. Windows of semantic
-            segmentation have no padding to skip.
+            padding's tokens, so predictions differ a little. Windows have no padding
+            to skip.
 
         Raises:
           ValueError: there is no such task, or padding is to be skipped on a mesh of
             several processes.
         """
-        self.task: Task = chosen_task(task, info)
+        self.task = chosen_task(task, info)
+        self._in_windows = get_task(self.task).windows
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
@@ -83,7 +86,7 @@ class Runner:
         )
         self._run = jax.jit(self._predict, static_argnames="input_size")
         self._grids: TokenGrids | None = None
-        if skip_padding and self.task != "semantic":
+        if skip_padding and not self._in_windows:
             if self.mesh.is_multi_process:
                 raise ValueError(
                     "skip_padding in several processes, none of which sees all "
@@ -105,7 +108,7 @@ class Runner:
         batch_size = 1 if is_one_cpu(self.mesh) else None
         return regroup(batches, self._grids, batch_size=batch_size)
 
-    def __call__(self, params: Any, batch: Batch) -> Prediction:
+    def __call__(self, params: Any, batch: Batch) -> Any:
         """Segments a batch that lies on the mesh.
 
         Args:
@@ -117,10 +120,10 @@ class Runner:
         Raises:
           ValueError: the batch is made for another task.
         """
-        if (batch.image.ndim == 5) is not (self.task == "semantic"):
+        if (batch.image.ndim == 5) is not self._in_windows:
             raise ValueError(
                 f"images of shape {batch.image.shape} are not made for the task "
-                f"{self.task!r}: only semantic segmentation takes windows, "
+                f"{self.task!r}: only a task in windows, as semantic segmentation is, takes "
                 "[B, windows, S, S, 3]; give eval_batches the runner's task"
             )
         size = None
@@ -149,9 +152,9 @@ class Runner:
         original_size: Array,
         *,
         input_size: tuple[int, int] | None = None,
-    ) -> Prediction:
+    ) -> Any:
         logits: Any
-        if self.task == "semantic":
+        if self._in_windows:
             logits = self._apply_windows(params, images, content_size)
         else:
             cropped = input_size is not None
@@ -199,9 +202,7 @@ class Runner:
         count = transforms.num_windows(content_size.max(), size)
         return jax.lax.fori_loop(0, count, add_window, zeros)
 
-    def _image_by_image(
-        self, segment: Callable[..., Prediction], *inputs: Any
-    ) -> Prediction:
+    def _image_by_image(self, segment: Callable[..., Any], *inputs: Any) -> Any:
         """Each device its own images: a map over a sharded axis would otherwise gather
         the whole batch on every device.
         """

@@ -1,7 +1,7 @@
 """Segments of one photograph in host memory, whatever they come from.
 
-Pictures and submissions are made from this alone, so that predictions of the three
-tasks, prepared records and training targets need no drawing or writing of their own.
+Pictures are made from this alone, so that predictions of all tasks, prepared records and
+training targets need no drawing of their own.
 
 Legend: H W the photograph's pixels, n segments, B batch, T targets (padded).
 """
@@ -9,13 +9,10 @@ Legend: H W the photograph's pixels, n segments, B batch, T targets (padded).
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, UInt8
 
-from eomt_jax.inference.instance import InstancePrediction
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
-from eomt_jax.types import Targets
+from eomt_jax.types import DatasetInfo, Targets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,45 +36,6 @@ class Segmentation:
     def __post_init__(self):
         if (self.id_map is None) == (self.masks is None):
             raise ValueError("a segmentation has an id map or masks, one of the two")
-
-    @classmethod
-    def from_prediction(
-        cls,
-        prediction: PanopticPrediction | InstancePrediction | SemanticPrediction,
-        row: int,
-        size: tuple[int, int],
-        *,
-        min_score: float = 0.0,
-    ) -> "Segmentation":
-        """Image `row` of a batch's prediction for any task, cut to the photograph.
-
-        Args:
-          prediction: what a Runner gave, in host memory (jax.device_get).
-          row: of the batch.
-          size: (H, W) of the photograph.
-          min_score: instances that score less are left out.
-        """
-        height, width = size
-        if isinstance(prediction, PanopticPrediction):
-            kept = np.flatnonzero(prediction.valid[row])
-            return cls(
-                labels=np.asarray(prediction.labels[row])[kept],
-                id_map=_renumber(np.asarray(prediction.id_map[row]), kept, size),
-                scores=np.asarray(prediction.scores[row])[kept],
-            )
-        if isinstance(prediction, InstancePrediction):
-            scores = np.asarray(prediction.scores[row])
-            kept = np.flatnonzero(scores >= min_score)
-            bits = np.asarray(prediction.mask_bits[row])[kept, :height]
-            masks = np.unpackbits(bits, axis=-1, count=width, bitorder="little")
-            return cls(
-                labels=np.asarray(prediction.labels[row])[kept],
-                # Not converted: many masks of a large photograph are a gigabyte.
-                masks=masks.view(bool),
-                scores=scores[kept],
-            )
-        label_map = np.asarray(prediction.label_map[row])[:height, :width]
-        return cls.from_label_map(label_map)
 
     @classmethod
     def from_label_map(cls, label_map: Integer[np.ndarray, "H W"]) -> "Segmentation":
@@ -117,7 +75,7 @@ class Segmentation:
         kept = np.flatnonzero(targets.valid[row])
         masks: dict[str, np.ndarray] = {}
         if targets.id_map is not None:
-            masks["id_map"] = _renumber(np.asarray(targets.id_map[row]), kept, size)
+            masks["id_map"] = renumber(np.asarray(targets.id_map[row]), kept, size)
         elif targets.mask_bits is not None:
             bits = np.asarray(targets.mask_bits[row])[:height, :width]
             unpacked = np.unpackbits(bits, axis=-1, bitorder="little")[..., kept]
@@ -163,7 +121,7 @@ class Segmentation:
         return self.from_label_map(np.append(-1, self.labels)[self.id_map])
 
 
-def _renumber(
+def renumber(
     id_map: Integer[np.ndarray, "Hc Wc"],
     kept: Integer[np.ndarray, " n"],
     size: tuple[int, int],
@@ -173,3 +131,18 @@ def _renumber(
     ids = np.zeros(max(int(cut.max(initial=0)), int(kept.max(initial=-1)) + 1) + 1, int)
     ids[kept + 1] = np.arange(1, len(kept) + 1)
     return ids[cut]
+
+
+def rgb_ids(id_map: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Ids as R + 256·G + 65536·B, black where there is no segment: COCO's panoptic PNG."""
+    return np.stack([id_map >> shift & 255 for shift in (0, 8, 16)], -1).astype(
+        np.uint8
+    )
+
+
+def class_ids(
+    label_map: Integer[np.ndarray, "H W"], info: DatasetInfo
+) -> Integer[np.ndarray, "H W"]:
+    """The data set's own number of each pixel's class, 8 bits where all fit, else 16."""
+    ids = np.array([c.id for c in info.classes])
+    return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[label_map]

@@ -16,11 +16,9 @@ from eomt_jax.inference.views import View, make_view, segment_views
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.load import open_network
-
-THRESHOLDS: dict[Task, float] = {"panoptic": 0.8, "instance": 0.5, "semantic": 0.0}
-"""Scores from which on a segment counts, unless told otherwise."""
 
 _MOST_PIXELS = 1 << 28
 """Photographs that are segmented together have hardly more, 3 bytes each in memory."""
@@ -74,7 +72,8 @@ class Segmenter:
           model: a network with a square image_size.
           params: the model's.
           info: of the data set whose classes the model predicts.
-          task: "panoptic", "instance" or "semantic"; the data set's own by default.
+          task: "panoptic", "instance", "semantic" or the name of a task of your own;
+            the data set's by default.
           batch_size: see the class.
           skip_padding: see the class.
           max_instances: see the class.
@@ -87,7 +86,7 @@ class Segmenter:
             max_instances is less than 1.
         """
         self.info = info
-        self.task: Task = chosen_task(task, info)
+        self.task = chosen_task(task, info)
         self.notes = tuple(notes)
         self.network = Network(
             model,
@@ -185,8 +184,7 @@ class Segmenter:
         Args:
           images: a path, PIL image or array (see photographs.read_photograph), or a
             list or tuple of these.
-          task: "panoptic", "instance" or "semantic"; the segmenter's own by default.
-            Any model can do each, as far as its classes know things.
+          task: as in __init__; the segmenter's own by default. Any model can do each, as far as its classes know things.
           threshold: score from which on a segment counts: of panoptic segments 0.8, of
             instances 0.5 by default; semantic segmentation has no scores.
           tile: looks at a photograph piece by piece at its own scale instead of fitting
@@ -230,19 +228,17 @@ class Segmenter:
         Raises:
           ValueError: as in a call.
         """
-        chosen = self._checked_task(task)
-        if tile and chosen == "panoptic":
-            raise ValueError(
-                "panoptic segmentation can't be put together from tiles: a segment of "
-                "stuff that a tile cuts is not the same one in the next; ask for the "
-                "semantic or the instance task"
-            )
+        chosen = chosen_task(task or self.task, self.info)
+        asked = get_task(chosen)
+        asked.check_classes(self.info)
+        if tile:
+            asked.tile_segmenter()  # raises where there is none
         if threshold is None:
-            threshold = THRESHOLDS[chosen]
+            threshold = asked.threshold
         elif not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
         num_together = self.network.batch_size
-        is_fitted = chosen != "semantic" and not tile
+        is_fitted = not asked.windows and not tile
         if num_together > 1 and self._skip_padding and is_fitted:
             num_together *= _BATCHES_TOGETHER
         batch: list[View] = []
@@ -287,17 +283,8 @@ class Segmenter:
             for count in {1, self.network.batch_size}:
                 self([blank] * count, task=task, tile=tile)
 
-    def _checked_task(self, task: str | None) -> Task:
-        chosen = chosen_task(task or self.task, self.info)
-        if chosen == "instance" and not self.info.is_thing.any():
-            raise ValueError(
-                f"none of the classes of {self.info.name} are things, so there are no "
-                "instances to find: ask for panoptic or semantic segmentation"
-            )
-        return chosen
-
     def _segment(
-        self, views: Sequence[View], task: Task, threshold: float
+        self, views: Sequence[View], task: str, threshold: float
     ) -> Iterator[Result]:
         found = segment_views(self.network, views, task, threshold=threshold)
         for view, segmentation in zip(views, found):

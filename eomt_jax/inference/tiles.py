@@ -28,7 +28,7 @@ from eomt_jax.inference.semantic import (
     resize_taps,
 )
 from eomt_jax.inference.tile_instances import Piece, Tile, cut_pieces, join_pieces
-from eomt_jax.types import Array, Task
+from eomt_jax.types import Array
 
 _OVERLAP = 1 / 4
 """Least part of a tile that its neighbour sees too."""
@@ -37,33 +37,37 @@ _STRIP = (32, 128)
 """Rows and columns of a cell whose class scores exist at a time."""
 
 
-def segment_tiles(
-    network: Network,
-    pixels: UInt8[np.ndarray, "H W 3"],
-    task: Task,
-    *,
-    threshold: float,
+def classes_of_tiles(
+    network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float = 0.0
 ) -> Segmentation:
-    """Segments of one photograph, looked at in tiles.
-
-    Semantic: class scores are averaged where tiles overlap. Instance: found in each tile
-    and joined, see tile_instances.
+    """Semantic segments of one photograph; class scores are averaged where tiles overlap.
 
     Args:
       network: the model.
       pixels: the photograph.
-      task: "semantic" or "instance".
+      threshold: not looked at, for classes of pixels have no scores.
+    """
+    del threshold
+    rows = tile_rows(pixels.shape[:2], network.image_size)
+    return Segmentation.from_label_map(_label_map(network, pixels, rows))
+
+
+def instances_of_tiles(
+    network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float
+) -> Segmentation:
+    """Instances of one photograph, found in each tile and joined, see tile_instances.
+
+    Args:
+      network: the model.
+      pixels: the photograph.
       threshold: score from which on an instance counts.
     """
-    rows = tile_rows(pixels.shape[:2], network.image_size)
-    if task == "semantic":
-        return Segmentation.from_label_map(_label_map(network, pixels, rows))
     pieces: list[Piece] = []
-    for row in rows:
+    for row in tile_rows(pixels.shape[:2], network.image_size):
         images = [_cut(pixels, tile, network.image_size) for tile in row]
         for tile, logits in zip(row, network.logits(images), strict=True):
             size = tile.size
-            found = network.post_process([logits], size, size, task, threshold)
+            found = network.post_process([logits], size, size, "instance", threshold)
             pieces += cut_pieces(found, tile)
     return join_pieces(pieces, pixels.shape[:2])
 

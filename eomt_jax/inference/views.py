@@ -15,9 +15,8 @@ from PIL import Image
 from eomt_jax.inference.network import MAX_WINDOWS, Network
 from eomt_jax.inference.photographs import read_photograph
 from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.inference.tiles import segment_tiles
 from eomt_jax.pipeline import transforms
-from eomt_jax.types import Task
+from eomt_jax.task_registry import get_task
 
 
 class View(NamedTuple):
@@ -44,7 +43,7 @@ class View(NamedTuple):
 
 
 def make_view(
-    image: Any, network: Network, *, task: Task, tile: bool, skip_padding: bool
+    image: Any, network: Network, *, task: str, tile: bool, skip_padding: bool
 ) -> View:
     """Reads a photograph and prepares it.
 
@@ -56,7 +55,7 @@ def make_view(
       skip_padding: whether a fitted photograph's padding is left out.
 
     Raises:
-      ValueError: it can't be read, or is too long for semantic segmentation.
+      ValueError: it can't be read, or takes too many windows.
     """
     pixels = read_photograph(image)
     name = os.fspath(image) if isinstance(image, str | os.PathLike) else ""
@@ -64,7 +63,7 @@ def make_view(
         return View(name, pixels)
     height, width, _ = pixels.shape
     photograph, side = Image.fromarray(pixels), network.image_size
-    if task != "semantic":
+    if not get_task(task).windows:
         content_size = transforms.fit_size(height, width, side)
         fitted = transforms.fit_image(photograph, side)
         if skip_padding:
@@ -83,7 +82,7 @@ def make_view(
 
 
 def segment_views(
-    network: Network, views: Sequence[View], task: Task, *, threshold: float
+    network: Network, views: Sequence[View], task: str, *, threshold: float
 ) -> Iterable[Segmentation]:
     """Segmentations of photographs whose views were made for the task.
 
@@ -94,28 +93,26 @@ def segment_views(
       threshold: score from which on a segment counts.
     """
     if not all(view.windows for view in views):
-        return (
-            segment_tiles(network, view.pixels, task, threshold=threshold)
-            for view in views
-        )
-    if task == "semantic":
-        return _segment_windows(network, views, threshold)
+        segment = get_task(task).tile_segmenter()
+        return (segment(network, view.pixels, threshold=threshold) for view in views)
+    if get_task(task).windows:
+        return _segment_windows(network, views, task, threshold)
     return _segment_fitted(network, views, task, threshold)
 
 
 def _segment_windows(
-    network: Network, views: Sequence[View], threshold: float
+    network: Network, views: Sequence[View], task: str, threshold: float
 ) -> Iterator[Segmentation]:
     rows = network.logits([window for view in views for window in view.windows])
     for view in views:
         logits, rows = rows[: len(view.windows)], rows[len(view.windows) :]
         yield network.post_process(
-            logits, view.content_size, view.size, "semantic", threshold
+            logits, view.content_size, view.size, task, threshold
         )
 
 
 def _segment_fitted(
-    network: Network, views: Sequence[View], task: Task, threshold: float
+    network: Network, views: Sequence[View], task: str, threshold: float
 ) -> list[Segmentation]:
     """Input by input of one size, so that nothing depends on the photographs beside."""
     places: dict[tuple[int, ...], list[int]] = {}

@@ -8,7 +8,8 @@ from PIL import Image
 
 from eomt_jax.pipeline import targets, transforms
 from eomt_jax.pipeline.samples import Sample, Source, load, naming_image
-from eomt_jax.types import TASKS, DatasetInfo, Task
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import DatasetInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,9 @@ class EvalSampler:
       image_size: side of the square input.
       canvas_size: (height, width) of the id map, no smaller than any photograph.
       max_targets: rows of the padded targets, crowds included.
-      task: what is evaluated. "panoptic": the photograph fitted and padded, targets
-        with an id map. "instance": the same, targets without masks, which the metric
-        takes from the records. "semantic": windows, targets with an id map.
+      windows: whether the photograph is cut into windows or fitted and padded.
+      overlapping: whether what is evaluated may overlap: targets then have no masks,
+        which the metric takes from the records, else an id map.
     """
 
     source: Source
@@ -34,7 +35,8 @@ class EvalSampler:
     image_size: int
     canvas_size: tuple[int, int]
     max_targets: int
-    task: Task = "panoptic"
+    windows: bool = False
+    overlapping: bool = False
 
     def __call__(self, position: int) -> Sample:
         if position >= self.num_examples:
@@ -66,19 +68,19 @@ class EvalSampler:
         }
 
     def _masks(self, record: Any) -> targets.SegmentMasks | None:
-        if self.task == "instance":
+        if self.overlapping:
             return None
         if record.segment_map is None:
             raise ValueError(
-                f"its segments may overlap, which no {self.task} evaluation can score: "
-                'evaluate this dataset with task "instance"'
+                "its segments may overlap, which this evaluation can't score: evaluate "
+                'this dataset with task "instance"'
             )
         return targets.segment_masks(record)
 
     def _input(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
         """What the network sees, and the size of the photograph in it."""
         size = self.image_size
-        if self.task != "semantic":
+        if not self.windows:
             content_size = transforms.fit_size(image.height, image.width, size)
             return transforms.fit_image(image, size), content_size
         content_size = transforms.cover_size(image.height, image.width, size)
@@ -98,12 +100,12 @@ class EvalSampler:
 
     def _empty_row(self) -> Sample:
         """Black, without targets; its sizes are legal and small, for little work."""
-        windows = [self._max_windows] if self.task == "semantic" else []
+        windows = [self._max_windows] if self.windows else []
         no_masks = targets.IdMap(np.zeros((1, 1), np.uint8), 0)
         return {
             "image": np.zeros((*windows, *[self.image_size] * 2, 3), np.uint8),
             "targets": targets.compact_targets(
-                None if self.task == "instance" else no_masks,
+                None if self.overlapping else no_masks,
                 np.zeros(0, bool),
                 labels=np.zeros(0, np.int32),
                 is_crowd=np.zeros(0, bool),
@@ -117,13 +119,10 @@ class EvalSampler:
         }
 
 
-def chosen_task(task: str | None, info: DatasetInfo) -> Task:
+def chosen_task(task: str | None, info: DatasetInfo) -> str:
     """The task asked for; without one, what the dataset's annotations are made for.
 
     Raises:
       ValueError: there is no such task.
     """
-    for known in TASKS:
-        if known == (task or info.task):
-            return known
-    raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
+    return get_task(task or info.task).name

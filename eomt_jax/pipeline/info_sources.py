@@ -9,7 +9,7 @@ from etils import epath
 from eomt_jax import dataset_info, json_files
 from eomt_jax.dataset_info.class_tables import make_class_table
 from eomt_jax.pipeline.records import is_prepared, prepared_versions, read_prepared_info
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.types import DatasetInfo
 
 
 def open_info(source: epath.PathLike | DatasetInfo) -> DatasetInfo:
@@ -75,9 +75,7 @@ def _read_json(path: epath.Path) -> DatasetInfo:
     return _as_info(path.stem, rows, None, file=os.fspath(path))
 
 
-def _as_info(
-    name: str, rows: list[Any], task: Task | None, *, file: str
-) -> DatasetInfo:
+def _as_info(name: str, rows: list[Any], task: str | None, *, file: str) -> DatasetInfo:
     classes = make_class_table(rows, file=file)
     if task is None:
         things = [c.is_thing for c in classes]

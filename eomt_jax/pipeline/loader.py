@@ -19,13 +19,14 @@ import grain
 import numpy as np
 from absl import flags
 
-from eomt_jax.pipeline.eval_samples import EvalSampler, chosen_task
+from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.samples import (
     Sample,
     Source,
     TrainOptions,
     TrainSampler,
 )
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import Batch, Targets
 
 # More positions than any run sees, few enough for a length in 64 bits.
@@ -179,7 +180,7 @@ def eval_batches(
       source: the prepared split.
       global_batch_size: rows of all processes together.
       image_size: side of the network's square input.
-      task: see EvalSampler; by default what the dataset's annotations are made for.
+      task: what is evaluated; by default what the dataset's annotations are made for.
       max_targets: rows of the padded targets; 0: the most of any image prepared.
       canvas_size: of the id maps at original size; None: the largest photograph's.
       num_examples: only the first so many; 0: all.
@@ -189,13 +190,15 @@ def eval_batches(
     if not len(source):
         raise ValueError(f"split {source.split!r} of {source.info.name!r} is empty")
     num_examples = min(num_examples or len(source), len(source))
+    asked = get_task(task or source.info.task)
     sampler = EvalSampler(
         source=source,
         num_examples=num_examples,
         image_size=image_size,
         canvas_size=canvas_size or source.info.max_image_size,
         max_targets=max_targets or max(1, source.info.max_segments),
-        task=chosen_task(task, source.info),
+        windows=asked.windows,
+        overlapping=asked.overlapping,
     )
     num_batches = math.ceil(num_examples / global_batch_size)
     return _batches(

@@ -201,7 +201,11 @@ class _Evaluation:
         if not is_main():
             return None
         pictures = evaluation_pictures(
-            batch, prediction, self._pictured_source, max_pictures=num_pictures
+            batch,
+            prediction,
+            self._pictured_source,
+            task=self._runner.task,
+            max_pictures=num_pictures,
         )
         return draw_comparison(pictures, self._source.info)
 
@@ -216,8 +220,8 @@ class _Evaluation:
 
 
 def result_scalars(results: Results) -> Scalars:
-    """The means of an evaluation that exist, by name; panoptic ones by group too."""
-    by_group = results["task"] == "panoptic"
+    """The means of an evaluation that exist, by name, and by group if there are several."""
+    by_group = sum(group in results for group in GROUPS) > 1
     return {
         f"eval/{name}_{group}" if by_group else f"eval/{name}": value
         for group in GROUPS

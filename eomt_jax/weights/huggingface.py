@@ -20,6 +20,7 @@ from etils import epath
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.classes import CONFIG_KEY, SPLIT_KEY
 from eomt_jax.weights.eomt_names import HUGGING_FACE_EOMT, HUGGING_FACE_EOMT_DINOV3
@@ -246,7 +247,7 @@ def _class_config(model: EoMT, info: DatasetInfo | None) -> dict[str, Any]:
 def _processor(model: EoMT, info: DatasetInfo | None) -> dict[str, Any]:
     """As published: semantic in windows along the long side, others padded."""
     side = model.vit.image_size[0]
-    windows = info is not None and info.task == "semantic"
+    windows = info is not None and get_task(info.task).windows
     return {
         "image_processor_type": "EomtImageProcessor",
         "do_resize": True,

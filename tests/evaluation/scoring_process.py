@@ -22,9 +22,9 @@ from eomt_jax.parallel.mesh import create_mesh, reader_of
 from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.pipeline import loader, records
 from eomt_jax.training.state import param_shapes
-from eomt_jax.types import DatasetInfo, Task
+from eomt_jax.types import DatasetInfo
 
-TASKS: tuple[tuple[str, Task], ...] = (
+TASKS: tuple[tuple[str, str], ...] = (
     ("bars_instance", "instance"),
     ("bars", "panoptic"),
     ("bars", "semantic"),

@@ -19,7 +19,9 @@ def source(photographs, monkeypatch):
 
 
 def draw_all(folder, source, num_pictures):
-    write = pictures.PictureWriter(folder, source, num_pictures=num_pictures)
+    write = pictures.PictureWriter(
+        folder, source, task="semantic", num_pictures=num_pictures
+    )
     for batch in source.batches(10):
         label_map = np.zeros((8, 6, 8), np.int32)
         write(batch, SemanticPrediction(label_map))

@@ -83,7 +83,7 @@ def panoptic_prediction():
 
 def test_evaluation_pictures_of_a_batch(batch):
     pictures = comparison.evaluation_pictures(
-        batch, panoptic_prediction(), Source(), max_pictures=5
+        batch, panoptic_prediction(), Source(), task="panoptic", max_pictures=5
     )
     assert [int(picture.image.max()) for picture in pictures] == [102, 101]
     for picture in pictures:
@@ -94,7 +94,7 @@ def test_evaluation_pictures_of_a_batch(batch):
 
 def test_evaluation_pictures_at_most_so_many(batch):
     pictures = comparison.evaluation_pictures(
-        batch, panoptic_prediction(), Source(), max_pictures=1
+        batch, panoptic_prediction(), Source(), task="panoptic", max_pictures=1
     )
     assert len(pictures) == 1
 
@@ -104,7 +104,7 @@ def test_evaluation_pictures_semantic_target_is_by_class(batch):
     label_map[:, :24, :32] = 1
     prediction = SemanticPrediction(label_map=label_map)
     pictures = comparison.evaluation_pictures(
-        batch, prediction, Source(), max_pictures=1
+        batch, prediction, Source(), task="semantic", max_pictures=1
     )
     predicted, target = pictures[0].segmentations
     np.testing.assert_array_equal(predicted.labels, [1])
@@ -129,7 +129,7 @@ def test_training_pictures_show_what_the_network_sees(batch):
 
 def test_draw_comparison_equal_panels_look_alike(batch):
     pictures = comparison.evaluation_pictures(
-        batch, panoptic_prediction(), Source(), max_pictures=2
+        batch, panoptic_prediction(), Source(), task="panoptic", max_pictures=2
     )
     sheet = comparison.draw_comparison(pictures, INFO, panel=160)
     height, width = 120, 160

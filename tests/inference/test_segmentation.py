@@ -7,6 +7,7 @@ from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import Targets
 
 
@@ -38,7 +39,7 @@ def targets(**masks):
     )
 
 
-def test_from_prediction_panoptic_keeps_segments_and_cuts_the_canvas():
+def test_segmentation_panoptic_keeps_segments_and_cuts_the_canvas():
     id_map = np.zeros((2, 4, 5), np.int32)
     id_map[1, :2, :3], id_map[1, 2, 1:3] = 5, 2
     prediction = PanopticPrediction(
@@ -47,26 +48,26 @@ def test_from_prediction_panoptic_keeps_segments_and_cuts_the_canvas():
         scores=np.array([[0.0] * 5, [0.1, 0.9, 0.2, 0.3, 0.8]], np.float32),
         valid=np.array([[False] * 5, [False, True, False, False, True]]),
     )
-    found = Segmentation.from_prediction(prediction, 1, (3, 3))
+    found = get_task("panoptic").segmentation(prediction, 1, (3, 3))
     assert found.size == (3, 3)
     np.testing.assert_array_equal(found.labels, [3, 4])
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.8]))
     np.testing.assert_array_equal(found.id_map, [[2, 2, 2], [2, 2, 2], [0, 1, 1]])
 
 
-def test_from_prediction_nothing_found():
+def test_segmentation_nothing_found():
     prediction = PanopticPrediction(
         id_map=np.zeros((1, 4, 5), np.int32),
         labels=np.zeros((1, 6), np.int32),
         scores=np.zeros((1, 6), np.float32),
         valid=np.zeros((1, 6), bool),
     )
-    found = Segmentation.from_prediction(prediction, 0, (4, 5))
+    found = get_task("panoptic").segmentation(prediction, 0, (4, 5))
     assert len(found.labels) == 0
     assert not found.id_map.any()
 
 
-def test_from_prediction_instance_leaves_low_scores_out():
+def test_segmentation_instance_leaves_low_scores_out():
     masks = np.zeros((1, 3, 4, 16), bool)
     masks[0, 0, :2, 3:9], masks[0, 2, 1:, :10] = True, True
     prediction = InstancePrediction(
@@ -74,17 +75,17 @@ def test_from_prediction_instance_leaves_low_scores_out():
         labels=np.array([[4, 5, 6]], np.int32),
         scores=np.array([[0.9, 0.2, 0.5]], np.float32),
     )
-    found = Segmentation.from_prediction(prediction, 0, (3, 11), min_score=0.5)
+    found = get_task("instance").segmentation(prediction, 0, (3, 11), min_score=0.5)
     np.testing.assert_array_equal(found.labels, [4, 6])
     np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.5]))
     np.testing.assert_array_equal(found.masks, masks[0, [0, 2], :3, :11])
 
 
-def test_from_prediction_semantic_cuts_the_canvas():
+def test_segmentation_semantic_cuts_the_canvas():
     label_map = np.full((2, 3, 4), -1, np.int32)
     label_map[1, :2, :3] = [[5, 5, 2], [5, 2, 2]]
     prediction = SemanticPrediction(label_map=label_map)
-    found = Segmentation.from_prediction(prediction, 1, (2, 3))
+    found = get_task("semantic").segmentation(prediction, 1, (2, 3))
     np.testing.assert_array_equal(found.labels, [2, 5])
     np.testing.assert_array_equal(found.id_map, [[2, 2, 1], [2, 1, 1]])
 

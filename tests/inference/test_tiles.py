@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from eomt_jax.inference.network import Network
-from eomt_jax.inference.tiles import segment_tiles, tile_rows, tile_starts
+from eomt_jax.inference.tiles import (
+    classes_of_tiles,
+    instances_of_tiles,
+    tile_rows,
+    tile_starts,
+)
 from tests.inference.channel_network import (
     INFO,
     SIZE,
@@ -67,7 +72,7 @@ def test_semantic_tiles_are_averaged(size):
     rng = np.random.default_rng(0)
     # Weak contrasts, so that tiles disagree where they overlap.
     image = rng.integers(110, 145, (*size, 3), np.uint8)
-    found = segment_tiles(network(), image, "semantic", threshold=0.0)
+    found = classes_of_tiles(network(), image)
     labels = np.append(-1, found.labels)[found.id_map]
     scores = reference(image)
     best = np.sort(scores, axis=-1)
@@ -92,7 +97,7 @@ def test_instance_that_crosses_tiles_is_one():
     image = np.zeros((*size, 3), np.uint8)
     for mask, channel in zip(wanted, (0, 2, 2)):
         image[mask, channel] = 255
-    found = segment_tiles(network(), image, "instance", threshold=0.5)
+    found = instances_of_tiles(network(), image, threshold=0.5)
     assert len(found.labels) == 3
     ious = [
         [(mask & other).sum() / (mask | other).sum() for other in found.masks]
@@ -105,8 +110,8 @@ def test_instance_that_crosses_tiles_is_one():
 
 
 def test_instance_tiles_without_an_object():
-    found = segment_tiles(
-        network(), np.zeros((50, 60, 3), np.uint8), "instance", threshold=0.5
+    found = instances_of_tiles(
+        network(), np.zeros((50, 60, 3), np.uint8), threshold=0.5
     )
     assert found.masks.shape == (0, 50, 60)
     assert found.labels.shape == found.scores.shape == (0,)

@@ -14,7 +14,9 @@ from eomt_jax.pipeline.eval_samples import EvalSampler, chosen_task
 def sampler(drawn_source):
     """Makes an EvalSampler over a DrawnSource; max_aspect_ratio is of its info."""
 
-    def make(*, max_aspect_ratio=2.0, canvas_size=(70, 90), image_size=64, **fields):
+    def make(
+        *, max_aspect_ratio=2.0, canvas_size=(70, 90), image_size=64, task="panoptic"
+    ):
         source = drawn_source(4, crowd_only={2})
         source.info = dataclasses.replace(
             source.info, max_aspect_ratio=max_aspect_ratio
@@ -25,7 +27,8 @@ def sampler(drawn_source):
             image_size=image_size,
             canvas_size=canvas_size,
             max_targets=5,
-            **fields,
+            windows=task == "semantic",
+            overlapping=task == "instance",
         )
 
     return make
@@ -112,7 +115,7 @@ def test_eval_overlapping_segments_are_for_instances_alone(sampler, monkeypatch)
     monkeypatch.setattr(type(sample_at.source), "__getitem__", lambda *_: overlapping)
     with pytest.raises(ValueError, match="'photo-000'.*may overlap.*\"instance\""):
         sample_at(0)
-    assert dataclasses.replace(sample_at, task="instance")(0)["valid"]
+    assert dataclasses.replace(sample_at, overlapping=True)(0)["valid"]
 
 
 def test_chosen_task_is_the_data_sets_own_unless_asked_for(drawn_source):

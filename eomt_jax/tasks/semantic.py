@@ -1,0 +1,72 @@
+"""Semantic segmentation: each pixel has one class, and objects are not told apart."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from eomt_jax.evaluation.mean_iou import MeanIoU
+from eomt_jax.evaluation.submission import write_png
+from eomt_jax.inference.segmentation import Segmentation, class_ids
+from eomt_jax.inference.semantic import SemanticPrediction, semantic_segmentation
+from eomt_jax.inference.tiles import classes_of_tiles
+from eomt_jax.task_registry import register_task
+from eomt_jax.tasks.task import Rows, Task
+
+
+@register_task
+class Semantic(Task):
+    """Classes of pixels; the submission is a PNG for each image, of the classes' ids."""
+
+    name = "semantic"
+    windows = True
+    measured_on = ("panoptic", "semantic")
+    class_columns = (("IoU", "iou"), ("accuracy", "accuracy"), ("pixels", "pixels"))
+    mean_columns = (
+        ("mIoU", "miou"),
+        ("accuracy", "mean_accuracy"),
+        ("of pixels", "pixel_accuracy"),
+    )
+
+    def post_process(self, mask_logits, class_logits, frame, info, **_: Any):
+        return semantic_segmentation(
+            mask_logits,
+            class_logits,
+            frame.content_size,
+            frame.original_size,
+            image_size=frame.image_size[0],
+            canvas_size=frame.canvas_size,
+        )
+
+    def segmentation(self, prediction, row, size, *, min_score=0.0):
+        label_map = np.asarray(prediction.label_map[row])
+        return Segmentation.from_label_map(label_map[: size[0], : size[1]])
+
+    def tile_segmenter(self):
+        return classes_of_tiles
+
+    def metric(self, info):
+        return MeanIoU.with_classes(info.num_classes)
+
+    def constant(self, label, inside):
+        return SemanticPrediction(label_map=jnp.where(inside, label, -1))
+
+    def check_submission(self, info):
+        wrong = [c for c in info.classes if not 0 <= c.id < 65_536]
+        if wrong:
+            raise ValueError(
+                f"class {wrong[0].name!r} of {info.name} has the id {wrong[0].id}; a "
+                "PNG holds 0 to 65535"
+            )
+
+    def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
+        """The id of each pixel's class; 8 bits where all ids fit, else 16."""
+        label_map = np.asarray(prediction.label_map[row])[: size[0], : size[1]]
+        write_png(folder, image_id, class_ids(label_map, info))
+        return []
+
+    def target(self, record):
+        return super().target(record).by_class()
+
+    def mask_picture(self, id_map, labels, info):
+        return class_ids(np.append(-1, labels)[id_map], info)
