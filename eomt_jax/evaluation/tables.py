@@ -66,7 +66,7 @@ def format_table(results: Results, *, per_class: bool = True) -> str:
     """The results as text: classes that occur, the best first, then the means."""
     task = get_task(results["task"])
     blocks = []
-    if per_class:
+    if per_class and task.class_columns:
         columns = task.class_columns
         best = columns[0][1]
         rows = [row for row in results["per_class"] if row[best] is not None]

@@ -123,8 +123,7 @@ class Result:
           segment's id as R + 256·G + 65536·B, black where there is none, as COCO
           panoptic has it.
         """
-        labels = self.segmentation.labels
-        return get_task(self.task).mask_picture(self.id_map, labels, self.info)
+        return get_task(self.task).mask_picture(self)
 
     def to_coco(self) -> dict[str, Any]:
         """A data set of this one photograph as JSON values, as pycocotools reads one.

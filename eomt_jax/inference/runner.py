@@ -44,7 +44,7 @@ class Runner:
         task: str | None = None,
         canvas_size: tuple[int, int] | None = None,
         mesh: Mesh | None = None,
-        score_threshold: float = 0.8,
+        score_threshold: float | None = None,
         overlap_threshold: float = 0.8,
         num_instances: int = 100,
         skip_padding: bool = False,
@@ -59,7 +59,7 @@ class Runner:
           canvas_size: (height, width) that holds every photograph; the data set's
             largest by default.
           mesh: where params live; by default the first device alone.
-          score_threshold: see panoptic_segmentation.
+          score_threshold: see panoptic_segmentation; the task's own by default.
           overlap_threshold: see panoptic_segmentation.
           num_instances: see instance_segmentation.
           skip_padding: computes only the part of the network's input that holds a
@@ -72,7 +72,8 @@ class Runner:
             several processes.
         """
         self.task = chosen_task(task, info)
-        self._in_windows = get_task(self.task).windows
+        asked = get_task(self.task)
+        self._in_windows = asked.windows
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
@@ -80,7 +81,9 @@ class Runner:
             info,
             self.task,
             canvas_size=self.canvas_size,
-            score_threshold=score_threshold,
+            score_threshold=(
+                asked.threshold if score_threshold is None else score_threshold
+            ),
             overlap_threshold=overlap_threshold,
             num_instances=num_instances,
         )

@@ -34,7 +34,7 @@ class Panoptic(Task):
         frame,
         info,
         *,
-        score_threshold=0.8,
+        score_threshold,
         overlap_threshold=0.8,
         **_: Any,
     ):

@@ -68,5 +68,5 @@ class Semantic(Task):
     def target(self, record):
         return super().target(record).by_class()
 
-    def mask_picture(self, id_map, labels, info):
-        return class_ids(np.append(-1, labels)[id_map], info)
+    def mask_picture(self, result):
+        return class_ids(result.label_map, result.info)

@@ -1,7 +1,7 @@
 """The contract of a task, which everything that depends on a task asks.
 
 A task of your own is one file: a subclass of Task under `register_task`, imported before
-the task is asked for.
+the task is asked for, such as tests/tasks/foreground.py.
 
 Legend: B batch, Q queries, K classes, h4 w4 the mask logits' size, Hc Wc canvas, H W the
 photograph's pixels, n segments.
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 from eomt_jax.inference.draw import draw_segmentation
 from eomt_jax.inference.post_processing import Frame
+from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmentation import Segmentation, rgb_ids
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import Array, DatasetInfo
@@ -30,7 +31,7 @@ class Task(abc.ABC):
 
     Attributes:
       name: in configs, on the command line, in data sets and results.
-      threshold: score from which on a segment of a photograph counts by default.
+      threshold: score from which on a segment counts by default.
       windows: True where a photograph is cut into square windows, False where it is
         fitted into the network's input and padded.
       overlapping: True where segments may overlap. Data sets then hold a mask for each
@@ -39,7 +40,7 @@ class Task(abc.ABC):
         and the metric counts on the device.
       measured_on: tasks of the data sets whose annotations tell how good predictions are.
       class_columns: heading and key of the numbers of a class that a table shows; the
-        first orders the classes.
+        first orders the classes. Without any the table has the means alone.
       mean_columns: the same of the means; the first is the score that checkpoints are
         compared by.
       rows_file: name of the submission's JSON file, and what stands in it before and
@@ -70,8 +71,8 @@ class Task(abc.ABC):
         """One image's prediction, a pytree of arrays on the canvas; runs under jit.
 
         Args:
-          mask_logits: [Q, h4, w4], which may be MaskFactors; in windows an array with an
-            axis for them.
+          mask_logits: [Q, h4, w4], or MaskFactors, of which an array of indices takes the
+            logits of some queries; in windows [windows, Q, h4, w4].
           class_logits: the last class is "no object".
           frame: where the image lies.
           info: the class table.
@@ -159,11 +160,6 @@ class Task(abc.ABC):
         """A picture of a photograph's segments; options as draw_segmentation has them."""
         return draw_segmentation(image, segmentation, info, **options)
 
-    def mask_picture(
-        self,
-        id_map: Integer[np.ndarray, "H W"],
-        labels: Integer[np.ndarray, " n"],
-        info: DatasetInfo,
-    ) -> Integer[np.ndarray, "H W *rgb"]:
-        """What eomt-predict saves as PNG: an id map and the label of each segment."""
-        return rgb_ids(id_map)
+    def mask_picture(self, result: Result) -> Integer[np.ndarray, "H W *rgb"]:
+        """What eomt-predict saves as PNG of a photograph's segments."""
+        return rgb_ids(result.id_map)
