@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data.disk import check_space
 from data.photographs import DamagedPhotographError
+from data.read_back import check_record, checksum
 from data.sources import shorten
 from eomt_jax.file_names import check_name
 from eomt_jax.pipeline import records
@@ -39,6 +40,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
       skips_damaged: whether photographs that can't be decoded are left out rather than
         stop the build; None where that is no option.
       notes: names of the images (or files) by what was found about them.
+      checksums: of what was written, see read_back.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -59,6 +61,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._progress: tqdm | None = None
         self.options: dict[str, str] = {}
         self.notes: dict[str, list[str]] = {}
+        self.checksums: dict[str, dict[str, int]] = {}
 
     def note(self, what: str, *names: str) -> None:
         """Remembers an irregularity for the report after the build."""
@@ -106,6 +109,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
         summary = _Summary()
         self._summary = summary
+        self.checksums = {split: {} for split in plan}
         problems: list[str] = []
         ids: dict[str, set[str]] = {split: set() for split in plan}
         num_left = sum(map(len, plan.values()))
@@ -124,7 +128,9 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 if record is None:
                     continue
                 summary.add(split, record)
-                yield record.image_id, records.to_example(record)
+                example = records.to_example(record)
+                self.checksums[split][record.image_id] = checksum(example)
+                yield record.image_id, example
             if not num_left:
                 progress.close()
                 _raise_problems(problems or self._find_empty(plan))
@@ -151,6 +157,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
             if record is not None:
                 check_name(record.image_id, what="image id")
                 _check_aspect_ratio(record)
+                check_record(record, num_classes=len(self.classes))
                 _check_id_is_new(record.image_id, ids)
         except ValueError as error:
             problem = str(error)

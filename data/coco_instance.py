@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_codec
 
-from data import coco_builder, coco_json, coco_schema
+from data import coco_builder, coco_json, coco_schema, run_lengths
 from data.coco_json import AnnotatedImage, CocoTable
 from data.file_finder import FileFinder
 from data.sources import Source
@@ -21,7 +21,6 @@ from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 
 _FORMAT = "COCO's instances format"
-_MAX_SHIFT = 30  # bits; a number of seven characters is larger than any mask
 _MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
 
 # Corners of each part, or run lengths with the size of the image that they are for.
@@ -287,39 +286,8 @@ def _encode(thing: _Object, image: AnnotatedImage) -> Any:
             f"{where} has size {' x '.join(map(str, rle['size']))}, the image "
             f"{height} x {width}"
         )
-    if _count_pixels(rle["counts"]) != height * width or not _is_readable(rle):
+    if run_lengths.find_broken([rle["counts"]], image.size) is not None:
         raise ValueError(
             f"{where} is no mask in compressed run lengths of {height} x {width} pixels"
         )
     return rle
-
-
-def _is_readable(rle: Any) -> bool:
-    """Whether pycocotools itself, which evaluates, reads the mask that was counted."""
-    try:
-        return int(mask_codec.decode(rle).sum()) == int(mask_codec.area(rle))
-    except ValueError:
-        return False
-
-
-def _count_pixels(counts: bytes) -> int:
-    """Pixels of a mask, 0 where its run lengths are none.
-
-    pycocotools leaves memory as it was where run lengths end too early. Their format is
-    its own (maskApi.c, rleFrString): five bits a character, from the third run on the
-    difference to the last but one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        # pycocotools ends at a NUL, and shifts numbers of many characters too far.
-        if not 0 <= bits < 64 or shift > _MAX_SHIFT:
-            return 0
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) << (shift - 4)
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return sum(runs) if not shift and min(runs, default=0) >= 0 else 0

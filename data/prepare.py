@@ -39,6 +39,7 @@ from data import (
 from data.builder import RecordBuilder
 from data.disk import check_place, explain_os_errors
 from data.options import check_options, check_same, describe_options
+from data.read_back import check_read_back
 from data.sources import shorten, some
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
@@ -96,7 +97,7 @@ def prepare(
         dataset.download_and_prepare(file_format="array_record")
         for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
-        _check_readable(staging / name / version)
+        check_read_back(staging / name / version, dataset.checksums)
         if is_finished or is_in_the_way:
             _retire(target, staging)
         _publish(staging / name / version, target)
@@ -159,20 +160,6 @@ def _staging_folder(data_dir: epath.Path) -> Iterator[epath.Path]:
         folder.rmtree(missing_ok=True)
         with contextlib.suppress(OSError, ValueError):  # others build there
             folder.parent.rmdir()
-
-
-def _check_readable(built: epath.Path) -> None:
-    """Reads the ends of all splits; ValueError where they aren't what was written."""
-    info = records.read_prepared_info(built)
-    for split, number in info.num_examples.items():
-        source = records.RecordSource(built, split)
-        if len(source) != number:
-            raise ValueError(
-                f"{info.name}: {len(source):,} of the {number:,} records written for "
-                f"{split} can be read back; is the disk sound? Prepare it again"
-            )
-        for index in (0, number - 1):
-            source[index].masks()
 
 
 def _retire(target: epath.Path, staging: epath.Path) -> None:

@@ -14,6 +14,7 @@ from eomt_jax.inference.comparison import Picture
 from eomt_jax.inference.segmentation import Segmentation
 from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.pipeline.records import Record
+from eomt_jax.types import ClassInfo
 from tests.evaluation.test_submission import (
     Source,
     make_batch,
@@ -141,6 +142,8 @@ def test_results_of_a_dataset_with_a_hostile_name_are_refused(tmp_path, name):
 
 class Named(RecordBuilder):
     """A dataset of one pixel whose id is the item."""
+
+    classes = (ClassInfo(1, "street", False, (1, 1, 1)),)
 
     def make_record(self, item):
         return Record(

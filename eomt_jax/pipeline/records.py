@@ -208,23 +208,34 @@ class RecordSource:
 
     def __getitem__(self, index: int) -> Record:
         """Record `index`, image still encoded; IndexError past either end."""
-        return from_example(self._example(index))
+        return from_example(self.example(index))
+
+    def example(self, index: int) -> Mapping[str, Any]:
+        """What is stored of record `index`, see `to_example`.
+
+        Raises:
+          ValueError: its file is damaged.
+        """
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)} in {self!r}")
+        try:
+            return self._source[index]
+        except RuntimeError as error:  # ArrayRecord's, where its own checksums fail
+            raise ValueError(
+                f"record {index} of {self.split} in {self.directory} is damaged "
+                f"({error}); prepare {self.info.name} again with --overwrite"
+            ) from error
 
     def image_id(self, index: int) -> str:
         """The dataset's own name of image `index`."""
-        return _text(self._example(index)["image_id"])
+        return _text(self.example(index)["image_id"])
 
     def __reduce__(self):
         return (type(self), (str(self.directory), self.split))
 
     def __repr__(self) -> str:
         return f"RecordSource({self.info.name!r}, {self.split!r}, {len(self)} images)"
-
-    def _example(self, index: int) -> Mapping[str, Any]:
-        index = int(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)} in {self!r}")
-        return self._source[index]
 
 
 def open_split(data_dir: epath.PathLike, name: str, split: str) -> RecordSource:

@@ -1,5 +1,6 @@
 """What every builder does with records, problems and what is left out."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -142,4 +143,49 @@ def test_one_id_twice_in_a_split_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Listed, "plan", lambda self: twice)
     with pytest.raises(ValueError, match="^two images of a split have the id a, "):
         build(tmp_path)
+    assert records.prepared_versions(tmp_path, "mine") == []
+
+
+SQUARE = {"labels": np.array([0], np.int32), "segment_map": None}
+MASK = b"P2"  # 64 - 0 pixels, of 8 x 8
+
+
+def masks(rle, area=1.0):
+    return {**SQUARE, "rles": (rle,), "areas": np.array([area])}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"labels": np.array([2], np.int32)}, "label 2 of 2 classes"),
+        ({"labels": np.array([-1], np.int32)}, "label -1 of 2 classes"),
+        ({"is_crowd": np.zeros(2, bool)}, "1 labels, 2 of is_crowd"),
+        ({"height": 9}, "its id map has 8 x 8 pixels, not 9 x 8"),
+        ({"segment_map": np.ones((8, 9), int)}, "its id map has 8 x 9 pixels, not 8 x"),
+        ({"segment_map": np.full((8, 8), 2)}, "its id map has a segment 2 of 1"),
+        ({**SQUARE, "rles": (MASK, MASK), "areas": np.ones(2)}, "1 labels, 2 masks, 2"),
+        (
+            {**SQUARE, "rles": (MASK,), "areas": np.ones(2)},
+            "1 labels, 1 masks, 2 areas",
+        ),
+        (masks(b"P21"), "the run lengths of mask 0 aren't those of 8 x 8"),
+        (masks(b"o1"), "the run lengths of mask 0"),
+        (masks(b"P2\0"), "the run lengths of mask 0"),
+        (masks(b"P"), "the run lengths of mask 0"),
+        (masks(MASK, area=np.nan), "an area is nan"),
+        (masks(MASK, area=-1.0), "an area is -1.0"),
+    ],
+)
+def test_inconsistent_record_is_named(tmp_path, monkeypatch, change, match):
+    make = Listed.make_record
+
+    def make_one_wrong(self, item):
+        record = make(self, item)
+        wrong = dataclasses.replace(record, **change)
+        return wrong if record.image_id == "train_1" else record
+
+    monkeypatch.setattr(Listed, "make_record", make_one_wrong)
+    match = f"^the record of train_1 is inconsistent: {match}"
+    with pytest.raises(ValueError, match=match):
+        build(tmp_path, train=[GOOD, GOOD], validation=[GOOD])
     assert records.prepared_versions(tmp_path, "mine") == []

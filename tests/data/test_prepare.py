@@ -191,6 +191,43 @@ def test_prepare_into_a_bucket_copies_the_metadata_last(
     assert len(records.open_split(tmp_path, "shapes", "validation")) == 2
 
 
+def test_every_record_is_read_back_before_a_build_is_finished(
+    few_shapes, tmp_path, monkeypatch
+):
+    check = prepare.check_read_back
+
+    def damage_and_check(built, checksums):
+        file = next(built.glob("*train*"))
+        data = bytearray(file.read_bytes())
+        used = [at for at, byte in enumerate(data) if byte]  # the rest is padding
+        data[used[len(used) // 2]] ^= 1  # neither the first record nor the last
+        file.write_bytes(bytes(data))
+        check(built, checksums)
+
+    monkeypatch.setattr(prepare, "check_read_back", damage_and_check)
+    match = (
+        r"image train_\d+ of train can't be read back as it was written \(its file is"
+    )
+    with pytest.raises(ValueError, match=match):
+        prepare.prepare("shapes", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_record_that_differs_from_what_was_written_is_named(
+    few_shapes, tmp_path, monkeypatch
+):
+    check = prepare.check_read_back
+
+    def swap_and_check(built, checksums):
+        (first, a), (second, b), *rest = checksums["train"].items()
+        check(built, {"train": {first: b, second: a, **dict(rest)}})
+
+    monkeypatch.setattr(prepare, "check_read_back", swap_and_check)
+    with pytest.raises(ValueError, match=r"image \S+ of train .* \(it differs\)"):
+        prepare.prepare("shapes", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_script_prepares_coco_without_tensorflow(tmp_path):
     coco_archives.write_archives(tmp_path / "archives")
     code = """
