@@ -87,6 +87,18 @@ class CocoBuilder(RecordBuilder):
             self.note(what, *only_crowds)
         return [(reader, image, split) for image in sorted(used, key=reader.order)]
 
+    def note_crowds(self, readers: Sequence[CocoReader]) -> None:
+        """Reports crowds, which training leaves out."""
+        images = [image for reader in readers for image in reader.images]
+        crowds = [i.file_name for i in images for is_crowd in i.is_crowd if is_crowd]
+        if crowds:
+            total = sum(len(image.labels) for image in images)
+            self.note(
+                f"of {total:,} segments are crowds (iscrowd = 1), left out of training"
+                + self.crowd_advice,
+                *crowds,
+            )
+
     def note_unnamed(self, readers: Sequence[CocoReader]) -> None:
         """Reports photographs that no JSON names."""
         named: dict[FileFinder, set[str | None]] = {}
@@ -134,6 +146,7 @@ class PublishedCocoBuilder(CocoBuilder):
             )
             for split, folder in FOLDERS.items()
         }
+        self.note_crowds(list(readers.values()))
         self.note_unnamed(list(readers.values()))
         return {
             split: self.plan_split(split, reader, reader.images)

@@ -29,7 +29,10 @@ class CocoFormat(CocoBuilder):
     """Builder of a user's dataset."""
 
     description = "A user's own photographs, annotated in COCO's format."
-    crowd_advice = "; --crowds_as_objects counts crowds as objects"
+    crowd_advice = (
+        "; --crowds_as_objects counts them as objects, as is right for CVAT's JSON, "
+        "where every mask drawn with the brush is one"
+    )
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class CocoFormat(CocoBuilder):
                     dataclasses.replace(i, is_crowd=np.zeros_like(i.is_crowd))
                     for i in readers[split].images
                 ]
-        self._note_crowds(list(readers.values()))
+        self.note_crowds(list(readers.values()))
         self.note_unnamed(list(readers.values()))
         return self._split(readers)
 
@@ -207,18 +210,6 @@ class CocoFormat(CocoBuilder):
         if empty:
             self.note("photographs without a segment, left out", *empty)
         return images
-
-    def _note_crowds(self, readers: Sequence[CocoReader]) -> None:
-        images = [image for reader in readers for image in reader.images]
-        crowds = [i.file_name for i in images for is_crowd in i.is_crowd if is_crowd]
-        if crowds:
-            total = sum(len(image.labels) for image in images)
-            self.note(
-                f"of {total:,} objects are crowds (iscrowd = 1), left out of training: "
-                "--crowds_as_objects counts them as objects, as is right for CVAT's "
-                "JSON, where every mask drawn with the brush is one",
-                *crowds,
-            )
 
     def _note_shared(self, readers: Mapping[str, CocoReader]) -> None:
         """Reports photographs that several splits have: scores on them mean little."""

@@ -33,6 +33,7 @@ class _Object(NamedTuple):
     Attributes:
       area: in pixels, as published; None where it isn't.
       segmentation: None where there is none.
+      num_flat: polygons of fewer than three corners that are left out of it.
     """
 
     id: Any
@@ -41,6 +42,7 @@ class _Object(NamedTuple):
     crowd: int
     area: float | None
     segmentation: Segmentation | None
+    num_flat: int
 
 
 class InstanceReader(coco_json.CocoReader):
@@ -131,10 +133,13 @@ class InstanceReader(coco_json.CocoReader):
                     )
                 raise ValueError(what)  # noqa: TRY004
             coco_json.image_row(thing.image_id, table)
+            name = f"id {thing.id} of image {thing.image_id}"
+            if thing.num_flat:
+                what = "polygons of fewer than three corners, left out of their objects"
+                self.note(what, *[name] * thing.num_flat)
             if thing.segmentation is None:
                 num_bare += 1
-                what = "annotations without a mask, left out"
-                self.note(what, f"id {thing.id} of image {thing.image_id}")
+                self.note("annotations without a mask, left out", name)
             else:
                 objects[thing.image_id].append(thing)
         if num_bare:
@@ -192,6 +197,7 @@ def _shrink(row: dict[str, Any]) -> Any:
     if "category_id" not in row or "image_id" not in row:
         return row
     try:
+        segmentation, num_flat = _shrink_segmentation(row.get("segmentation"))
         return _Object(
             id=None if row.get("id") is None else coco_schema.identifier(row, "id"),
             image_id=coco_schema.identifier(row, "image_id"),
@@ -200,27 +206,33 @@ def _shrink(row: dict[str, Any]) -> Any:
             ),
             crowd=coco_schema.flag(row, "iscrowd"),
             area=coco_schema.number(row, "area", what="a number of pixels"),
-            segmentation=_shrink_segmentation(row.get("segmentation")),
+            segmentation=segmentation,
+            num_flat=num_flat,
         )
     except ValueError as error:
         name = coco_schema.short(row.get("id"))
         raise ValueError(f"annotation {name}: {error}") from error
 
 
-def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
-    """Polygons as arrays, compressed run lengths as bytes; None for an empty one."""
+def _shrink_segmentation(segmentation: Any) -> tuple[Segmentation | None, int]:
+    """Returns a segmentation and the number of its polygons that have no inside.
+
+    Polygons become arrays, without those, and compressed run lengths become bytes. The
+    segmentation is None where nothing is left.
+    """
     if not segmentation:
-        return None
+        return None, 0
     if isinstance(segmentation, list):
         parts = [_corners(part) for part in segmentation]
-        return tuple(part for part in parts if part.size >= _MIN_POLYGON) or None
+        whole = tuple(part for part in parts if part.size >= _MIN_POLYGON)
+        return whole or None, len(parts) - len(whole)
     if not isinstance(segmentation, dict):
         what = "the segmentation is neither polygons nor run lengths"
         raise ValueError(what)  # noqa: TRY004
     height, width = _rle_size(segmentation.get("size"))
     counts = segmentation.get("counts")
     if isinstance(counts, str) and counts.isascii():
-        return {"size": [height, width], "counts": counts.encode()}
+        return {"size": [height, width], "counts": counts.encode()}, 0
     if not isinstance(counts, list):
         what = coco_schema.short(counts)
         raise ValueError(f"the run lengths are {what}, not a list")  # noqa: TRY004
@@ -233,7 +245,7 @@ def _shrink_segmentation(segmentation: Any) -> Segmentation | None:
             f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
         )
     uncompressed: Any = segmentation
-    return mask_codec.frPyObjects(uncompressed, height, width)
+    return mask_codec.frPyObjects(uncompressed, height, width), 0
 
 
 def _corners(part: Any) -> np.ndarray:

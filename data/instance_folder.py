@@ -95,9 +95,9 @@ class InstanceFolder(RecordBuilder):
             dataclasses.replace(c, is_thing=True)
             for c in read_class_list(classes).classes
         )
-        self._ignored = {0}
-        if str(ignore_label):
-            self._ignored.add(number("ignore_label", ignore_label))
+        self._ignored = (
+            number("ignore_label", ignore_label) if str(ignore_label) else None
+        )
         self._table = _read_table(object_classes, self.classes)
         self._paths = {"images": images, "masks": masks, "mask_name": mask_name}
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
@@ -161,7 +161,11 @@ class InstanceFolder(RecordBuilder):
                     f"photograph has {size[0]} x {size[1]}"
                 )
             for object_id in np.unique(objects).tolist():
-                if object_id not in self._ignored:
+                if object_id and object_id == self._ignored:
+                    self.note(
+                        f"masks with {object_id} (--ignore_label), no object", file
+                    )
+                elif object_id:
                     labels.append(self._label(label, item, file, object_id))
                     mask = np.asfortranarray(objects == object_id).astype(np.uint8)
                     rles.append(mask_codec.encode(mask)["counts"])

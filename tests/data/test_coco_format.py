@@ -379,7 +379,7 @@ def test_crowds_are_counted_and_may_be_objects(own, caplog):
         row["iscrowd"] = int(row["id"] % 2)
     total = len(own.instances["annotations"])
     own.build_instances()
-    assert f"{(total + 1) // 2} of {total} objects are crowds (iscrowd = 1)" in (
+    assert f"{(total + 1) // 2} of {total} segments are crowds (iscrowd = 1)" in (
         caplog.text
     )
     assert "--crowds_as_objects counts them as objects" in caplog.text

@@ -132,6 +132,7 @@ def test_photographs_with_crowds_alone_are_named(folders, caplog):
     assert build(folders).num_examples == {"train": 3, "validation": 2}
     stem = pictures["train"][0].stem
     assert f"crowds alone, which training passes over ({stem})" in caplog.text
+    assert "segments are crowds (iscrowd = 1), left out of training (" in caplog.text
 
 
 def test_crowds_alone_everywhere_are_refused(folders):
@@ -149,6 +150,8 @@ def test_annotations_without_masks_are_left_out_and_named(folders, caplog):
         rows[0]["segmentation"] = []
         rows[1]["segmentation"] = [[3, 4, 5, 6]]  # two corners have no inside
         del rows[2]["segmentation"]
+        parts = [[1, 1, 9, 1, 9, 9], [3, 4], [3, 4, 5, 6]]
+        rows[3]["segmentation"] = parts
 
     pictures = write(folders, change)
     build(folders)
@@ -156,6 +159,8 @@ def test_annotations_without_masks_are_left_out_and_named(folders, caplog):
     wanted = len(coco_archives.instances_json(pictures["train"])["annotations"]) - 3
     assert sum(len(record.labels) for record in source) == wanted
     assert "annotations without a mask, left out (id 1 of image 1000" in caplog.text
+    what = "polygons of fewer than three corners, left out of their objects (id 2"
+    assert f": 6 {what} of image 1000" in caplog.text  # three in each split
 
 
 def test_boxes_alone_are_refused(folders):

@@ -62,7 +62,7 @@ def assert_objects(found, expected):
         assert any(l == label and np.array_equal(m, mask) for l, m in found)
 
 
-def test_objects_of_the_only_class(tmp_path, photographs):
+def test_objects_of_the_only_class(tmp_path, photographs, caplog):
     maps = {
         "0_mask": draw_objects(1, 7, 300, dtype=np.uint16),
         "1_mask": draw_objects(255),
@@ -76,6 +76,7 @@ def test_objects_of_the_only_class(tmp_path, photographs):
     found = read_all(tmp_path)
     assert_objects(found["0"], [(0, maps["0_mask"] == i) for i in (1, 7, 300)])
     assert_objects(found["2"], [(0, maps["2_mask"] == 3)])
+    assert "2 masks with 255 (--ignore_label), no object (" in caplog.text
 
 
 def test_objects_by_color(tmp_path, photographs):
