@@ -1,4 +1,4 @@
-"""The linear assignment problem under jit, for targets of which some are padding.
+"""Solves the linear assignment problem under jit, with padding among the targets.
 
 Legend: Q queries, T targets (padded).
 """
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class _Assignment(NamedTuple):
-    """Some of the targets, assigned at the lowest cost, with the duals that prove it."""
+    """An optimal assignment of some of the targets, and the dual variables to it."""
 
     query_of: Int[Array, " T"]
     target_of: Int[Array, " Q"]
@@ -20,7 +20,7 @@ class _Assignment(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Shortest paths from a target over assigned queries to the nearest free one."""
+    """State of the search for the shortest path from a target to a free query."""
 
     distance: Float[Array, " Q"]
     previous: Int[Array, " Q"]
@@ -31,11 +31,10 @@ class _Search(NamedTuple):
 
 
 def assign(costs: Float[Array, "Q T"], valid: Bool[Array, " T"]) -> Int[Array, " T"]:
-    """The query of each valid target at the lowest total cost, −1 for padding.
+    """Returns the query of each valid target at the lowest total cost, −1 for padding.
 
-    Target after target takes the shortest augmenting path, so that the time follows
-    the valid ones; among paths of one length, one that ends. Under vmap all problems
-    take as many steps as the longest.
+    Target after target takes the shortest augmenting path, so the time depends on the
+    number of valid ones. Under vmap all problems take as many steps as the longest.
 
     Source: D. F. Crouse, On implementing 2D rectangular assignment algorithms, 2016;
     scipy.optimize.linear_sum_assignment.
@@ -62,7 +61,8 @@ def _add_target(
     costs: Float[Array, "Q T"], target: Int[Array, ""], found: _Assignment
 ) -> _Assignment:
     search = _find_free_query(costs, target, found)
-    # The duals that keep all assigned pairs tight and no pair below its dual.
+    # This change of the duals keeps the reduced cost of assigned pairs at 0 and that
+    # of all others at 0 or above.
     change = jnp.where(search.reached, search.length - search.distance, 0.0)
     changed = jnp.where(found.target_of < 0, len(found.query_of), found.target_of)
     target_dual = found.target_dual.at[changed].add(change, mode="drop")
@@ -94,7 +94,7 @@ def _find_free_query(
         previous = jnp.where(nearer, search.target, search.previous)
         left = jnp.where(search.reached, jnp.inf, distance)
         length = left.min()
-        # A free one if there is one: it is the end.
+        # Among the nearest queries a free one is preferred, since it ends the search.
         query = jnp.argmax((left == length) * jnp.where(found.target_of < 0, 2, 1))
         return _Search(
             distance=distance,

@@ -1,4 +1,4 @@
-"""The training loss: match, sample points, sum the parts.
+"""The training loss: matches queries to targets, samples points, and sums the parts.
 
 Source: arXiv 2503.19108, with the loss of Mask2Former, arXiv 2112.01527.
 Legend: M predictions, B batch, Q queries, T targets (padded), K classes, P points,
@@ -28,12 +28,12 @@ BATCH_AXES = ("data", "fsdp")
 
 @flax.struct.dataclass
 class LossTerms:
-    """The loss and its parts before their weights, one of each a prediction.
+    """The loss, and its parts for each prediction before they are weighted.
 
     Attributes:
       total: what is minimised.
-      mask: sigmoid cross-entropy of the masks; to read, it carries no gradient.
-      dice: dice loss of the masks; likewise.
+      mask: sigmoid cross-entropy of the masks, for logs; it carries no gradient.
+      dice: dice loss of the masks, for logs; it carries no gradient.
       classification: cross-entropy of the classes.
     """
 
@@ -45,14 +45,14 @@ class LossTerms:
 
 @flax.struct.dataclass
 class Normalizers:
-    """What the sums over a batch are divided by.
+    """Divisors of the sums over a batch.
 
-    Functions of the targets alone, whatever the matching: so that parts of a batch,
-    each computed by itself, add up to the loss of the whole.
+    They depend on the targets and not on the matching, so that parts of a batch, each
+    computed by itself, add up to the loss of the whole.
 
     Attributes:
-      num_pairs: of a query and a target, 1 where there is none.
-      class_weight: of all queries in the class loss.
+      num_pairs: number of pairs of a query and a target, at least 1.
+      class_weight: sum of the weights of all queries in the class loss.
     """
 
     num_pairs: Float[Array, ""]
@@ -64,14 +64,15 @@ class Criterion:
     """Set prediction loss over all predictions of the network.
 
     Attributes:
-      num_points: P, points a mask for the loss, and points an image for matching.
+      num_points: P, points for each mask in the loss, for each image in matching.
       oversample_ratio, importance_ratio: see mask_losses.uncertain_points.
-      mask_weight, dice_weight, class_weight: of the parts, in loss and matching alike.
-      no_object_weight: of queries without a target in the class loss.
+      mask_weight, dice_weight, class_weight: weights of the parts, both in the loss and
+        in matching.
+      no_object_weight: weight of queries without a target in the class loss.
       matcher: "scipy" (host callback) or "device" (losses/assignment.py).
-      ignore_void: points that are void have no weight in mask losses and matching.
-        Targets must be marked, see types.Targets. The release counts void as outside of
-        every mask.
+      ignore_void: void points have no weight in mask losses and matching. The targets
+        must mark them, see types.Targets. The release counts void as outside of every
+        mask.
     """
 
     num_points: int = 12544
@@ -104,14 +105,14 @@ class Criterion:
 
         Args:
           outputs: M predictions.
-          targets: padding and crowds count for nothing. An image without a target is
-            legal: all its queries learn "no object".
+          targets: padding and crowds are ignored. An image may have no target: all its
+            queries learn "no object".
           rng: decides the points; an image's points depend on its row in the batch and
             not on how the batch is sharded.
-          mesh: where the batch is sharded over the axes data and fsdp, and copied
-            over others. None runs on one device.
+          mesh: the batch is sharded over its axes data and fsdp, and copied over the
+            others. None runs on one device.
           rows: which rows of the global batch these are; by default all of them.
-          normalizers: of the global batch; by default of what is given.
+          normalizers: those of the global batch; by default those of `targets`.
         """
         num_queries = outputs.class_logits[0].shape[1]
         if rows is None:
@@ -146,7 +147,7 @@ class Criterion:
         )
         classification = classification / normalizers.class_weight
         total = (weighted.sum(1) / num_pairs + self.class_weight * classification).sum()
-        # A matcher that failed says so with a query that doesn't exist.
+        # A matcher that failed returns a query that doesn't exist.
         failed = (query_of_target >= num_queries).any()
         total = jnp.where(failed, jnp.nan, total)
         return LossTerms(
@@ -157,7 +158,7 @@ class Criterion:
         )
 
     def normalizers(self, targets: Targets, *, num_queries: int) -> Normalizers:
-        """Of a whole (global) batch: each target takes a query while there are some."""
+        """Returns the divisors for a global batch, given all of its targets."""
         valid = jnp.asarray(targets.valid) & ~jnp.asarray(targets.is_crowd)
         num_pairs = jnp.minimum(valid.sum(-1), num_queries).sum().astype(jnp.float32)
         num_unmatched = len(valid) * num_queries - num_pairs
@@ -172,10 +173,11 @@ class Criterion:
         query_of_target: Int[Array, "B T"],
         labels: Int[Array, "B T"],
     ) -> Float[Array, ""]:
-        """Cross-entropy of all queries, weighted and summed."""
+        """Returns the weighted sum of all queries' cross-entropy."""
         batch, num_queries, num_outputs = class_logits.shape
         no_object = num_outputs - 1
-        # −1 would count from the end: unmatched targets are sent past it and dropped.
+        # An index of −1 would count from the end, so unmatched targets get one past
+        # the end, which mode="drop" leaves out.
         query = jnp.where(query_of_target < 0, num_queries, query_of_target)
         classes = jnp.full((batch, num_queries), no_object)
         classes = classes.at[jnp.arange(batch)[:, None], query].set(labels, mode="drop")
@@ -193,7 +195,7 @@ class Criterion:
         points: Float[Array, "P 2"],
         weights: Float[Array, " P"] | None = None,
     ) -> Float[Array, "Q T"]:
-        """What it costs each query to take each target of one image."""
+        """Returns the cost of matching each query with each target of one image."""
         logits = point_ops.sample_shared(mask_logits, points)
         bce, dice = mask_losses.pairwise_costs(logits, target_values, weights)
         probs = jax.nn.softmax(class_logits)[:, labels]
@@ -214,19 +216,19 @@ class Criterion:
         Float[Array, "M B"],
         Int[Array, "M B T"],
     ]:
-        """Per image, summed over its pairs: weighted, mask, dice; and the matching.
+        """Returns each image's weighted, mask and dice losses, and the matching.
 
         Args:
-          outputs, targets: of the shard.
-          rngs: of its images.
-          copies: axes over which other devices compute the same.
+          outputs, targets: those of the shard.
+          rngs: one key for each of its images.
+          copies: mesh axes along which devices compute the same.
         """
         valid = jnp.asarray(targets.valid) & ~jnp.asarray(targets.is_crowd)
         match_rngs, loss_rngs = _fold_in(rngs, 0), _fold_in(rngs, 1)
         query_of_target = self._match(outputs, targets, valid, match_rngs)
         if copies:
-            # Another process may choose other kernels, and costs that differ in their
-            # last digit match otherwise: the first device's matching counts for all.
+            # Another process may choose other kernels, and a difference in the last
+            # digit of a cost can change the matching: all take the first device's.
             first = jax.lax.axis_index(copies) == 0
             query_of_target = jnp.where(first, query_of_target, 0)
             query_of_target = jax.lax.psum(query_of_target, copies)

@@ -1,4 +1,4 @@
-"""Mask losses at sampled points, and the choice of the points.
+"""Mask losses at sampled points, and the sampling of the points.
 
 Source: arXiv 2112.01527 (Mask2Former), section 3.3; PointRend, arXiv 1912.08193.
 Legend: N mask pairs, P points, Q queries, T targets, h w logits.
@@ -19,7 +19,10 @@ def binary_cross_entropy(
     targets: Float[Array, "*shape P"],
     weights: Float[Array, "*shape P"],
 ) -> Float[Array, "*shape"]:
-    """Mean over points of the sigmoid cross-entropy; targets may be fractional."""
+    """Returns the sigmoid cross-entropy, as the mean over points.
+
+    Targets may be fractional.
+    """
     losses = jax.nn.softplus(logits) - logits * targets
     return (losses * weights).sum(-1) / weights.sum(-1)
 
@@ -29,7 +32,7 @@ def dice(
     targets: Float[Array, "*shape P"],
     weights: Float[Array, "*shape P"],
 ) -> Float[Array, "*shape"]:
-    """1 − (2Σσt + 1) / (Σσ + Σt + 1) over points."""
+    """Returns 1 − (2Σσt + 1) / (Σσ + Σt + 1), with sums over points."""
     probs = jax.nn.sigmoid(logits) * weights
     numerator = 2 * (probs * targets).sum(-1) + 1
     return 1 - numerator / (probs.sum(-1) + (targets * weights).sum(-1) + 1)
@@ -40,7 +43,7 @@ def pairwise_costs(
     targets: Float[Array, "P T"],
     weights: Float[Array, " P"] | None = None,
 ) -> tuple[Float[Array, "Q T"], Float[Array, "Q T"]]:
-    """`binary_cross_entropy` and `dice` of every query with every target.
+    """Returns `binary_cross_entropy` and `dice` of every query with every target.
 
     Args:
       logits: of the queries.
@@ -65,17 +68,18 @@ def pairwise_costs(
 def known_weights(
     weights: Float[Array, "*shape P"], known: Float[Array, "*shape P"]
 ) -> Float[Array, "*shape P"]:
-    """Weights of points without what is void; tiny ones where everything is."""
+    """Returns weights · known, or tiny equal weights where all of them would be 0."""
     weights = weights * known
     is_positive = weights.sum(-1, keepdims=True) > 0
     return jnp.where(is_positive, weights, 1e-6)
 
 
 def _sum_softplus(logits: Float[Array, "P Q"]) -> Float[Array, " Q"]:
-    """Over the points: softplus(x) = max(x, 0) − log σ(|x|).
+    """Returns the sum over points of softplus(x) = max(x, 0) − log σ(|x|).
 
-    A logarithm for each of the points is what the costs of matching would spend most
-    of their time on. Products of 32 numbers between a half and 1 lose nothing.
+    A logarithm for each point would take most of the time of the matching costs, so one
+    is taken of each product of 32 values of σ: they lie between ½ and 1, and their
+    product keeps its precision.
     """
     num_points, num_queries = logits.shape
     group = math.gcd(num_points, 32)
@@ -84,7 +88,7 @@ def _sum_softplus(logits: Float[Array, "P Q"]) -> Float[Array, " Q"]:
 
 
 def uniform_points(rng: Key[Array, ""], num_points: int) -> Float[Array, "P 2"]:
-    """(y, x) in (0, 1), each on a grid of 65,536 positions.
+    """Returns random (y, x) in (0, 1), each on a grid of 65,536 positions.
 
     One 32-bit draw makes both coordinates: random bits are a large part of the loss.
     """
@@ -94,7 +98,7 @@ def uniform_points(rng: Key[Array, ""], num_points: int) -> Float[Array, "P 2"]:
 
 
 def smallest_weights(values: Float[Array, "N C"], count: int) -> Float[Array, "N C"]:
-    """Weight 1 for the `count` smallest of each row, 0 for the others.
+    """Returns weight 1 for the `count` smallest of each row, 0 for the others.
 
     Values that tie for the last places share them. The bound is found by bisection on
     the bits of the floats, which keep their order as integers: 31 counting passes and
@@ -105,8 +109,8 @@ def smallest_weights(values: Float[Array, "N C"], count: int) -> Float[Array, "N
       count: between 1 and C.
     """
     bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
-    # All passes must see the same bits: fused with each of them, what the values are
-    # computed from would be rounded in several ways.
+    # All passes must see the same bits. Without the barrier XLA may compute the values
+    # again within each pass, and round them in another way.
     bits = jax.lax.optimization_barrier(bits)
 
     def add_bit(i, bound):
@@ -128,18 +132,18 @@ def uncertain_points(
     oversample_ratio: float,
     importance_ratio: float,
 ) -> tuple[Float[Array, "N C 2"], Float[Array, "N C"], Float[Array, "N C"]]:
-    """Points for the loss of each mask, mostly where the network is undecided.
+    """Samples points for the loss of each mask, mostly where the network is undecided.
 
-    Draws oversample_ratio · P uniform candidates, keeps the importance_ratio · P of
-    smallest |logit| and fills up with fresh uniform points. Candidates that are not
-    kept stay in the arrays with weight 0: to compact them costs more than to carry
-    them. No gradient flows through the choice.
+    It draws oversample_ratio · P uniform candidates, keeps the importance_ratio · P of
+    smallest |logit|, and adds fresh uniform points. Candidates that are not kept stay
+    in the arrays with weight 0, since removing them costs more time. No gradient flows
+    through the choice.
 
     Args:
       rngs: a key for each mask, so that its points don't depend on its place.
       logits: of the masks.
-      num_points: P.
-      oversample_ratio: candidates per point.
+      num_points: P, the sum of each mask's weights.
+      oversample_ratio: candidates for each point.
       importance_ratio: share of the points chosen by |logit|.
 
     Returns:

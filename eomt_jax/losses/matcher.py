@@ -1,8 +1,8 @@
-"""One-to-one assignment of targets to queries.
+"""Assigns targets to queries, one to one.
 
-Both solvers take the costs of all predictions at once and run where the shard of the
-batch is: call them inside `jax.shard_map` when the batch is sharded, since under plain
-jit a host callback pulls the whole batch to one device.
+Both solvers take the costs of all predictions at once. Call them inside `jax.shard_map`
+when the batch is sharded, since under plain jit a host callback copies the whole batch
+to one device.
 
 Legend: M predictions, B batch, Q queries, T targets (padded).
 """
@@ -16,19 +16,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eomt_jax.losses.assignment import assign
 
-# What a NaN or infinite cost becomes: finite, and worse than anything real.
+# Replaces a NaN or infinite cost: finite, and higher than any real cost.
 HUGE_COST = 1e10
 
 
 def finite_costs(costs: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """NaN and ±inf become HUGE_COST, so that a broken pair never attracts."""
+    """Replaces NaN and ±inf by HUGE_COST, so that a broken pair is never preferred."""
     return jnp.where(jnp.isfinite(costs), costs, HUGE_COST)
 
 
 def solve_on_host(
     costs: ArrayLike, num_targets: ArrayLike, valid: ArrayLike
 ) -> np.ndarray:
-    """The optimal assignment by scipy.
+    """Returns the optimal assignment, computed by scipy.
 
     Args:
       costs: float [M, B, Q, T], finite.
@@ -36,11 +36,11 @@ def solve_on_host(
       valid: bool [B, T].
 
     Returns:
-      int32 [M, B, T]: the query of each target, −1 for padding, and for targets that
-      found no query because there are more of them than queries.
+      int32 [M, B, T]: the query of each target, −1 for padding, and −1 for targets
+      without a query where there are more targets than queries.
     """
-    # The callback hands over jax arrays: NumPy only from here on, since calling JAX
-    # inside a callback can deadlock.
+    # The callback gets JAX arrays. Calling JAX inside a callback can deadlock, so they
+    # are converted to NumPy first.
     costs, valid = np.asarray(costs), np.asarray(valid)
     num_targets = np.asarray(num_targets)
     num_predictions, batch, _, max_targets = costs.shape
@@ -60,7 +60,7 @@ def solve_on_host(
 def match_on_host(
     costs: Float[Array, "M B Q T"], valid: Bool[Array, "B T"]
 ) -> Int[Array, "M B T"]:
-    """`solve_on_host` from inside jit, in one callback for all predictions."""
+    """Calls `solve_on_host` under jit, in one callback for all predictions."""
     num_predictions, batch, num_queries, max_targets = costs.shape
     num_targets = valid.sum(-1)
     matched = jax.pure_callback(
@@ -70,9 +70,9 @@ def match_on_host(
         num_targets,
         valid,
     )
-    # On TPU an error inside a callback can come back as arbitrary numbers. Those must
-    # not become gather indices: a result that is no assignment is made visible as a
-    # query that does not exist, which the criterion turns into a NaN loss.
+    # On a TPU an error inside a callback can come back as arbitrary numbers, which must
+    # not become gather indices. A result that is no assignment is replaced by a query
+    # that does not exist, for which the criterion returns a NaN loss.
     counts = jnp.minimum(num_targets, num_queries)
     matches = (matched >= 0).sum(-1)
     sound = (matches == counts) & (matched < num_queries).all(-1)
@@ -82,11 +82,12 @@ def match_on_host(
 def match_on_device(
     costs: Float[Array, "M B Q T"], valid: Bool[Array, "B T"]
 ) -> Int[Array, "M B T"]:
-    """`solve_on_host` on the device: no callback, and padding takes no time."""
+    """Returns what `solve_on_host` does, on the device: padding takes no time there."""
     num_queries, max_targets = costs.shape[2:]
     costs = finite_costs(costs.astype(jnp.float32))
     if max_targets > num_queries:
-        # Targets may find no query. One that isn't there is dearer than any assignment.
+        # With more targets than queries, some get an extra query that doesn't exist.
+        # It costs more than any assignment.
         span = costs.max((-2, -1), keepdims=True) - costs.min((-2, -1), keepdims=True)
         nowhere = costs.max((-2, -1), keepdims=True) + num_queries * span
         missing = max_targets - num_queries

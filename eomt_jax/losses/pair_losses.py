@@ -1,12 +1,13 @@
-"""Mask losses of the matched pairs, at a cost that follows the real targets.
+"""Mask losses of the matched pairs, at a cost proportional to the real targets.
 
-A batch has few targets and much padding. The real pairs are moved to the front and
-worked off in chunks of one size by a loop that ends with the last of them: nothing is
-dropped when there are many, and memory is that of one chunk.
+A batch has few targets and much padding. The real pairs are moved to the front, and a
+loop computes them in chunks of one size until the last pair: nothing is dropped when
+there are many, and only one chunk is in memory.
 
-A loop of unknown length can't be differentiated backwards, nor would keeping what that
-needs be cheap. But an image's sum depends on its own logits alone, so its gradient is
-known up to the factor that the backward pass brings: it is made on the way.
+JAX can't differentiate a loop of unknown length backwards, and storing what that needs
+would be expensive. But an image's sum depends on its own logits alone, so its gradient
+is known up to a factor that only the backward pass knows. The forward pass therefore
+computes the gradient, and the backward pass multiplies it by that factor.
 
 Legend: M predictions, B batch, Q queries, T targets (padded), C pairs in a chunk, h w
 mask logits.
@@ -23,8 +24,8 @@ from eomt_jax.losses import mask_losses
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Targets
 
-# Pairs of a prediction in a chunk: two an image, up to a limit. More would waste work on
-# the last chunk, fewer would starve a large device.
+# Pairs of a prediction in a chunk: two for each image, up to a limit. More would waste
+# work in the last chunk, fewer would not fill a large device.
 PAIRS_PER_IMAGE, MAX_CHUNK_SIZE = 2, 16
 
 MaskLogits = tuple[Float[Array, "B Q h w"], ...]
@@ -33,7 +34,7 @@ Sums = tuple[Float[Array, "M B"], Float[Array, "M B"], Float[Array, "M B"]]
 
 @runtime_checkable
 class Options(Protocol):
-    """The fields of `criterion.Criterion` that matter here."""
+    """The fields of `criterion.Criterion` that are used here."""
 
     @property
     def num_points(self) -> int: ...
@@ -57,13 +58,13 @@ def pair_losses(
     targets: Targets,
     rngs: Key[Array, " B"],
 ) -> Sums:
-    """Losses of each image's matched pairs, summed over the pairs.
+    """Returns the losses of each image's matched pairs, summed over the pairs.
 
     Args:
-      options: number and choice of points, weights of the parts.
-      mask_logits: of all predictions.
-      query_of_target: from the matcher; negative for targets without a query.
-      targets: of the batch.
+      options: number and sampling of the points, weights of the parts.
+      mask_logits: those of all predictions.
+      query_of_target: result of the matcher; negative for targets without a query.
+      targets: those of the batch.
       rngs: a key for each image, which decides the points of its pairs.
 
     Returns:
@@ -105,7 +106,7 @@ def _run(
     queries = jnp.maximum(query_of_target, 0).reshape(num_predictions, -1)
     num_pairs = matched.sum(-1)
     chunk_size = min(MAX_CHUNK_SIZE, batch * min(PAIRS_PER_IMAGE, num_targets))
-    # Real pairs first; filled up so that the last chunk is whole.
+    # Real pairs come first. The padding makes the last chunk whole.
     order = jnp.argsort(~matched, axis=-1, stable=True)
     order = jnp.pad(order, ((0, 0), (0, chunk_size)))
     prediction = jnp.repeat(jnp.arange(num_predictions), chunk_size)

@@ -1,8 +1,8 @@
-"""Reading maps between their pixels.
+"""Samples maps at points between their pixels, by bilinear interpolation.
 
-Points are (y, x) in [0, 1] over the whole map, half-pixel centres, and what lies
-outside the map counts as 0: PyTorch's `grid_sample` with align_corners=False and zero
-padding, which is what Mask2Former's loss samples with.
+Points are (y, x) in [0, 1] over the whole map, with half-pixel centres; the map is 0
+outside. Mask2Former's loss samples so too, by PyTorch's `grid_sample` with
+align_corners=False and zero padding.
 
 Legend: N maps, P points, H W pixels.
 """
@@ -12,14 +12,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-# How to read at the indices that `neighbours` gives: nothing to check or to wrap.
+# Options of a gather at the indices that `neighbours` returns: they are never out of
+# bounds or negative, so nothing has to be checked.
 IN_BOUNDS: Any = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 
 
 def neighbours(
     points: Float[Array, "*shape 2"], size: tuple[int, int]
 ) -> tuple[Int[Array, "*shape 4"], Float[Array, "*shape 4"]]:
-    """The four pixels around each point and their weights.
+    """Returns the four pixels around each point and their weights.
 
     Args:
       points: (y, x) in [0, 1].
@@ -55,7 +56,7 @@ def neighbours(
 def sample_shared(
     maps: Float[Array, "N H W"], points: Float[Array, "P 2"]
 ) -> Float[Array, "P N"]:
-    """All maps at the same points; gathers whole rows of N values."""
+    """Samples all maps at the same points; gathers whole rows of N values."""
     num_maps, height, width = maps.shape
     rows = maps.reshape(num_maps, height * width).T
     indices, weights = neighbours(points, (height, width))
@@ -69,9 +70,9 @@ def sample_shared(
 def sample_each(
     maps: Float[Array, "N H W"], points: Float[Array, "N P 2"]
 ) -> Float[Array, "N P"]:
-    """Each map at its own points."""
+    """Samples each map at its own points."""
     num_maps, height, width = maps.shape
-    # One axis, so that an index is a number and not a list of two.
+    # The maps are flattened so that an index is one number and not two.
     flat = maps.reshape(-1)
     first = jnp.arange(num_maps)[:, None] * (height * width)
     indices, weights = neighbours(points, (height, width))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 def bilinear_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """float32 [out_size, in_size]: bilinear interpolation along one axis.
+    """Returns the float32 [out_size, in_size] of interpolation along one axis.
 
     Half-pixel centres, edges repeated, no antialiasing: PyTorch's `interpolate` with
     align_corners=False. (jax.image.resize antialiases when it shrinks.)

@@ -1,8 +1,8 @@
-"""Reading target masks at points without ever making the masks.
+"""Samples target masks at points, without expanding the compact targets to masks.
 
-Targets travel compact (`eomt_jax.types.Targets`): one id map an image where segments
-don't overlap, one bit a target where they may. A mask's value between pixels is the
-summed weight of those of the four neighbours that belong to it.
+Targets are compact (`eomt_jax.types.Targets`): one id map for each image where segments
+don't overlap, one bit for each target where they may. A mask's value between pixels is
+the summed weight of those of the four neighbours that belong to it.
 
 Legend: B batch, N pairs, P points, T targets, H W pixels.
 """
@@ -18,10 +18,10 @@ from eomt_jax.types import Targets
 def sample_all(
     targets: Targets, points: Float[Array, "B P 2"]
 ) -> Float[Array, "B P T"]:
-    """All masks of each image, at the same points for all of an image's masks.
+    """Samples all masks of each image, at the same points for all masks of an image.
 
     Args:
-      targets: of a batch; padded ones read 0.
+      targets: those of a batch; the value of a padded target is 0.
       points: (y, x) in [0, 1], a set for each image.
     """
     batch, num_points, _ = points.shape
@@ -44,19 +44,19 @@ def sample_each(
     image: Int[Array, " N"],
     target: Int[Array, " N"],
 ) -> Float[Array, "N P"]:
-    """One mask of one image at its own points, for each of N pairs.
+    """Samples one mask of one image at its own points, for each of N pairs.
 
     Args:
-      targets: of a batch.
+      targets: those of a batch.
       points: (y, x) in [0, 1].
-      image: which image of the batch.
-      target: which target of that image, from 0.
+      image: index of the pair's image in the batch.
+      target: index of the pair's target in that image.
     """
     indices, weights = neighbours(points, _size(targets))
     pixels = _pixels(targets)
     _, num_pixels, *num_bytes = pixels.shape
-    # One index into one axis for each neighbour: a TPU pads the last axis of indices
-    # that are lists of coordinates to 128 of them.
+    # All axes are flattened into one, so that an index is one number: a TPU pads the
+    # last axis of indices that have several coordinates to 128.
     pixels = pixels.reshape(-1)
     first, target = image[:, None] * num_pixels, target[:, None]
     values = jnp.zeros(points.shape[:-1])
@@ -76,16 +76,16 @@ def sample_each(
 def sample_known(
     targets: Targets, points: Float[Array, "N P 2"], *, image: Int[Array, " N"]
 ) -> Float[Array, "N P"]:
-    """1 where a point is of the targets or of none of them, 0 where it is void.
+    """Returns 0 where a point is void and 1 elsewhere.
 
     Args:
-      targets: of a batch whose samples were made with `mark_void`.
+      targets: those of a batch whose samples were made with `mark_void`.
       points: (y, x) in [0, 1].
-      image: which image of the batch, for each set of points.
+      image: index of an image of the batch, for each set of points.
     """
     target = jnp.full_like(image, targets.labels.shape[1])
     void = sample_each(targets, points, image=image, target=target)
-    # At the border some neighbours lie outside, and the others' weights sum to less.
+    # At the border some neighbours lie outside, and the weights sum to less than 1.
     _, weights = neighbours(points, _size(targets))
     return 1.0 - void / weights.sum(-1)
 
@@ -103,7 +103,7 @@ def _size(targets: Targets) -> tuple[int, int]:
 
 
 def _pixels(targets: Targets) -> jax.Array:
-    """[B, H·W] ids, or [B, H·W, T8] bits."""
+    """Returns ids [B, H·W], or bits [B, H·W, T8]."""
     masks = _masks(targets)
     batch, height, width, *rest = masks.shape
     return masks.reshape(batch, height * width, *rest)

@@ -1,1 +1,1 @@
-"""Prepared records → augmented samples → batches. NumPy and Pillow only."""
+"""Makes batches from prepared records, with NumPy and Pillow only."""

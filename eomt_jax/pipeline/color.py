@@ -1,4 +1,4 @@
-"""Colour jitter on uint8 photographs, as the release gets it from torchvision.
+"""Colour jitter on uint8 photographs, with the results of the release's torchvision.
 
 Every operation ends in uint8 again and cuts the fraction off instead of rounding it,
 because torchvision does. What depends on one channel value alone goes through a table
@@ -24,14 +24,15 @@ _STRIP_PIXELS = 1 << 15
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """What was drawn for one photograph; None: this change is not made.
+    """The changes of colour drawn for one photograph; None leaves a property unchanged.
 
     Attributes:
-      brightness: factor, about 1.
-      contrast: factor, about 1.
-      saturation: factor, about 1.
-      hue: shift in turns of the colour wheel, about 0.
-      contrast_first: contrast comes before saturation and hue, else after them.
+      brightness: a factor; 1 changes nothing.
+      contrast: a factor; 1 changes nothing.
+      saturation: a factor; 1 changes nothing.
+      hue: shift in turns of the colour wheel; 0 changes nothing.
+      contrast_first: contrast is changed before saturation and hue; False changes it
+        after them.
     """
 
     brightness: float | None = None
@@ -42,10 +43,10 @@ class ColorJitter:
 
 
 def draw_color_jitter(rng: np.random.Generator) -> ColorJitter:
-    """Each change with probability ½, its strength uniform in its range."""
+    """Draws each change with probability ½, and its strength uniformly in its range."""
 
     def draw(change: float, center: float) -> float | None:
-        # Both numbers are always drawn: what follows must not depend on the coin.
+        # Both numbers are always drawn, so that later draws don't depend on the coin.
         coin, strength = rng.random(2)
         value = center + change * (2 * strength - 1)
         return float(value) if coin < 0.5 else None
@@ -60,7 +61,7 @@ def draw_color_jitter(rng: np.random.Generator) -> ColorJitter:
 
 
 def jitter_color(image: Image.Image, jitter: ColorJitter) -> Image.Image:
-    """Brightness, then contrast before or after saturation and hue."""
+    """Changes brightness, then contrast before or after saturation and hue."""
     if jitter.brightness is not None:
         image = adjust_brightness(image, jitter.brightness)
     if jitter.contrast is not None and jitter.contrast_first:
@@ -75,19 +76,19 @@ def jitter_color(image: Image.Image, jitter: ColorJitter) -> Image.Image:
 
 
 def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """factor · value."""
+    """Multiplies all values by `factor`."""
     return image.point(_blend_table(factor, 0.0) * 3)
 
 
 def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Away from the photograph's mean grey (factor > 1) or towards it."""
+    """Moves values away from the image's mean grey (factor > 1) or towards it."""
     counts = np.array(_gray(image).histogram())
     mean = float(counts @ np.arange(256)) / (image.width * image.height)
     return image.point(_blend_table(factor, mean) * 3)
 
 
 def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
-    """Away from each pixel's own grey (factor > 1) or towards it."""
+    """Moves values away from each pixel's own grey (factor > 1) or towards it."""
     return Image.blend(Image.merge("RGB", [_gray(image)] * 3), image, factor)
 
 
@@ -98,7 +99,7 @@ def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
       image: RGB.
       shift: in turns, −½ to ½; ½ gives the complementary colours.
     """
-    # Planes: NumPy is far faster on contiguous channels than along an axis of 3.
+    # NumPy is far faster on contiguous channels than along an axis of 3.
     planes = np.stack([np.asarray(plane) for plane in image.split()])
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -109,18 +110,18 @@ def adjust_hue(image: Image.Image, shift: float) -> Image.Image:
 
 
 def _turn_hue(planes: Float32[np.ndarray, "3 H W"], shift: float) -> None:
-    """In place, ready for the fraction to be cut off."""
+    """Turns the hue in place; the result still has its fraction, to be cut off."""
     red, green, blue = planes
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
-    # Hue in sixths of a turn. Grey pixels get some hue, and no chroma to show it.
+    # Hue is in sixths of a turn. Grey pixels get any hue: without chroma none shows.
     scale = 1 / np.maximum(chroma, 1)
     hue = (red - green) * scale + 4
     np.copyto(hue, (blue - red) * scale + 2, where=value == green)
     np.copyto(hue, (green - blue) * scale, where=value == red)
     hue += np.float32(6 * shift)
-    # A channel falls from the value by the chroma as the hue leaves it: not within one
-    # sixth around it, fully from two sixths on. Half a turn away it lies lowest.
+    # A channel equals the HSV value while the hue is within one sixth of the channel's
+    # own, and is lower by the whole chroma from two sixths on; in between it is linear.
     for plane, peak in zip(planes, (0, 2, 4), strict=True):
         distance = np.abs(hue - np.float32(peak))
         np.minimum(distance, np.abs(6 - distance), out=distance)
@@ -128,18 +129,18 @@ def _turn_hue(planes: Float32[np.ndarray, "3 H W"], shift: float) -> None:
         np.clip(distance, 0, 1, out=distance)
         distance *= chroma
         np.subtract(value, distance, out=plane)
-    # torchvision's way from [0, 1] back to 0 … 255: times 255.999, fraction cut off.
+    # torchvision multiplies values in [0, 1] by 255.999 and cuts the fraction off.
     planes *= np.float32(255.999 / 255)
 
 
 def _blend_table(factor: float, other: float) -> list[int]:
-    """factor · value + (1 − factor) · other for each of the 256 values."""
+    """Returns factor · value + (1 − factor) · other for each of the 256 values."""
     table = np.arange(256, dtype=np.float32) * np.float32(factor)
     table += np.float32((1 - factor) * other)
     return np.clip(table, 0, 255).astype(np.uint8).tolist()
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Whole-numbered luma."""
-    # Pillow adds ½ before it cuts the fraction off.
+    """Returns the luma, with its fraction cut off."""
+    # Pillow adds ½ before it cuts the fraction off; −0.5 takes that back.
     return image.convert("L", (*_LUMA, -0.5))

@@ -1,4 +1,4 @@
-"""One prepared record → one evaluation sample."""
+"""Makes one evaluation sample from one prepared record."""
 
 import dataclasses
 from typing import Any
@@ -14,10 +14,10 @@ from eomt_jax.types import DatasetInfo
 
 @dataclasses.dataclass(frozen=True)
 class EvalSampler:
-    """position → sample; a position past the last example gives an empty row.
+    """Maps a position to its sample; one past the last example gives an empty row.
 
-    Damaged photographs always stop: with another one in its place a score would not
-    be this dataset's.
+    A damaged photograph is always an error: with another one in its place the score
+    would not be this dataset's.
 
     Attributes:
       source: the prepared split.
@@ -78,7 +78,7 @@ class EvalSampler:
         return targets.segment_masks(record)
 
     def _input(self, image: Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
-        """What the network sees, and the size of the photograph in it."""
+        """Returns the network's input, and the size of the photograph within it."""
         size = self.image_size
         if not self.windows:
             content_size = transforms.fit_size(image.height, image.width, size)
@@ -99,7 +99,7 @@ class EvalSampler:
         return transforms.max_windows(ratio, self.image_size)
 
     def _empty_row(self) -> Sample:
-        """Black, without targets; its sizes are legal and small, for little work."""
+        """Returns a black row without targets, whose original size is one pixel."""
         windows = [self._max_windows] if self.windows else []
         no_masks = targets.IdMap(np.zeros((1, 1), np.uint8), 0)
         return {
@@ -120,7 +120,7 @@ class EvalSampler:
 
 
 def chosen_task(task: str | None, info: DatasetInfo) -> str:
-    """The task asked for; without one, what the dataset's annotations are made for.
+    """Returns the task asked for; None stands for the task of the dataset.
 
     Raises:
       ValueError: there is no such task.

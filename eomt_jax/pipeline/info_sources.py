@@ -1,4 +1,4 @@
-"""A class table from wherever a user has it."""
+"""Reads a class table from whatever form a user has it in."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from eomt_jax.types import DatasetInfo
 
 
 def open_info(source: epath.PathLike | DatasetInfo) -> DatasetInfo:
-    """Classes and task as the user names them.
+    """Returns the classes and the task that a user names.
 
     Args:
       source: the name of a published dataset ("coco_panoptic"); the folder of a
@@ -49,7 +49,7 @@ def open_info(source: epath.PathLike | DatasetInfo) -> DatasetInfo:
 
 
 def unknown_info(num_classes: int) -> DatasetInfo:
-    """Classes without names; all of them count as things."""
+    """Returns a table of classes named class_0 …, all of which count as things."""
     rows = [{"id": k, "name": f"class_{k}"} for k in range(num_classes)]
     return _as_info("unknown", rows, "panoptic", file="")
 

@@ -1,10 +1,10 @@
-"""Samples in the right order, read ahead by grain, stacked into batches.
+"""Reads samples ahead in the right order, with grain, and stacks them into batches.
 
-The place in the data is one number: how many examples all processes together have
-seen. Which example comes at a position, and how it is augmented, follows from the seed
-and the position alone, so a run may go on from any position with other processes,
-workers or threads. (grain's own iterator state doesn't survive a changed number of
-workers.)
+The data position is one number: how many examples all processes together have seen.
+Which example comes at a position, and how it is augmented, follows from the seed and
+the position alone, so a run may continue from any position with another number of
+processes, workers or threads. (grain's own iterator state doesn't survive a changed
+number of workers.)
 """
 
 import contextlib
@@ -29,9 +29,9 @@ from eomt_jax.pipeline.samples import (
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import Batch, Targets
 
-# More positions than any run sees, few enough for a length in 64 bits.
+# The length of the stream: more positions than any run sees, and it fits 64 bits.
 _ENDLESS = 1 << 48
-# What a worker process that is told to end goes on for.
+# A worker process goes on reading for this long after a SIGTERM.
 _SECONDS_AFTER_SIGTERM = 60
 # Smaller arrays are pickled between processes instead of taking a shared memory block.
 _MIN_SHARED_BYTES = 1 << 16
@@ -39,12 +39,12 @@ _MIN_SHARED_BYTES = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A reader's rows of the global batches: one run of neighbours in each.
+    """A reader's rows of the global batches: one contiguous range in each.
 
     Attributes:
       global_batch_size: rows over all readers, a multiple of their number.
-      reader_index: which run.
-      num_readers: runs in a batch.
+      reader_index: which of the ranges, from 0.
+      num_readers: number of ranges in a batch.
       start: position of the first batch's first row.
     """
 
@@ -70,7 +70,7 @@ class Shard:
         return self.global_batch_size // self.num_readers
 
     def position(self, local: int) -> int:
-        """Position of this reader's example number `local`."""
+        """Returns the position of this reader's example number `local`."""
         batch, row = divmod(local, self.local_batch_size)
         first = self.start + batch * self.global_batch_size
         return first + self.reader_index * self.local_batch_size + row
@@ -79,7 +79,9 @@ class Shard:
 class BatchIterator(
     Iterator[Batch], contextlib.AbstractContextManager["BatchIterator", None]
 ):
-    """Batches of NumPy arrays with this process's rows; close it, or use `with`.
+    """Iterates over batches of NumPy arrays that hold this process's rows.
+
+    Close it when it is no longer needed, or use it in a `with` statement.
 
     Attributes:
       position: of the first example not yet handed out, over all processes. A run
@@ -101,7 +103,7 @@ class BatchIterator(
         return batch
 
     def close(self) -> None:
-        """Stops reading ahead; threads and worker processes end."""
+        """Stops reading ahead, and ends the threads and worker processes."""
         self._finalizer()
 
     def __exit__(self, *exception: object) -> None:
@@ -125,9 +127,9 @@ def train_batches(
     num_threads: int = 0,
     num_workers: int = 0,
 ) -> BatchIterator:
-    """Endless augmented batches, shuffled over the whole split anew in each epoch.
+    """Returns endless augmented batches; each epoch shuffles the whole split anew.
 
-    An epoch's last partial batch is dropped; the examples in it differ by epoch.
+    An epoch's last partial batch is dropped; each epoch drops other examples.
 
     Args:
       source: the prepared split.
@@ -172,9 +174,10 @@ def eval_batches(
     num_threads: int = 0,
     num_workers: int = 0,
 ) -> BatchIterator:
-    """Every example once over all processes, in order; each process as many batches.
+    """Returns batches that hold every example once, in order, over all processes.
 
-    Rows that only fill up the last batch have valid=False and example_index −1.
+    All processes get the same number of batches. Rows that only fill up the last batch
+    have valid=False and example_index −1.
 
     Args:
       source: the prepared split.
@@ -211,7 +214,7 @@ def eval_batches(
 
 
 def epoch_length(num_examples: int, global_batch_size: int) -> int:
-    """Positions an epoch takes: its examples less the last partial batch.
+    """Returns the positions in an epoch: its examples less the last partial batch.
 
     Raises:
       ValueError: there are fewer examples than one batch has.
@@ -225,7 +228,7 @@ def epoch_length(num_examples: int, global_batch_size: int) -> int:
 
 
 def stack_samples(samples: Sequence[Sample]) -> Batch:
-    """Rows to a batch. `replaced` is None where samples cannot be (evaluation)."""
+    """Stacks samples into a batch; `replaced` is None for samples of an evaluation."""
 
     def stack(rows: Sequence) -> np.ndarray:
         return np.stack(rows)
@@ -247,10 +250,10 @@ def _batches(
     num_threads: int,
     num_workers: int,
 ) -> BatchIterator:
-    """Samples are read ahead one by one, so that the threads share a batch's work.
+    """Iterates over batches whose samples are read ahead one by one.
 
-    Worker processes take every num_workers-th sample and are read in turn, which keeps
-    the order whatever their number.
+    So the threads share the work on a batch. Worker processes take every num_workers-th
+    sample and are read in turn, which keeps the order whatever their number.
     """
     num_threads = num_threads or _num_cores()
     ahead = max(num_threads, math.ceil(2 * shard.local_batch_size / (num_workers or 1)))
@@ -262,7 +265,7 @@ def _batches(
     )
     if num_workers:
         if not flags.FLAGS.is_parsed():
-            # grain reads flags of its own, also in programs that don't use absl.app.
+            # grain reads absl flags of its own, even where nothing has parsed flags.
             flags.FLAGS.mark_as_parsed()
         samples = grain.experimental.WithOptionsIterDataset(
             samples, grain.experimental.DatasetOptions(min_shm_size=_MIN_SHARED_BYTES)
@@ -279,12 +282,13 @@ def _batches(
 
 
 def _outlive_signals(*_: int) -> None:
-    """Lets a worker process go on reading while the run it serves saves itself.
+    """Lets a worker process go on reading while its run saves a checkpoint.
 
     Ctrl-C and a scheduler's SIGTERM come to all processes of a job, workers included.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Not for ever: a run that ends without closing its workers waits for them.
+    # The worker must end at some time: a run that doesn't close its workers waits for
+    # them when it ends.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
 
 

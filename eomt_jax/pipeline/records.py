@@ -1,8 +1,8 @@
-"""Prepared records: what one holds, how it is stored, and how a split is read.
+"""Prepared records: their content, how they are stored, and how a split is read.
 
-A prepared dataset is a TFDS dataset in ArrayRecord files whose metadata.json says its
-classes (`DatasetInfo`). Nothing here or below needs TensorFlow; TFDS itself is imported
-where a dataset is opened, half a second that a prediction from weights need not wait.
+A prepared dataset is a TFDS dataset in ArrayRecord files whose metadata.json holds its
+classes (`DatasetInfo`). Nothing here or below needs TensorFlow. TFDS itself is imported
+only when a dataset is opened, which saves half a second where none is.
 
 Legend: H W photograph pixels, T segments of one image.
 """
@@ -31,7 +31,7 @@ _ENCODED = ("image", "segment_map")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One image with its segments: an id map where they don't overlap, else masks.
+    """One image with its segments: an id map if they don't overlap, otherwise masks.
 
     Attributes:
       image_bytes: the photograph as published, still encoded (JPEG or PNG).
@@ -62,14 +62,14 @@ class Record:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the segments, which the photograph's own should equal."""
+        """(H, W) of the segments; the photograph should have the same size."""
         if self.segment_map is not None:
             height, width = self.segment_map.shape
             return height, width
         return self.height, self.width
 
     def masks(self) -> Bool[np.ndarray, "H W T"]:
-        """Every segment's mask, whichever form they have."""
+        """Returns every segment's mask, whichever form the segments have."""
         if self.segment_map is not None:
             return self.segment_map[..., None] == np.arange(1, len(self.labels) + 1)
         if not self.rles:
@@ -79,11 +79,11 @@ class Record:
 
 
 def features(image_format: str = "jpeg", *, overlapping: bool = False) -> Any:
-    """What the builders in data/ declare.
+    """Returns the features that the builders in data/ declare to TFDS.
 
     Args:
       image_format: "jpeg" or "png".
-      overlapping: whether segments may overlap, and so travel as masks of their own.
+      overlapping: segments may overlap, so each has a mask of its own.
 
     Returns:
       A tfds.features.FeaturesDict.
@@ -117,7 +117,10 @@ def features(image_format: str = "jpeg", *, overlapping: bool = False) -> Any:
 
 
 def to_example(record: Record) -> dict[str, Any]:
-    """A record as TFDS stores it. Already encoded bytes keep TensorFlow out."""
+    """Returns a record in the form that TFDS stores.
+
+    Images are given as encoded bytes, so that TFDS needs no TensorFlow to encode them.
+    """
     example = {
         "image": io.BytesIO(record.image_bytes),
         "labels": np.asarray(record.labels, np.int32),
@@ -136,7 +139,7 @@ def to_example(record: Record) -> dict[str, Any]:
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
-    """The inverse of `to_example`, from what TFDS deserialises without decoding."""
+    """Inverse of `to_example`, given an example that TFDS has read but not decoded."""
     masks: dict[str, Any] = {}
     if "segment_map" in example:
         masks["segment_map"] = decode_segment_map(bytes(example["segment_map"]))
@@ -156,7 +159,7 @@ def from_example(example: Mapping[str, Any]) -> Record:
 
 
 def encode_segment_map(segment_map: np.ndarray) -> bytes:
-    """PNG of an id map [H, W]: 8 bits a pixel up to 255 segments, else 16."""
+    """Returns an id map [H, W] as PNG: 8 bits a pixel up to 255 segments, or 16."""
     largest = int(segment_map.max(initial=0))
     if largest > 65_535:
         raise ValueError(f"an id map holds {largest} segments, at most 65535 fit")
@@ -167,7 +170,7 @@ def encode_segment_map(segment_map: np.ndarray) -> bytes:
 
 
 def decode_segment_map(encoded: bytes) -> np.ndarray:
-    """uint16 [H, W] from the PNG that `encode_segment_map` wrote."""
+    """Returns uint16 [H, W] from a PNG of `encode_segment_map`."""
     with Image.open(io.BytesIO(encoded), formats=["PNG"]) as image:
         return np.asarray(image).astype(np.uint16)
 
@@ -175,7 +178,8 @@ def decode_segment_map(encoded: bytes) -> np.ndarray:
 class RecordSource:
     """Random access to one split of one prepared dataset.
 
-    Pickles as its address alone, so that worker processes open their own files.
+    It pickles as its folder and split alone, so that worker processes open the files
+    by themselves.
 
     Attributes:
       info: the dataset's classes and sizes.
@@ -207,11 +211,11 @@ class RecordSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        """Record `index`, image still encoded; IndexError past either end."""
+        """Returns record `index`, its image encoded; IndexError past either end."""
         return from_example(self.example(index))
 
     def example(self, index: int) -> Mapping[str, Any]:
-        """What is stored of record `index`, see `to_example`.
+        """Returns what is stored of record `index`, see `to_example`.
 
         Raises:
           ValueError: its file is damaged.
@@ -228,7 +232,7 @@ class RecordSource:
             ) from error
 
     def image_id(self, index: int) -> str:
-        """The dataset's own name of image `index`."""
+        """Returns the dataset's own name of image `index`."""
         return _text(self.example(index)["image_id"])
 
     def __reduce__(self):
@@ -248,12 +252,12 @@ def open_split(data_dir: epath.PathLike, name: str, split: str) -> RecordSource:
 
 
 def read_info(data_dir: epath.PathLike, name: str) -> DatasetInfo:
-    """Class table and sizes of a prepared dataset; ValueError where it isn't one."""
+    """Returns the class table of a prepared dataset; ValueError if it isn't one."""
     return read_prepared_info(_prepared_directory(data_dir, name))
 
 
 def prepared_versions(data_dir: epath.PathLike, name: str) -> list[epath.Path]:
-    """Folders of finished builds of dataset `name`, oldest version first."""
+    """Returns the folders of finished builds of `name`, oldest version first."""
     root = epath.Path(data_dir).expanduser() / name
     if not root.exists():
         return []
@@ -263,7 +267,7 @@ def prepared_versions(data_dir: epath.PathLike, name: str) -> list[epath.Path]:
 
 
 def is_prepared(directory: epath.Path) -> bool:
-    """Whether this is one version of a prepared dataset, finished."""
+    """Returns whether this is a finished version of a prepared dataset."""
     return all(
         (directory / file).exists() for file in (_METADATA_FILE, _DATASET_INFO_FILE)
     )
@@ -286,7 +290,7 @@ def _prepared_directory(data_dir: epath.PathLike, name: str) -> epath.Path:
 
 
 def read_prepared_info(directory: epath.Path) -> DatasetInfo:
-    """What one version of a prepared dataset says of itself."""
+    """Returns the class table in the metadata of one version of a prepared dataset."""
     metadata = json_files.read_object(directory / _METADATA_FILE)
     if METADATA_KEY not in metadata:
         raise ValueError(

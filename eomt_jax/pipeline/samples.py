@@ -1,6 +1,6 @@
-"""One prepared record → one training sample.
+"""Makes one training sample from one prepared record.
 
-Runs in grain's threads or worker processes: NumPy and Pillow, no JAX computation.
+This runs in grain's threads or worker processes, so it uses NumPy and Pillow, not JAX.
 A training sample is a pure function of the seed and its position in the endless
 stream of examples, whatever thread or process makes it. Its random numbers drive, in
 this order, its colours and geometry, every redraw, and the choice of a substitute.
@@ -18,13 +18,13 @@ from PIL import Image
 
 from eomt_jax.pipeline import color, targets, transforms
 
-# Redraws of one photograph until some target stays in the crop. A crop that misses
-# every target is rare; after this many the photograph is taken to have none to show.
+# A crop that misses every target is rare and drawn again. After this many draws the
+# photograph counts as one without a target.
 MAX_DRAWS = 16
-# Photographs tried in place of one that is damaged or shows no target.
+# So many photographs are tried in place of one that is damaged or shows no target.
 MAX_SUBSTITUTES = 16
 
-# First word of the seeds, so that order and augmentation don't share numbers.
+# The first word of the seeds, so that order and augmentation use different numbers.
 _ORDER, _AUGMENTATION = 0, 1
 
 Sample = dict[str, Any]
@@ -32,7 +32,7 @@ Sample = dict[str, Any]
 
 @runtime_checkable
 class Source(Protocol):
-    """What the pipeline asks of a split: see pipeline.records.RecordSource."""
+    """The part of pipeline.records.RecordSource that the pipeline uses."""
 
     info: Any
     split: str
@@ -50,7 +50,7 @@ class DamagedImageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """How records become training samples.
+    """Options for making training samples from records.
 
     Attributes:
       image_size: side S of the square crop, in pixels.
@@ -84,13 +84,13 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSampler:
-    """position in the stream of training examples → sample.
+    """Maps a position in the stream of training examples to its sample.
 
     Attributes:
       source: the prepared split.
       options: see TrainOptions.
-      seed: of the order and the augmentation.
-      epoch_length: positions an epoch; see loader.epoch_length.
+      seed: decides the order and the augmentation.
+      epoch_length: positions in an epoch; see loader.epoch_length.
     """
 
     source: Source
@@ -119,9 +119,10 @@ class TrainSampler:
         )
 
     def _sample(self, index: int, rng: np.random.Generator) -> Sample | None:
-        """None where the photograph is damaged or shows no target in any draw.
+        """Returns None if the photograph is damaged or shows no target in any draw.
 
-        One without any segment, crowds included, is a negative: it is taken as it is.
+        A photograph that has no segment at all, not even a crowd, is a negative, and is
+        used without a target.
         """
         options = self.options
         record = self.source[index]
@@ -129,7 +130,8 @@ class TrainSampler:
         with naming_image(self.source, index):
             targets.check_num_targets(int(keep.sum()), self.max_targets)
             masks = targets.segment_masks(record)
-        # Kept on request when the dataset was prepared: everything is "no object".
+        # Negatives are in a dataset that was prepared with them; all queries learn
+        # "no object" from them.
         is_negative = not record.labels.size
         for _ in range(MAX_DRAWS if keep.any() or is_negative else 0):
             jitter = color.draw_color_jitter(rng) if options.color_jitter else None
@@ -139,7 +141,8 @@ class TrainSampler:
                 crop_size=options.image_size,
                 scale_range=options.scale_range,
             )
-            # Targets first: a draw that loses them all costs no work on the image.
+            # Targets are cropped first: a draw that loses them all costs no work on
+            # the image.
             cropped = masks.crop(geometry)
             visible = keep & cropped.visible()
             if visible.any() or is_negative:
@@ -176,10 +179,10 @@ class TrainSampler:
 
 @functools.lru_cache(maxsize=4)
 def example_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of all examples, a function of seed and epoch alone.
+    """Returns a permutation of all examples that depends on seed and epoch alone.
 
-    Sorted raw bits of a counter-based generator: NumPy keeps those the same from
-    release to release, which it does not promise of `permutation`.
+    It sorts raw bits of a counter-based generator, which NumPy keeps the same from
+    release to release; for `permutation` it doesn't promise that.
     """
     bits = _bit_generator(_ORDER, seed, epoch).random_raw(num_examples)
     order = np.argsort(bits, kind="stable").astype(np.int32)
@@ -188,7 +191,7 @@ def example_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def load(source: Source, index: int) -> tuple[Any, Image.Image]:
-    """Record and its decoded photograph.
+    """Returns a record and its decoded photograph.
 
     Raises:
       DamagedImageError: naming the image, the dataset and the split.
@@ -200,7 +203,7 @@ def load(source: Source, index: int) -> tuple[Any, Image.Image]:
 def decode(
     source: Source, record: Any, *, resized: tuple[int, int] | None = None
 ) -> Image.Image:
-    """The photograph of a record; smaller where it will be `resized` to much less.
+    """Returns a record's photograph, already smaller if `resized` is much smaller.
 
     Raises:
       DamagedImageError: see load.

@@ -1,8 +1,8 @@
-"""From a record's segments to the compact, padded targets of one sample.
+"""Makes the compact, padded targets of one sample from a record's segments.
 
-Segments that don't overlap stay one id map from the file to the device. Those that may
-are one bit a pixel each, packed as they are decoded: masks of a large photograph never
-all exist at once.
+Segments that don't overlap stay one id map from the file to the device. Segments that
+may overlap take one bit a pixel each and are packed while they are decoded, so that
+the masks of a large photograph never all exist unpacked.
 
 Legend: H W pixels, T segments, T8 bytes for T bits.
 """
@@ -22,15 +22,15 @@ SampleTargets = Mapping[str, np.ndarray]
 
 
 class SegmentMasks(abc.ABC):
-    """Masks of one image's segments, in either form."""
+    """Masks of one image's segments, as an id map or as bits."""
 
     @abc.abstractmethod
     def crop(self, geometry: Geometry) -> "SegmentMasks":
-        """As the training crop shows them, without its padding."""
+        """Returns the part of the masks in the training crop, without its padding."""
 
     @abc.abstractmethod
     def visible(self) -> Bool[np.ndarray, " T"]:
-        """Segments with at least one pixel."""
+        """Returns which segments have at least one pixel."""
 
     @abc.abstractmethod
     def compact(
@@ -41,24 +41,24 @@ class SegmentMasks(abc.ABC):
         *,
         mark_void: bool = False,
     ) -> SampleTargets:
-        """The field of `Targets` with the kept segments, renumbered without gaps.
+        """Returns the masks' field of `Targets`: kept segments, numbered without gaps.
 
         Args:
-          keep: which segments; the others' pixels become no one's.
+          keep: which segments; pixels of the others belong to no segment.
           size: (height, width) of the padded result, with the masks in its top left.
           max_targets: the most that are ever kept.
-          mark_void: the photograph's pixels of no kept segment belong to a target past
-            the last, number max_targets. Of segments that may overlap, where nobody
-            says which pixels are void, these are the pixels of dropped ones.
+          mark_void: void pixels of the photograph belong to an extra target, number
+            max_targets. With an id map, void is every pixel without a kept segment;
+            with bits, where the rest may be background, pixels of dropped segments.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class IdMap(SegmentMasks):
-    """Segments that don't overlap.
+    """Masks of segments that don't overlap.
 
     Attributes:
-      ids: 0 none, t + 1 segment t.
+      ids: 0 where there is no segment, t + 1 on segment t.
       num_segments: T.
     """
 
@@ -69,7 +69,7 @@ class IdMap(SegmentMasks):
         return IdMap(crop_map(self.ids, geometry), self.num_segments)
 
     def visible(self) -> Bool[np.ndarray, " T"]:
-        # Marking every pixel is slow, and a segment begins wherever the id changes.
+        # Reading the ids where they change is faster than reading all pixels.
         ids = self.ids.ravel()
         seen = np.zeros(self.num_segments + 1, bool)
         seen[ids[:1]] = True
@@ -96,7 +96,7 @@ class IdMap(SegmentMasks):
 
 @dataclasses.dataclass(frozen=True)
 class MaskBits(SegmentMasks):
-    """Segments that may overlap.
+    """Masks of segments that may overlap.
 
     Attributes:
       bits: bit t % 8 of byte t // 8 is segment t.
@@ -112,7 +112,7 @@ class MaskBits(SegmentMasks):
 
     @classmethod
     def decode(cls, rles: Sequence[bytes], size: tuple[int, int]) -> "MaskBits":
-        """From COCO's compressed run lengths of masks of `size` (H, W)."""
+        """Decodes COCO's compressed run lengths of masks of `size` (H, W)."""
         bits = np.zeros((*size, num_mask_bytes(len(rles))), np.uint8)
         for t, rle in enumerate(rles):
             mask = mask_codec.decode({"size": list(size), "counts": rle})
@@ -154,19 +154,19 @@ class MaskBits(SegmentMasks):
 
 
 def segment_masks(record: Record) -> SegmentMasks:
-    """A record's segments in the form that they have there."""
+    """Returns a record's segments in the form in which it holds them."""
     if record.segment_map is not None:
         return IdMap(record.segment_map, len(record.labels))
     return MaskBits.decode(record.rles or (), record.size)
 
 
 def id_map_dtype(max_targets: int) -> type[np.unsignedinteger]:
-    """Smallest that holds 0 … max_targets: uint8 keeps targets cheap to move."""
+    """Returns the smallest type that holds 0 … max_targets."""
     return np.uint8 if max_targets <= np.iinfo(np.uint8).max else np.uint16
 
 
 def num_mask_bytes(max_targets: int) -> int:
-    """T8: bytes that hold one bit for each of so many targets."""
+    """Returns T8, the number of bytes that hold one bit for each target."""
     return -(-max_targets // 8)
 
 
@@ -183,10 +183,10 @@ def compact_targets(
     """Keeps some segments, renumbers them without gaps and pads.
 
     Args:
-      masks: of the segments; None leaves masks out of the targets.
+      masks: the segments' masks; None leaves masks out of the targets.
       keep: segments that become targets, in their order.
       labels: class index of each segment.
-      is_crowd: of each segment.
+      is_crowd: whether each segment is a crowd.
       size: (height, width) of the padded masks, which lie in its top left.
       max_targets: rows of the padded vectors.
       mark_void: see SegmentMasks.compact.
@@ -214,10 +214,10 @@ def compact_targets(
 
 
 def check_num_targets(num_targets: int, max_targets: int) -> None:
-    """Targets are never left out to make them fit.
+    """Raises an error for too many targets; none is left out to make them fit.
 
     Raises:
-      ValueError: there are more than fit, naming the config field to turn.
+      ValueError: there are more than fit; the message names the field to change.
     """
     if num_targets > max_targets:
         raise ValueError(

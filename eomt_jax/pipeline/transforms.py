@@ -1,8 +1,8 @@
-"""Geometry of the augmentation and of evaluation: decode, flip, resize, pad, crop.
+"""Decodes, flips, resizes, pads and crops images for augmentation and evaluation.
 
-Photographs are resized by Pillow, whose bilinear filter widens when it shrinks
-(antialiasing); label maps by picking source pixels. A segment id map is cut and
-resized in one go, so it never exists at a size beyond the crop's.
+Photographs are resized by Pillow, whose bilinear filter widens when it shrinks an image
+(antialiasing); label maps are resized by picking source pixels. A segment id map is cut
+and resized in one operation, so it never exists at a size beyond the crop's.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ Number = TypeVar("Number", int, Array)
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Where a photograph lands in a crop of S × S pixels.
+    """The place of a photograph in a crop of S × S pixels.
 
     Attributes:
-      flip: mirrored left to right, before everything else.
+      flip: the photograph is mirrored left to right, before everything else.
       resized: (height, width) after the scale jitter.
       offset: (y, x) of the crop in the resized photograph; 0 on a side that is not
         longer than the crop.
@@ -49,13 +49,13 @@ def draw_geometry(
     crop_size: int,
     scale_range: tuple[float, float],
 ) -> Geometry:
-    """Flip with probability ½, scale jitter, random crop.
+    """Draws a flip of probability ½, a scale in the range, and the place of the crop.
 
     A side never gets shorter than one pixel (the release would make a long thin strip
     0 pixels wide and fail).
 
     Args:
-      rng: consumed by four numbers, always.
+      rng: gives four numbers, always.
       size: (height, width) of the photograph.
       crop_size: S.
       scale_range: of the factor; 1 is the size that just fits S × S.
@@ -77,10 +77,10 @@ def draw_geometry(
 def crop_map(
     pixels: Integer[np.ndarray, "H W *rest"], geometry: Geometry
 ) -> Integer[np.ndarray, "h w *rest"]:
-    """The content of the crop, without its padding; nearest neighbour.
+    """Returns the crop without its padding, by nearest neighbour.
 
-    Pixel i of n shows source pixel floor(i · in / n), in whole numbers (in float32, as
-    PyTorch has it, some land one lower).
+    Pixel i of n shows source pixel floor(i · in / n), computed in whole numbers. (In
+    float32, as PyTorch computes it, some are one lower.)
     """
     height, width = pixels.shape[:2]
     rows = _source_pixels(height, geometry.resized[0], geometry.offset[0], geometry)
@@ -96,11 +96,11 @@ def _source_pixels(in_size: int, out_size: int, start: int, geometry: Geometry):
 
 
 def crop_image(image: Image.Image, geometry: Geometry) -> UInt8[np.ndarray, "S S 3"]:
-    """Flip, resize with antialiasing, cut out, fill up with 0 at bottom and right.
+    """Flips, resizes with antialiasing, crops, and pads with 0 at bottom and right.
 
-    Only what the crop shows is resized, and mirrored last. Pillow takes the part shown
-    as float32 numbers, by which few values (0.3 % of photographs') come out 1 or 2 off
-    those of a photograph that is resized whole and then cut.
+    Only the part that the crop shows is resized; it is mirrored last. Pillow takes the
+    borders of that part as float32 numbers, by which 0.3 % of a photograph's values
+    differ by 1 or 2 from resizing the whole photograph before cropping.
     """
     height, width = geometry.resized
     top, left = geometry.offset
@@ -120,38 +120,40 @@ def crop_image(image: Image.Image, geometry: Geometry) -> UInt8[np.ndarray, "S S
 
 
 def fit_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) that just fits size × size; Python's round, half to even."""
+    """Returns the largest (height, width) in size × size, rounded half to even."""
     factor = min(size / height, size / width)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def fit_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """For evaluation: as large as fits, in the top left, the rest 0."""
+    """Returns the image, as large as fits, in the top left of a black square."""
     return pad_image(_resize(image, fit_size(image.height, image.width, size)), size)
 
 
 def cover_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) whose short side is `size`; Python's round, half to even."""
+    """Returns the (height, width) whose short side is `size`, rounded half to even."""
     factor = max(size / height, size / width)
     return round(height * factor), round(width * factor)
 
 
 def num_windows(long_side: Number, size: int) -> Number:
-    """Square windows of `size` that cover a side as long as that; on the device too."""
+    """Returns how many windows of `size` cover a side; takes JAX arrays too."""
     return -(-long_side // size)
 
 
 def max_windows(aspect_ratio: float, size: int) -> int:
-    """Windows of the longest and thinnest photograph, at its long over short side."""
-    # A ratio a little larger costs a window at most; one rounded down loses pixels.
+    """Returns the windows of a photograph with the given ratio, long by short side."""
+    # The ratio is made a little larger, which costs a window at most; a ratio that was
+    # rounded down would lose pixels.
     return num_windows(round(size * aspect_ratio * (1 + 1e-9)), size)
 
 
 def window_start(index: Number, long_side: Number, size: int) -> Number:
-    """Where a window begins: evenly overlapping, the last one ends with the image.
+    """Returns the first pixel of a window; the last window ends with the long side.
 
-    In whole numbers, on the device too. (The release truncates a product of floats,
-    by which some windows begin a pixel earlier.)
+    Windows overlap evenly. The pixel is computed in whole numbers, and JAX arrays are
+    taken too. (The release truncates a product of floats, by which some windows begin a
+    pixel earlier.)
     """
     num_gaps: Any = num_windows(long_side, size) - 1
     return index * (long_side - size) // (num_gaps + (num_gaps == 0))
@@ -160,12 +162,12 @@ def window_start(index: Number, long_side: Number, size: int) -> Number:
 def cut_windows(
     image: Image.Image, size: int, count: int
 ) -> UInt8[np.ndarray, "N S S 3"]:
-    """For evaluation of semantics: resized to cover `size`, cut along the long side.
+    """Resizes an image to cover `size`, and cuts windows along its long side.
 
     Args:
       image: the photograph.
       size: S.
-      count: N, no fewer than the windows of this photograph; the rest is 0.
+      count: N, no fewer than the windows of this photograph; the others are 0.
     """
     height, width = cover_size(image.height, image.width, size)
     pixels = np.asarray(_resize(image, (height, width)))
@@ -179,7 +181,7 @@ def cut_windows(
 
 
 def pad_image(image: Image.Image, size: int) -> UInt8[np.ndarray, "S S 3"]:
-    """The image in the top left of a black square."""
+    """Returns the image in the top left of a black square."""
     out = np.zeros((size, size, 3), np.uint8)
     out[: image.height, : image.width] = np.asarray(image)
     return out
@@ -198,7 +200,7 @@ def decode_image(
 
     Args:
       encoded: the file.
-      size: (height, width) that its segments have.
+      size: (height, width) of its segments.
       resized: (height, width) that it will be resized to. A JPEG of 4 times that or
         more is decoded at ½, ¼ or ⅛ of its size, rounded up, and no smaller than twice
         `resized`, which leaves the antialiasing to the resizing.
@@ -229,6 +231,6 @@ def _resize(
     size: tuple[int, int],
     box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
-    """To (height, width); of the part (left, top, right, bottom) where one is given."""
+    """Resizes to (height, width); `box` (left, top, right, bottom) takes a part."""
     height, width = size
     return image.resize((width, height), Image.Resampling.BILINEAR, box)
