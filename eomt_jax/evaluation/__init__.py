@@ -1,1 +1,1 @@
-"""Metrics and the loop that fills them."""
+"""Computes metrics of a model on a split."""

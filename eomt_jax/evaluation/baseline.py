@@ -1,4 +1,4 @@
-"""The predictor that any trained model must beat."""
+"""A constant prediction, whose score every trained model should exceed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,11 +17,11 @@ from eomt_jax.types import Batch, DatasetInfo
 
 
 class ConstantClass:
-    """Calls every photograph one segment of one class; stands in for a Runner.
+    """Predicts one segment of one class on each photograph, in place of a Runner.
 
     Attributes:
-      task: see __init__.
-      mesh: that batches lie on.
+      task: the task that the predictions are for.
+      mesh: the mesh that batches lie on.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class ConstantClass:
         task: str | None = None,
         mesh: Mesh | None = None,
     ):
-        """Prepares the function.
+        """Compiles the function that makes the prediction.
 
         Args:
-          label: of the class, 0 to K - 1.
-          info: of the data set, whose largest photograph the canvas holds.
-          task: what the predictions are for; the data set's own by default.
-          mesh: that batches lie on; by default the first device alone.
+          label: index of the class, 0 to K - 1.
+          info: class table of the dataset; its largest photograph sets the canvas size.
+          task: what the predictions are for; the dataset's own task by default.
+          mesh: the mesh that batches lie on; by default the first device alone.
         """
         self.task = chosen_task(task, info)
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
@@ -47,7 +47,7 @@ class ConstantClass:
         self._run = jax.jit(self._predict, out_shardings=batch_sharding(self.mesh))
 
     def __call__(self, params: Any, batch: Batch) -> Any:
-        """One segment over each photograph, as the task's Runner would tell it."""
+        """Returns one segment for each photograph, in the form of the task's Runner."""
         del params
         return self._run(batch.original_size)
 
@@ -60,10 +60,10 @@ class ConstantClass:
 
 
 def most_frequent_class(records: Iterable[Record], num_classes: int) -> int:
-    """The class with the most pixels; where objects overlap, each has its own.
+    """Returns the class with the most pixels; pixels of overlapping objects all count.
 
     Args:
-      records: of the training split.
+      records: those of the training split.
       num_classes: K.
     """
     pixels = np.zeros(num_classes, np.int64)
@@ -73,7 +73,7 @@ def most_frequent_class(records: Iterable[Record], num_classes: int) -> int:
 
 
 def _areas(record: Record) -> np.ndarray:
-    """Pixels of each segment."""
+    """Returns the number of pixels of each segment."""
     num_segments = len(record.labels)
     if record.segment_map is not None:
         return np.bincount(record.segment_map.ravel(), minlength=num_segments + 1)[1:]

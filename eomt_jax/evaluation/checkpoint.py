@@ -1,4 +1,4 @@
-"""Scores a checkpoint on a prepared split."""
+"""Evaluates a checkpoint on a prepared split."""
 
 import contextlib
 from collections.abc import Callable
@@ -43,32 +43,33 @@ def evaluate_checkpoint(
     predictions: epath.PathLike = "",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Results:
-    """Loads a model, measures how good it is, as config says, and writes that down.
+    """Loads a model, evaluates it as config says, and writes the results.
 
-    Of the config are read: image_size, dataset, mesh, model.dtype, eval, and
-    compilation_cache. The network itself is the checkpoint's.
+    It reads image_size, dataset, mesh, model.dtype, eval and compilation_cache of the
+    config. The network is built as the checkpoint describes it.
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
-      path: work directory of a training, of whose steps the best counts where it kept
-        the best, else the newest; or anything else that `weights.load.open_network` takes.
-      backbone: what the checkpoint holds differences to, see there.
-      split: of the prepared dataset; config.dataset.eval_split by default.
-      task: what is measured; config.eval.task by default, and where that is "" what the
-        dataset's annotations are made for.
-      out: JSON file for the results; in the folder `path` by default, named
-        evaluation_DATASET_SPLIT_STEP (step 0 of weights that no training of ours wrote)
-        with _TASK where it isn't the dataset's own. Beside it, under its name and
-        _confusion.png, goes the confusion matrix of a semantic evaluation.
-      num_pictures: draws the first so many images into a folder beside `out`, under
-        its name and _pictures.
+      path: work directory of a training, from which the best step is taken if it was
+        kept and the newest otherwise; or what else `weights.load.open_network` takes.
+      backbone: the weights that a checkpoint of differences belongs to, see there.
+      split: a split of the prepared dataset; config.dataset.eval_split by default.
+      task: what is measured; config.eval.task by default, and the task of the
+        dataset's annotations if that is "".
+      out: JSON file for the results; by default evaluation_DATASET_SPLIT_STEP.json in
+        the folder `path`, with _TASK before its ending if the task isn't the dataset's
+        own; the step is 0 for weights that no training of ours wrote. The confusion
+        matrix of a semantic evaluation is drawn beside it, in a file of its name and
+        _confusion.png.
+      num_pictures: how many images are drawn, the first of the split, into a folder
+        beside `out` with its name and _pictures.
       predictions: new folder for all predictions, see submission.Submission; by
-        default there is none.
-      progress: called with images done, images in all, images a second.
+        default they aren't written.
+      progress: called with the images done, the images in all, and images a second.
 
     Returns:
-      See evaluator.evaluate; and dataset, split, step, checkpoint, image_size, and the
-      JSON file's path as file.
+      The results of evaluator.evaluate; and dataset, split, step, checkpoint,
+      image_size, and the JSON file's path as file.
 
     Raises:
       ValueError: there is no complete checkpoint, its classes aren't the dataset's, the
@@ -177,14 +178,14 @@ def config_batches(
     num_images: int,
     mesh: Mesh,
 ) -> BatchIterator:
-    """This process's rows of the evaluation batches, read as config says.
+    """Returns the evaluation batches with this process's rows, read as config says.
 
     Args:
       config: a ConfigDict as configs/common.py lists it.
       source: the split.
       task: what is measured.
-      num_images: the first so many; 0: all.
-      mesh: that the batches will lie on.
+      num_images: how many images are read, the first of the split; 0 reads all.
+      mesh: the mesh that the batches will lie on.
     """
     reader = reader_of(mesh)
     return eval_batches(
@@ -201,10 +202,10 @@ def config_batches(
 
 
 def _check_classes(opened: Loaded, wanted: DatasetInfo, path: epath.PathLike) -> None:
-    """A label must mean the same to the model and to the dataset."""
+    """Raises an error unless labels mean the same to the model and the dataset."""
     trained = opened.dataset_info
     if trained is None:
-        # Their number must do.
+        # Without names only the number of classes can be compared.
         if opened.model.num_classes != wanted.num_classes:
             raise ValueError(
                 f"{path} predicts {opened.model.num_classes} classes and {wanted.name} "

@@ -1,4 +1,4 @@
-"""A picture of which class is taken for which.
+"""Draws a confusion matrix.
 
 Legend: K classes, n of them drawn, H W pixels of the picture.
 """
@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw
 from eomt_jax.inference.name_plates import load_font
 
 _INK, _PAPER, _LINES = (32, 35, 42), (255, 255, 255), (226, 229, 234)
-# Colours of 0 to 1, evenly spaced on the scale.
+# Colours for values from 0 to 1, evenly spaced.
 _COLORS = np.array(
     [(247, 249, 252), (190, 214, 235), (96, 160, 204), (33, 97, 164), (8, 38, 92)]
 )
 _TICKS = (0, 1, 5, 10, 25, 50, 75, 100)
 _GAP, _TITLE, _BAR = 14, 26, 16
 _LARGE = 1200
-"""Pixels; matrices larger than this have their names on all four sides."""
+"""Size in pixels above which a matrix has its names on all four sides."""
 
 
 def draw_confusion(
@@ -28,20 +28,20 @@ def draw_confusion(
     *,
     title: str,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Which part of each class's pixels is taken for which class.
+    """Draws which part of each class's pixels is predicted as which class.
 
-    Rows are divided by their sums. Colours go with the square root, so that one pixel
-    in a hundred shows, and cells that are large enough say their percentage. Classes
-    that neither occur nor are predicted are left out; the row of a class that is only
-    predicted is empty.
+    Rows are divided by their sums. Colours show the square root of a share, so that one
+    pixel in a hundred is visible, and cells that are large enough show the percentage.
+    Classes that neither occur nor are predicted are left out; the row of a class that
+    is only predicted is empty.
 
     Args:
       confusion: [K, K], pixels by target class (rows) and predicted class.
-      names: of the K classes.
+      names: names of the K classes.
       title: says what was measured: a dataset, a split.
 
     Raises:
-      ValueError: there is not a name for each class, or not a pixel in the matrix.
+      ValueError: there is not a name for each class, or no pixel in the matrix.
     """
     if confusion.shape != (len(names), len(names)):
         raise ValueError(
@@ -63,7 +63,7 @@ def draw_confusion(
 
 
 def _draw_matrix(shares: Float[np.ndarray, "n n"], cell: int) -> Image.Image:
-    """Cells with a line between them, percentages in those that hold them."""
+    """Draws the cells with lines between them, and percentages where they fit."""
     pixels = np.repeat(np.repeat(_colorize(shares), cell, axis=0), cell, axis=1)
     pixels = np.pad(pixels, ((0, 1), (0, 1), (0, 0)))
     pixels[::cell], pixels[:, ::cell] = _LINES, _LINES
@@ -85,7 +85,10 @@ def _colorize(shares: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 
 
 
 def _with_names(matrix: Image.Image, names: Sequence[str], cell: int) -> Image.Image:
-    """Targets' names on the left, predictions' above; of large ones also opposite."""
+    """Adds the targets' names on the left and the predictions' names above.
+
+    A large matrix has them on the opposite sides too.
+    """
     font = load_font(min(cell - 2, 15))
     width = max(int(font.getlength(name)) for name in names) + _GAP
 
@@ -111,7 +114,7 @@ def _with_names(matrix: Image.Image, names: Sequence[str], cell: int) -> Image.I
 
 
 def _with_titles(sheet: Image.Image, title: str) -> Image.Image:
-    """What the picture shows, what the axes are, and the scale of colours."""
+    """Adds the title, the names of the axes, and the scale of colours."""
     font, small = load_font(15), load_font(13)
     bar_height = min(sheet.height - _TITLE, 420)
     width = max(sheet.width + _TITLE + 90, int(font.getlength(title)) + 2 * _GAP)
@@ -130,7 +133,7 @@ def _with_titles(sheet: Image.Image, title: str) -> Image.Image:
     page.paste(target.transpose(Image.Transpose.ROTATE_90), (_GAP, top))
 
     x = left + sheet.width + _GAP
-    # The root is in the colours already: evenly spaced on the scale, not in the shares.
+    # The colours take the square root themselves: squares are evenly spaced in them.
     scale = np.linspace(1, 0, bar_height)[:, None] ** 2
     page.paste(Image.fromarray(_colorize(np.repeat(scale, _BAR, axis=1))), (x, top))
     for tick in _TICKS:

@@ -1,4 +1,4 @@
-"""Runs a model over a split and sums up how good its predictions are."""
+"""Runs a model over a split and computes the metric of its predictions."""
 
 import collections
 import functools
@@ -23,7 +23,7 @@ OnBatch = Callable[[Batch, Any], None]
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What can be evaluated: inference.runner.Runner, or a baseline."""
+    """A source of predictions to evaluate: inference.runner.Runner, or a baseline."""
 
     mesh: Mesh
 
@@ -43,24 +43,25 @@ def evaluate(
     on_batch: Sequence[OnBatch] = (),
     progress: Callable[[int, float], None] | None = None,
 ) -> Results:
-    """How good a model is at the predictor's task on a split, in percent.
+    """Evaluates a model on a split by the metric of the predictor's task, in percent.
 
-    Panoptic and semantic quality is counted on the device; the host adds up a few
-    numbers per class. Instances are matched on the host, each image by one process.
-    Either happens one batch behind, while the device predicts the next.
+    Panoptic and semantic quality is counted on the device, and the host adds up a few
+    numbers for each class. Instances are matched on the host, each image by one
+    process. Both are done for one batch while the device predicts the next.
 
     Args:
       predictor: called as predictor(params, batch).
-      params: the model's, on the predictor's mesh.
-      batches: in host memory, each process its own rows, as pipeline.loader's
-        eval_batches yields them for the predictor's task; closed at the end.
-      info: of the data set that the batches come from.
-      source: the split that they come from; instances are compared with its records,
-        the other tasks don't need it.
-      on_batch: each is called with every batch and its prediction, in host memory:
-        each row in one process, which may have none.
+      params: the model's parameters, on the predictor's mesh.
+      batches: batches in host memory with the process's own rows, as pipeline.loader's
+        eval_batches yields them for the predictor's task; they are closed at the end.
+      info: class table of the dataset.
+      source: the split; instances are compared with its records, and the other tasks
+        don't need it.
+      on_batch: functions that are called with every batch and its prediction, in host
+        memory. Each row is in one process, and a process may have none.
       progress: called after each batch with the number of images done, over all
-        processes, and images a second: 0 after the first batch, which compiles.
+        processes, and images a second, which are 0 after the first batch, as it
+        compiles.
 
     Returns:
       task; means over classes: all, and of panoptic quality things and stuff;
@@ -133,8 +134,8 @@ def evaluation_task(task: str, info: DatasetInfo) -> str:
     """The task asked for, or the data set's own where that is "".
 
     Raises:
-      ValueError: the data set's annotations can't tell how well it is done, or there
-        is no such task.
+      ValueError: the dataset has no annotations to measure the task with, or there is
+        no such task.
     """
     chosen = chosen_task(task or None, info)
     measurable = [n for n in task_names() if info.task in get_task(n).measured_on]
@@ -152,8 +153,8 @@ def count_function(
 ) -> Callable[[Any, Batch], Any]:
     """A jitted function (prediction, batch) → (metric, number of images).
 
-    Counts of one batch, the same on every device; the metric is None where predictions
-    are matched on the host.
+    Its results are for one batch and the same on every device. The metric is None if
+    predictions are matched on the host.
     """
     on_host = get_task(task).overlapping
     return _count_function(None if on_host else get_task(task).metric(info), mesh)

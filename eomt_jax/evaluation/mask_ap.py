@@ -1,8 +1,8 @@
-"""Average precision of instance masks with the rules and the code of pycocotools.
+"""Average precision of instance masks, computed by pycocotools.
 
-Every image is matched as soon as it is predicted, by pycocotools' own functions, and
-none of its masks is kept: only what pycocotools sums up at the end. So the result is its
-own, to the last digit.
+Every image is matched as soon as it is predicted, by pycocotools' own functions. Its
+masks are not kept, only the matches that pycocotools sums up at the end. So the result
+is exactly that of pycocotools.
 
 Legend: B batch, N predicted masks, D detections kept, G objects of the ground truth,
 K classes, A ranges of object areas, I thresholds of IoU, Hc Wc canvas, W8 bytes for a
@@ -26,9 +26,9 @@ from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.pipeline.records import Record
 from eomt_jax.pipeline.samples import Source
 
-# clu reads annotations at run time: no `from __future__ import annotations` here.
+# clu reads annotations at run time: don't add `from __future__ import annotations`.
 
-# Its stubs leave out what it hands from step to step.
+# The stubs leave out the attributes that one step of pycocotools passes to the next.
 _COCOeval: Any = COCOeval
 _codec: Any = mask_codec
 
@@ -44,21 +44,22 @@ Rle = dict[str, Any]
 
 @flax.struct.dataclass
 class MaskAP(clu.metrics.Metric):
-    """AP over IoU thresholds 0.5, 0.55 … 0.95, per class and on average.
+    """Metric: AP over IoU thresholds 0.5, 0.55 … 0.95, per class and on average.
 
-    Lives on the host. Make a metric for a class table with `with_classes`; `merge`
-    joins what different images gave, and its order doesn't matter.
+    Its arrays are NumPy's. Make a metric for a class table with `with_classes`; `merge`
+    joins the matches of different images, in any order.
 
     Attributes:
-      image: number of the image that each detection is from; unique over the split.
-      label: its class.
-      score: its score.
-      matched: whether it matches an object, by area range and threshold.
-      ignored: whether it counts neither as right nor as wrong there: on a crowd or
-        outside the area range.
-      object_image: number of the image that each object is in.
-      object_label: its class.
-      object_ignored: whether it need not be found: a crowd or outside the area range.
+      image: number of each detection's image; unique over the split.
+      label: class of each detection.
+      score: score of each detection.
+      matched: whether each detection matches an object, by area range and threshold.
+      ignored: whether each detection counts neither as right nor as wrong there, since
+        it lies on a crowd or outside of the area range.
+      object_image: number of each object's image.
+      object_label: class of each object.
+      object_ignored: whether each object need not be found, since it is a crowd or
+        outside of the area range.
     """
 
     image: Int[np.ndarray, " D"]
@@ -74,7 +75,7 @@ class MaskAP(clu.metrics.Metric):
 
     @classmethod
     def with_classes(cls, is_thing: Any) -> type["MaskAP"]:
-        """The metric for one class table: is_thing per class, in label order."""
+        """Returns the metric for a class table: is_thing per class, in label order."""
         return _with_classes(cls, tuple(bool(x) for x in is_thing))
 
     @classmethod
@@ -94,14 +95,14 @@ class MaskAP(clu.metrics.Metric):
         source: Source,
         **_: Any,
     ) -> "MaskAP":
-        """Matches of one batch, all arrays on the host.
+        """Matches one batch; all arrays are on the host.
 
         Args:
           prediction: masks on the canvas.
           batch_valid: False for rows that fill up the batch; they add nothing.
-          example_index: which record of `source` each row is.
-          source: the split's records, for the objects that are really there: of an
-            instance dataset all, of a panoptic one the things.
+          example_index: index of each row's record in `source`.
+          source: the split's records, which hold the objects: all segments of an
+            instance dataset, the things of a panoptic one.
         """
         metric = cls.empty()
         labels, scores = np.asarray(prediction.labels), np.asarray(prediction.scores)
@@ -130,7 +131,7 @@ class MaskAP(clu.metrics.Metric):
         objects: list[dict[str, Any]],
         object_labels: np.ndarray,
     ) -> "MaskAP":
-        """Matches of one image."""
+        """Matches one image."""
         coco = _COCOeval(iouType="segm")
         for annotations, classes, table in (
             (detections, labels, coco._dts),
@@ -171,7 +172,7 @@ class MaskAP(clu.metrics.Metric):
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
     ) -> dict[str, Any]:
-        """AP and AR in percent.
+        """Returns AP and AR in percent.
 
         Returns:
           all: ap, ap50, ap75, ap_small, ap_medium, ap_large (objects up to 32² pixels,
@@ -209,7 +210,7 @@ class MaskAP(clu.metrics.Metric):
         }
 
     def _entries(self, images: np.ndarray) -> list[dict[str, Any] | None]:
-        """What pycocotools keeps of each class, area range and image, in this order."""
+        """Returns pycocotools' matches by class, area range and image."""
         keys, object_keys = (
             label.astype(np.int64) * len(images) + np.searchsorted(images, image)
             for label, image in (
@@ -247,7 +248,7 @@ class MaskAP(clu.metrics.Metric):
 
 @functools.lru_cache
 def _with_classes(cls: type[MaskAP], is_thing: tuple[bool, ...]) -> type[MaskAP]:
-    """One class a table, so that metrics of it merge."""
+    """Returns the same class for the same table, so that its metrics merge."""
     name = f"{cls.__name__}{len(is_thing)}"
     return flax.struct.dataclass(type(name, (cls,), {"is_thing": is_thing}))
 
@@ -255,14 +256,14 @@ def _with_classes(cls: type[MaskAP], is_thing: tuple[bool, ...]) -> type[MaskAP]
 def encode_mask_bits(
     mask_bits: UInt8[np.ndarray, "N Hc W8"], size: tuple[int, int]
 ) -> list[Rle]:
-    """COCO's run lengths of masks packed along their rows.
+    """Encodes masks that are packed along their rows as COCO's run lengths.
 
     Args:
       mask_bits: bit x % 8 of byte x // 8 is pixel x of a row.
       size: (height, width) of the photograph, in the canvas' top left.
     """
     height, width = size
-    # One by one: a mask's bytes stay in the cache.
+    # Masks are encoded one by one, so that a mask's bytes stay in the cache.
     return [
         _codec.encode(
             np.asfortranarray(
@@ -276,7 +277,7 @@ def encode_mask_bits(
 def _objects(
     record: Record, is_thing: tuple[bool, ...]
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """A record's instances as pycocotools' annotations, and their labels."""
+    """Returns a record's instances as pycocotools' annotations, and their labels."""
     labels, crowd = record.labels, record.is_crowd
     areas: Any = record.areas
     if record.rles is not None:
@@ -288,7 +289,7 @@ def _objects(
         rles = _codec.encode(np.asfortranarray(masks, np.uint8))
         areas = masks.sum((0, 1))
     annotations = [
-        # Numbers begin with 1: 0 says "no match" to pycocotools.
+        # Numbers begin with 1, since 0 means "no match" in pycocotools.
         {
             "id": t + 1,
             "segmentation": rle,

@@ -17,17 +17,17 @@ from eomt_jax.evaluation.panoptic_quality import joint_histogram
 from eomt_jax.inference.semantic import SemanticPrediction
 from eomt_jax.types import Array, Targets
 
-# clu reads annotations at run time: no `from __future__ import annotations` here.
+# clu reads annotations at run time: don't add `from __future__ import annotations`.
 
 
 @flax.struct.dataclass
 class MeanIoU(clu.metrics.Metric):
-    """IoU = pixels shared / pixels of either, per class and on average.
+    """Metric: IoU = pixels shared / pixels of either, per class and on average.
 
-    Pixels that the targets leave void count nowhere. Make a metric for a number of
-    classes with `with_classes`; its `empty()`, `from_model_output(...)` and `merge` run
-    under jit, `compute()` on the host. `to_host()` gives the same counts in int64:
-    those on the device are int32, exact up to 2³¹ pixels.
+    Void pixels of the targets are not counted. Make a metric for a number of classes
+    with `with_classes`; its `empty()`, `from_model_output(...)` and `merge` run under
+    jit, `compute()` on the host. Counts on the device are int32, exact up to 2³¹
+    pixels; `to_host()` returns them as int64.
 
     Attributes:
       confusion: pixels by target class (rows) and predicted class (columns).
@@ -39,7 +39,7 @@ class MeanIoU(clu.metrics.Metric):
 
     @classmethod
     def with_classes(cls, num_classes: int) -> type["MeanIoU"]:
-        """The metric for so many classes."""
+        """Returns the metric for a number of classes."""
         return _with_classes(cls, num_classes)
 
     @classmethod
@@ -56,12 +56,12 @@ class MeanIoU(clu.metrics.Metric):
         original_size: Int[Array, "B 2"],
         **_: Any,
     ) -> "MeanIoU":
-        """Counts of one batch.
+        """Counts one batch.
 
         Args:
           prediction: label maps on the canvas.
-          targets: id maps on the same canvas; 0 within the photograph is void. A
-            crowd is pixels of its class like any other segment.
+          targets: id maps on the same canvas; 0 within the photograph is void. Pixels
+            of a crowd count for its class like those of any other segment.
           batch_valid: False for rows that fill up the batch; they add nothing.
           original_size: (height, width); canvas pixels past it are ignored.
         """
@@ -85,21 +85,21 @@ class MeanIoU(clu.metrics.Metric):
         return type(self)(confusion=self.confusion + other.confusion)
 
     def to_host(self) -> "MeanIoU":
-        """The same numbers as NumPy int64."""
+        """Returns the counts as NumPy int64."""
         return type(self)(confusion=np.asarray(self.confusion, np.int64))
 
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
     ) -> dict[str, Any]:
-        """IoU and accuracy in percent.
+        """Returns IoU and accuracy in percent.
 
         Returns:
           all: {miou, mean_accuracy, pixel_accuracy, num_classes}: miou is the mean
             over the classes that occur in targets or predictions, mean_accuracy over
             those in targets; NaN where there are none.
           per_class: {iou, accuracy, pixels}, each [K]; accuracy is the share of the
-            class's pixels that are called so; NaN where there are none. pixels are
-            the targets'.
+            class's pixels that are predicted as it; NaN where there are none. pixels
+            are those of the targets.
           confusion: see Attributes.
         """
         confusion = np.asarray(self.confusion, np.int64)
@@ -121,7 +121,7 @@ class MeanIoU(clu.metrics.Metric):
 
 @functools.lru_cache
 def _with_classes(cls: type[MeanIoU], num_classes: int) -> type[MeanIoU]:
-    """One class a number, so that jit sees the same type again."""
+    """Returns the same class for the same number, so that jit doesn't trace again."""
     name = f"{cls.__name__}{num_classes}"
     return flax.struct.dataclass(type(name, (cls,), {"num_classes": num_classes}))
 

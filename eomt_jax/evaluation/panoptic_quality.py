@@ -17,27 +17,27 @@ from jaxtyping import Bool, Float, Int, Integer
 from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.types import Array, Targets
 
-# clu reads annotations at run time: no `from __future__ import annotations` here.
+# clu reads annotations at run time: don't add `from __future__ import annotations`.
 
 
 @flax.struct.dataclass
 class PanopticQuality(clu.metrics.Metric):
-    """PQ = Σ IoU of matches / (tp + fp / 2 + fn / 2), per class and on average.
+    """Metric: PQ = Σ IoU of matches / (tp + fp / 2 + fn / 2), per class and on average.
 
     Make a metric for a class table with `with_classes`; its `empty()`,
     `from_model_output(...)` and `merge` run under jit, `compute()` on the host.
-    `to_host()` gives the same metric in float64, in which sums over a whole data set
-    lose nothing. Nor do float32's sums of one batch, so that they don't depend on the
+    `to_host()` returns the metric in float64, in which sums over a whole dataset are
+    exact. The float32 sums of one batch are exact too, so they don't depend on the
     order in which devices and processes are added up: an IoU above ½ is a multiple of
-    2⁻²⁴, and each of its halves is summed exactly up to 4,096 matches a class.
+    2⁻²⁴, and it is summed in two parts, each exact up to 4,096 matches of a class.
 
     Attributes:
       iou: sum of the IoU of matched segments, per class, each rounded down to a
-        multiple of 2⁻¹²; from `to_host` on not rounded.
-      iou_rest: sum of what the rounding left; from `to_host` on 0.
-      tp: matched segments.
-      fp: predicted segments that match nothing.
-      fn: target segments that nothing matches.
+        multiple of 2⁻¹²; after `to_host` not rounded.
+      iou_rest: sum of the remainders of that rounding; 0 after `to_host`.
+      tp: number of matched segments.
+      fp: number of predicted segments that match nothing.
+      fn: number of target segments that nothing matches.
     """
 
     iou: Float[Array, " K"]
@@ -50,7 +50,7 @@ class PanopticQuality(clu.metrics.Metric):
 
     @classmethod
     def with_classes(cls, is_thing: Any) -> type["PanopticQuality"]:
-        """The metric for one class table: is_thing per class, in label order."""
+        """Returns the metric for a class table: is_thing per class, in label order."""
         return _with_classes(cls, tuple(bool(x) for x in is_thing))
 
     @classmethod
@@ -68,7 +68,7 @@ class PanopticQuality(clu.metrics.Metric):
         original_size: Int[Array, "B 2"],
         **_: Any,
     ) -> "PanopticQuality":
-        """Counts of one batch.
+        """Counts one batch.
 
         Args:
           prediction: id maps on the canvas.
@@ -105,7 +105,7 @@ class PanopticQuality(clu.metrics.Metric):
         return jax.tree.map(lambda a, b: a + b, self, other)
 
     def to_host(self) -> "PanopticQuality":
-        """The same numbers as NumPy float64."""
+        """Returns the metric as NumPy float64."""
         host = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(self))
         rest = host.iou_rest
         return host.replace(iou=host.iou + rest, iou_rest=np.zeros_like(rest))
@@ -113,7 +113,7 @@ class PanopticQuality(clu.metrics.Metric):
     def compute(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
     ) -> dict[str, Any]:
-        """PQ, SQ and RQ in percent, as published tables have them.
+        """Returns PQ, SQ and RQ in percent, as in published tables.
 
         Returns:
           all, things, stuff: {pq, sq, rq, num_classes}, means over the classes that
@@ -153,7 +153,7 @@ class PanopticQuality(clu.metrics.Metric):
 def _with_classes(
     cls: type[PanopticQuality], is_thing: tuple[bool, ...]
 ) -> type[PanopticQuality]:
-    """One class a table, so that jit sees the same type again."""
+    """Returns the same class for the same table, so that jit doesn't trace again."""
     name = f"{cls.__name__}{len(is_thing)}"
     return flax.struct.dataclass(type(name, (cls,), {"is_thing": is_thing}))
 
@@ -170,9 +170,10 @@ def joint_histogram(
     num_predictions: int,
     num_targets: int,
 ) -> Int[Array, "Q1 T1"]:
-    """Pixels that prediction q and target t share; row and column 0: none, void.
+    """Returns how many pixels each prediction and target share.
 
-    Counted in int32, so exactly. Pixels past original_size count nowhere.
+    Row 0 is no prediction, column 0 is void. Counts are exact, in int32; pixels past
+    original_size are not counted.
     """
     height, width = target.shape
     inside = (jnp.arange(height) < original_size[0])[:, None] & (
@@ -195,20 +196,20 @@ def image_counts(
     *,
     num_classes: int,
 ) -> Float[Array, "5 K"]:
-    """The fields of PanopticQuality for one image, per class.
+    """Returns the fields of PanopticQuality for one image, per class.
 
-    A pair matches if the classes agree and the IoU is above ½; the union leaves out
-    the prediction's void pixels. At most one pair can match then. An unmatched
+    A pair matches if the classes agree and the IoU is above ½, so a segment is in at
+    most one pair. The union leaves out the prediction's void pixels. An unmatched
     prediction with more than half of its pixels on void, or on the crowd of its own
-    class, is no false positive. panopticapi remembers one crowd a class, the last:
-    so does this.
+    class, is no false positive. Like panopticapi, this looks at one crowd of each
+    class, the last.
 
     Args:
       joint: see joint_histogram.
       labels: class of each prediction.
       valid: False in padded rows.
       target_labels: class of each target.
-      target_valid: True for targets that count, crowds not among them.
+      target_valid: True for targets that are neither padding nor crowds.
       target_crowd: True for crowds; they never match.
       num_classes: K.
     """

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what was predicted beside what was wanted."""
+"""Draws pictures of an evaluation: predictions beside the targets."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from eomt_jax.types import Batch
 
 
 class SpreadSource:
-    """Examples of a split that lie evenly over it, as a split of its own.
+    """A split of some examples that are spread evenly over another split.
 
-    Neighbours in a split are often alike: frames of one film, say.
+    Neighbours in a split are often alike, such as frames of one film.
     """
 
     def __init__(self, source: Source, count: int):
@@ -45,9 +45,9 @@ class SpreadSource:
 
 
 class PictureWriter:
-    """Draws the first images of an evaluation, each a file named as its image.
+    """Draws the first images of an evaluation, each into a file named after its image.
 
-    Of several processes the first one alone draws, and of its own rows.
+    With several processes only the first one draws, from its own rows.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class PictureWriter:
         task: str,
         num_pictures: int,
     ):
-        """Says where to.
+        """Sets the folder; draws nothing yet.
 
         Args:
-          folder: need not exist; files of the same names are replaced.
+          folder: made if missing; files of the same names are replaced.
           source: the split that is evaluated.
           task: of the predictions.
           num_pictures: how many are drawn.
@@ -72,7 +72,10 @@ class PictureWriter:
         self._num_left = num_pictures if is_main() else 0
 
     def __call__(self, batch: Batch, prediction: Any) -> None:
-        """Draws what is left to draw; batch and prediction in host memory."""
+        """Draws images of a batch until num_pictures are drawn.
+
+        Batch and prediction are in host memory.
+        """
         if not self._num_left:
             return
         pictures = evaluation_pictures(

@@ -1,4 +1,4 @@
-"""Takes the fields that a score depends on from the config of the training."""
+"""Takes the fields that a score depends on from the config of a training."""
 
 from collections.abc import Collection
 from typing import Any
@@ -23,15 +23,15 @@ FIELDS = (
 def take_from_run(
     config: Any, workdir: epath.PathLike, *, given: Collection[str] = ()
 ) -> list[str]:
-    """Sets the FIELDS of a recipe to what a training had.
+    """Sets the FIELDS of a recipe to the values of a training.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it; changed.
+      config: a ConfigDict as configs/common.py lists it; it is changed in place.
       workdir: folder of the training; one without a config.json changes nothing.
       given: dotted names of fields that keep their values.
 
     Returns:
-      What was changed, each as name = value.
+      The changes, each as name = value.
 
     Raises:
       ValueError: there is no such folder, or its config.json cannot be read.

@@ -1,4 +1,4 @@
-"""Predictions in the formats that the benchmarks' servers and tools take.
+"""Writes predictions in the formats of the benchmarks' servers and tools.
 
 | task     | in the folder                          | format                            |
 |----------|----------------------------------------|-----------------------------------|
@@ -6,10 +6,10 @@
 | instance | instances.json                         | COCO results with run lengths     |
 | semantic | IMAGE.png                              | one channel, the dataset's own ids |
 
-Class ids are those of the dataset's own files, so that semantic maps are what ADE20K
-(class + 1) and Cityscapes (labelIds) ask for.
+Class ids are those of the dataset's own files, as ADE20K (class + 1) and Cityscapes
+(labelIds) require of semantic maps.
 
-Legend: H W the photograph's pixels.
+Legend: H W pixels of the photograph.
 """
 
 import json
@@ -30,16 +30,17 @@ from eomt_jax.types import Batch
 
 
 class Submission:
-    """Writes predictions as they come, and lets nobody take a part for the whole.
+    """Writes predictions into a folder that appears when all of them are written.
 
         with Submission(folder, source, task="panoptic") as submission:
             for batch in batches:
                 submission(batch, prediction)
 
-    Until the block ends everything lies in a hidden folder beside `folder`; it gets its
-    name when all is written and is deleted if the block fails. A run that was killed
-    leaves the hidden folder, and the next one clears it away. Of several processes each
-    writes its own images, into a folder that all must see; the first one joins them.
+    Until the block ends, the files are in a hidden folder beside `folder`. It gets its
+    final name when all is written, and is deleted if the block fails. A run that was
+    killed leaves the hidden folder, which the next run deletes. Each of several
+    processes writes its own images, into a folder that all must see; the first one
+    joins their files.
     """
 
     def __init__(self, folder: epath.PathLike, source: Source, *, task: str):
@@ -47,8 +48,8 @@ class Submission:
 
         Args:
           folder: must not exist yet, or be empty.
-          source: the split that is predicted, for the images' names and class ids.
-          task: of the predictions.
+          source: the split that is predicted; it has the images' names and class ids.
+          task: the task of the predictions.
 
         Raises:
           ValueError: the folder holds something, or ids don't fit the format.
@@ -74,11 +75,11 @@ class Submission:
         return self
 
     def __call__(self, batch: Batch, prediction: Any) -> None:
-        """Writes the images of a batch, but not the rows that only fill it up.
+        """Writes the images of a batch, without the rows that only fill it up.
 
         Args:
-          batch: of an evaluation, in host memory; of several processes its own rows.
-          prediction: for this batch, in host memory.
+          batch: a batch of an evaluation, in host memory, with the process's own rows.
+          prediction: the prediction for this batch, in host memory.
         """
         for row in np.flatnonzero(batch.valid).tolist():
             image_id = self._source.image_id(int(batch.example_index[row]))
@@ -111,7 +112,7 @@ class Submission:
         return self._unfinished / f"part_{process:05d}.jsonl"
 
     def _join_parts(self) -> None:
-        """One JSON file of all processes' rows, line by line."""
+        """Joins the rows of all processes to one JSON file, line by line."""
         parts = [self._part(process) for process in range(jax.process_count())]
         if self._task.rows_file is not None:
             name, before, after = self._task.rows_file

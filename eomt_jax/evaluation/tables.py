@@ -1,4 +1,4 @@
-"""An evaluation's numbers as JSON holds them, as text, and on disk."""
+"""Turns an evaluation's numbers into JSON values, text and files."""
 
 import json
 import math
@@ -28,9 +28,8 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
 
     Returns:
       task; the means by group, as computed; per_class: a dictionary for each class in
-      label order, of its name, is_thing and what was computed for it; and confusion
-      where there is one. None stands where there was nothing to measure: JSON has no
-      NaN.
+      label order, with its name, is_thing and numbers; and confusion for the semantic
+      task. None stands for NaN, which JSON doesn't have.
     """
     results: Results = {"task": task}
     for group in GROUPS:
@@ -86,7 +85,7 @@ def format_table(results: Results, *, per_class: bool = True) -> str:
 def _format_rows(
     labels: list[str], rows: list[Results], columns: tuple[tuple[str, str], ...]
 ) -> list[str]:
-    """Lines of right-aligned columns under their headings."""
+    """Returns lines of right-aligned columns under their headings."""
     cells = [[heading for heading, _ in columns]]
     cells += [[_format_number(row[name]) for _, name in columns] for row in rows]
     widths = [max(6, *map(len, column)) + 2 for column in zip(*cells)]
@@ -103,12 +102,12 @@ def _format_number(value: Any) -> str:
 
 
 def check_replaceable(path: epath.PathLike, dataset: str, split: str) -> None:
-    """Raises ValueError unless `path` is free or holds results of the same split.
+    """Raises ValueError if `path` exists and holds no results of the same split.
 
     Args:
-      path: of a JSON file of results.
+      path: path of a JSON file of results.
       dataset: name of the prepared dataset.
-      split: of the dataset.
+      split: name of the split.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -129,12 +128,12 @@ def check_replaceable(path: epath.PathLike, dataset: str, split: str) -> None:
 
 
 def write_results(results: Results, path: epath.PathLike) -> None:
-    """Writes JSON so that a reader finds the old file or the whole new one."""
+    """Writes JSON; a reader finds either the old file or the whole new one."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.tmp"
     text = json.dumps(results, indent=2, allow_nan=False)
-    # A row of the confusion matrix stays one line.
+    # Each row of the confusion matrix is written in one line.
     text = re.sub(r"\[[\d,\s]+\]", lambda row: re.sub(r"\s+", " ", row[0]), text)
     temporary.write_text(text + "\n")
     temporary.replace(path)
