@@ -1,1 +1,1 @@
-"""Measurements: speed, and loss curves beside another implementation's."""
+"""Measures speed and memory, and compares loss curves with another implementation."""

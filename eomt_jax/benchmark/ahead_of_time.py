@@ -1,4 +1,4 @@
-"""Compiles a config's training and evaluation for devices that aren't here."""
+"""Compiles a config's training and evaluation for devices that aren't present."""
 
 import copy
 import dataclasses
@@ -28,30 +28,31 @@ from eomt_jax.types import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Memory, FLOPs and traffic of a compiled program, on each device unless said.
+    """Memory, FLOPs and traffic of a compiled program.
 
     Attributes:
       name: "train", or "eval": the network and its post-processing.
-      held: bytes of what stays on the device: parameters, optimizer state, batch.
-        While evaluation runs in training, the optimizer's state is there too.
-      temporaries: bytes of all that lives while it runs: activations, gradients,
-        gathered parameters, results; None where it doesn't fit.
-      total: bytes; of a program that doesn't fit what it would take.
-      available: bytes that there are.
-      images: of all devices, a run.
-      flops: of matrix products, over all devices, as the program is written.
-      model_flops: the same without anything computed twice: the forward pass, and
+      held: bytes on each device that stay there: parameters, optimizer state, batch.
+        During an evaluation in a training the optimizer's state is there too.
+      temporaries: bytes on each device that are in use while it runs: activations,
+        gradients, gathered parameters, results; None if the program doesn't fit.
+      total: bytes on each device, also of a program that doesn't fit.
+      available: bytes that each device has for programs.
+      images: number of images in a run, over all devices.
+      flops: FLOPs of matrix products, over all devices, as the program is written.
+      model_flops: FLOPs without anything that is computed twice: the forward pass, and
         twice as much for the backward pass of training.
-      traced_flops: as `flops`, each loop's body once: what the compiler's can be
-        compared with.
-      compiler_flops: the compiler's own count, over all devices; 0 where it has none.
-      bytes_accessed: of the device's main memory. A TPU's compiler counts them, loops
-        scaled as FLOPs are; otherwise they are counted in the compiled program.
-      attention: calls of kernels made for attention, by name; empty where XLA computes
-        it from products and a softmax.
-      largest_array: that an instruction computes, as "f32[8,16,1605,1605]".
-      collectives: by kind.
-      seconds: that tracing and compiling took.
+      traced_flops: like `flops`, but with each loop's body counted once, so that it can
+        be compared with the compiler's count.
+      compiler_flops: the compiler's own count, over all devices; 0 if it has none.
+      bytes_accessed: bytes read from and written to a device's main memory. A TPU's
+        compiler counts them, and they are scaled for loops as FLOPs are; for other
+        devices they are counted in the compiled program.
+      attention: calls of kernels made for attention, by name; empty if XLA computes
+        attention from products and a softmax.
+      largest_array: the largest result of an instruction, as "f32[8,16,1605,1605]".
+      collectives: one entry for each kind.
+      seconds: time that tracing and compiling took.
     """
 
     name: str
@@ -76,27 +77,26 @@ class Program:
 
     @property
     def memory_share(self) -> float:
-        """Part of the usable memory that it takes; above 1 where it doesn't fit."""
+        """Share of the usable memory that it takes; above 1 if it doesn't fit."""
         return self.total / self.available
 
 
 def compile_config(
     config: Config, target: Target, *, programs: tuple[str, ...] = ("train", "eval")
 ) -> tuple[Setup, list[Program]]:
-    """Compiles for every device of the target, and runs nothing.
+    """Compiles a config's programs for all devices of the target; runs nothing.
 
-    The dataset's own sizes count where it is prepared; of a published one that isn't,
-    those in `blank_split`.
+    Shapes follow the prepared dataset. For a published dataset that isn't prepared,
+    they follow `blank_split`. A target without host callbacks gets the matcher that
+    runs on the device.
 
     Args:
-      config: as configs/common.py lists it.
-      target: from `target.open_target`.
-      programs: "train" and "eval" or one of them.
-
-    A target without host callbacks gets the matcher that runs on the device.
+      config: a ConfigDict as configs/common.py lists it.
+      target: result of `target.open_target`.
+      programs: "train" and "eval", or one of them.
 
     Raises:
-      ValueError: as `setup`, the dataset is unknown, or the compiler refuses for
+      ValueError: `setup` raises it, the dataset is unknown, or the compiler fails for
         another reason than memory.
     """
     if not target.host_callbacks and config.criterion.matcher == "scipy":
@@ -170,7 +170,8 @@ def _compile_eval(run: Setup, target: Target) -> Program:
         model_flops=forward * config.eval.batch_size,
         absent=held["optimizer"],
     )
-    # Counting is small and comes after; it has to compile, and its sums are added.
+    # Counting the metric is a small program of its own, which must compile too. Its
+    # sums are added to those of the prediction.
     sharding = batch_sharding(run.mesh)
     prediction = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -197,7 +198,10 @@ def _compile(
     model_flops: float,
     absent: int = 0,
 ) -> Program:
-    """Compiles one program; `absent` bytes of what is held it knows nothing of."""
+    """Compiles one program.
+
+    `absent` is the number of held bytes that are no arguments of the program.
+    """
     program = Program(
         name=name,
         held=held,
@@ -235,7 +239,7 @@ def _compile(
     )
     module = hlo.read(compiled.as_text() or "")
     largest = traffic.largest_array(module)
-    # None for a GPU that isn't there. The compiler counts a loop's body once.
+    # The analysis is None for a GPU that isn't present. It counts a loop's body once.
     cost: Any = compiled.cost_analysis()
     if cost is None:
         counted = {"bytes_accessed": float(traffic.bytes_accessed(module))}
@@ -258,10 +262,10 @@ def _compile(
 
 
 def _compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles a program, without Triton's products where one of them has no kernel.
+    """Compiles a program, without Triton if Triton has no kernel for a product.
 
-    Where a GPU is at hand the compiler tries several kernels for each product and leaves
-    out those that fail. Without one it takes the first, and stops where that fails.
+    With a GPU, the compiler tries several kernels for each product and leaves out those
+    that fail. Without one it takes the first, and fails if that fails.
     """
     try:
         return lowered.compile()
@@ -273,7 +277,7 @@ def _compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 def _as_shapes(batch: Batch, num_images: int, run: Setup) -> Batch:
-    """Shapes of a batch of so many images like the one in `batch`, on the mesh."""
+    """Returns the shapes of a batch on the mesh, with images like those in `batch`."""
     sharding = batch_sharding(run.mesh)
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(

@@ -1,6 +1,6 @@
-"""A split of blank photographs, as large and as many as a published dataset's.
+"""A split of black photographs, as large and as many as those of a published dataset.
 
-For compiling what a dataset's images would run through, where it isn't prepared.
+It stands in for a dataset that isn't prepared, so that programs can be compiled.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from eomt_jax.types import DatasetInfo
 
 @dataclasses.dataclass(frozen=True)
 class _Sizes:
-    """Fields of a DatasetInfo; those marked with ≤ are bounds."""
+    """Sizes of a dataset, which become fields of its DatasetInfo."""
 
     train: int
     validation: int
@@ -29,10 +29,10 @@ class _Sizes:
     max_aspect_ratio: float = 1.0
 
 
-# Numbers of images and fixed sizes: cocodataset.org (2017; of the instances those
+# Numbers of images and fixed sizes are from cocodataset.org (2017; for instances only
 # photographs that have one), the ADE20K benchmark of 2016 and cityscapes-dataset.com.
-# Segments, ADE20K's sizes and ratios are bounds on the safe side, that a prepared
-# dataset replaces by its own.
+# Numbers of segments, and ADE20K's sizes and ratios, are upper bounds; a prepared
+# dataset has exact ones.
 _SIZES = {
     "coco_panoptic": _Sizes(118_287, 5_000, (640, 640), 128, 8.0),
     "coco_instance": _Sizes(117_266, 5_000, (640, 640), 96, 8.0),
@@ -43,10 +43,10 @@ _SIZES = {
 
 
 class BlankSplit:
-    """A `pipeline.samples.Source` whose photographs are black, with one segment each.
+    """A `pipeline.samples.Source` of black photographs with one segment each.
 
     Attributes:
-      info: classes as published, sizes as far as they are known.
+      info: the published classes, and sizes or upper bounds of them.
       split: "train" or "validation".
     """
 
@@ -106,7 +106,7 @@ class BlankSplit:
 
 
 def open_or_blank(config: Any, split: str) -> Source:
-    """A split of config's dataset, blank where it isn't prepared.
+    """Opens a split of config's dataset, or a BlankSplit if it isn't prepared.
 
     Raises:
       ValueError: it is neither prepared nor published.

@@ -22,10 +22,10 @@ class Collective:
 
     Attributes:
       kind: one of KINDS.
-      count: how often.
-      bytes: of their larger sides: what is gathered, reduced or exchanged, on each
-        device.
-      wire_bytes: that each device sends, in rings.
+      count: how often they run.
+      bytes: bytes on each device that are gathered, reduced or exchanged, counted on
+        the larger side, input or result.
+      wire_bytes: bytes that each device sends, if the devices form a ring.
     """
 
     kind: str
@@ -35,7 +35,7 @@ class Collective:
 
 
 def collectives(module: Module) -> list[Collective]:
-    """Sums over a compiled program, by kind; a loop's as often as it runs."""
+    """Returns the sums over a compiled program, by kind; each run of a loop counts."""
     found: dict[str, list[tuple[int, int, float]]] = {kind: [] for kind in KINDS}
     seen = set()
     for name, runs in module.runs.items():
@@ -43,7 +43,8 @@ def collectives(module: Module) -> list[Collective]:
             kind = instruction.operation.removesuffix("-start")
             if kind not in found:
                 continue
-            # A collective that overlaps with others' work is written in several pieces.
+            # A collective that overlaps with other work is written as several
+            # instructions.
             rest = instruction.rest
             channel = re.search(r"channel_id=(\d+)", rest)
             key = channel[1] if channel else f"{name} {rest}"
@@ -62,7 +63,7 @@ def collectives(module: Module) -> list[Collective]:
 
 
 def add_up(parts: Sequence[Collective]) -> tuple[Collective, ...]:
-    """One of each kind, in the order of KINDS."""
+    """Adds up the parts of each kind, in the order of KINDS."""
     kinds = [kind for kind in KINDS if any(part.kind == kind for part in parts)]
     return tuple(
         Collective(
@@ -77,15 +78,15 @@ def add_up(parts: Sequence[Collective]) -> tuple[Collective, ...]:
 
 
 def _payload(kind: str, instruction: Instruction) -> int:
-    """Bytes of a collective's larger side, from the shape of its result."""
+    """Returns the bytes of a collective's larger side, from the shape of its result."""
     if instruction.operation.endswith("-start") and kind != "all-reduce":
-        # Operand, result and sometimes context: the larger one is the whole.
+        # These are operand, result and sometimes a context; the largest is the side.
         return max((array.bytes for array in instruction.arrays), default=0)
     return instruction.bytes
 
 
 def _group_size(rest: str) -> int:
-    """Devices that take part in one collective."""
+    """Returns how many devices take part in one collective."""
     match = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
     if match:
         return len(match[1].split(","))
@@ -100,7 +101,7 @@ def _group_size(rest: str) -> int:
 
 
 def _sent(kind: str, size: int, members: int) -> float:
-    """Bytes that each member sends in a ring."""
+    """Returns the bytes that each member of a ring sends."""
     if kind == "collective-permute":
         return size
     share = (members - 1) / members

@@ -1,4 +1,4 @@
-"""Reports on programs compiled for devices that aren't here, as text and as JSON."""
+"""Reports on programs compiled for absent devices, as text and as JSON."""
 
 import dataclasses
 from typing import Any
@@ -16,14 +16,14 @@ EFFICIENCY = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds that one run cannot do without, by what it takes them.
+    """Least seconds that one run takes, by each of the device's limits.
 
     Attributes:
-      compute: matrix products at the chip's peak.
-      memory: what is read and written, at the memory's bandwidth; pessimistic where
-        what stays in the chip's small memory counts too.
-      links: collectives at the bandwidth of the links between chips, were nothing else
-        done meanwhile.
+      compute: time of the matrix products at the chip's peak.
+      memory: time of reading and writing at the memory's bandwidth; it is too long if
+        the bytes include those that stay in the chip's small memory.
+      links: time of the collectives at the bandwidth of the links between chips, with
+        no other work at the same time.
     """
 
     compute: float
@@ -41,16 +41,16 @@ class Roofline:
         )
 
     def seconds(self, target: Target) -> float:
-        """A run's estimate: products at EFFICIENCY, or what else is slower.
+        """Returns an estimate for a run: products at EFFICIENCY, or a slower limit.
 
-        A TPU's memory is left out: its count is too pessimistic to estimate with.
+        A TPU's memory is left out, since its count is far too high for an estimate.
         """
         memory = self.memory if target.memory_limits else 0.0
         return max(self.compute / EFFICIENCY, memory, self.links)
 
 
 def as_json(run: Setup, target: Target, programs: list[Program]) -> dict[str, Any]:
-    """Plain values, with the fields of the config that matter for memory."""
+    """Returns plain values, with the fields of the config that matter for memory."""
     config = run.config
     return {
         "target": target.name,
@@ -165,7 +165,7 @@ def _flops(program: Program) -> str:
 
 
 def _advise(run: Setup, target: Target, program: Program) -> list[str]:
-    """Flags that make a program smaller, and other targets, the cheapest first."""
+    """Returns flags and targets with which a program may fit, the cheapest first."""
     if program.name == "train":
         return [*step_memory.advise(run), target.larger]
     advice, fewest = [], num_batch_shards(run.mesh)

@@ -1,4 +1,4 @@
-"""Two loss curves beside each other: how far apart, and a picture."""
+"""Compares two loss curves, in numbers and as a picture."""
 
 import dataclasses
 import json
@@ -16,21 +16,21 @@ METRICS = ("loss", "loss/mask", "loss/dice", "loss/class")
 Curve = Float[np.ndarray, " N"]
 
 _SIZE = (960, 540)
-# Drawn so many times larger and scaled down: Pillow's lines are jagged.
+# Pictures are drawn so many times larger and scaled down: Pillow's lines are jagged.
 _ZOOM = 3
 COLORS = ((32, 96, 192), (224, 112, 32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """Difference of one metric's smoothed curve from the reference's, relative to it.
+    """Difference of one metric's smoothed curve from the reference, relative to it.
 
     Attributes:
-      largest: over all steps that have a full window.
-      step: where that is (the window's last step).
-      mean: over the same steps.
+      largest: largest difference over all steps that have a full window.
+      step: step of the largest difference (the window's last step).
+      mean: mean difference over the same steps.
       ours: our smoothed value at the last step.
-      theirs: the reference's.
+      theirs: the reference's smoothed value at that step.
     """
 
     largest: float
@@ -42,14 +42,14 @@ class Deviation:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two runs over the steps that both have.
+    """Comparison of two runs over the steps that both have.
 
     Attributes:
-      num_steps: how many these are.
+      num_steps: number of these steps.
       window: steps in the moving average.
-      deviations: for each metric that both have.
+      deviations: the deviation of each metric that both have.
       ours: our loss at each step, as a mean over the steps of its record.
-      theirs: the reference's over the same steps.
+      theirs: the reference's loss, as means over the same steps.
     """
 
     num_steps: int
@@ -62,12 +62,12 @@ class Comparison:
 def compare(
     ours: epath.PathLike, theirs: epath.PathLike, *, window: int = 0
 ) -> Comparison:
-    """Smooths and compares the metrics.jsonl of two folders.
+    """Compares the smoothed metrics.jsonl of two folders.
 
     Args:
       ours: workdir of train.py.
       theirs: workdir of the reference.
-      window: steps in the moving average; 0: a tenth of the steps that both have.
+      window: steps in the moving average; 0 takes a tenth of the common steps.
     """
     steps, _ = _read_records(ours, "loss")
     their_steps, _ = _read_records(theirs, "loss")
@@ -88,7 +88,7 @@ def compare(
         pair = [read_curve(folder, metric)[:num_steps] for folder in (ours, theirs)]
         if any(len(curve) < num_steps for curve in pair):
             continue
-        # A record of ours is a mean over steps: the reference gets the same means.
+        # Our record is a mean over steps, so the reference is averaged over the same.
         pair = [_mean_between(curve, steps) for curve in pair]
         deviations[metric] = deviation(*pair, window=window)
         losses = losses or pair
@@ -97,10 +97,10 @@ def compare(
 
 
 def read_curve(workdir: epath.PathLike, metric: str) -> Curve:
-    """A metric at each step.
+    """Returns a metric at each step.
 
-    A record is the mean over the steps since the one before, so each of these steps
-    gets its value. Records without the metric (evaluations) are passed over.
+    A record is the mean over the steps since the record before it, so each of these
+    steps gets its value. Records without the metric (evaluations) are skipped.
     """
     steps, values = _read_records(workdir, metric)
     return np.repeat(values, np.diff(steps, prepend=0))
@@ -118,19 +118,19 @@ def _read_records(workdir: epath.PathLike, metric: str) -> tuple[np.ndarray, Cur
 
 
 def _mean_between(curve: Curve, steps: np.ndarray) -> Curve:
-    """Each step gets the curve's mean from the last of `steps` before to the next."""
+    """Returns a curve of the means between each of `steps` and the next."""
     lengths = np.diff(steps, prepend=0)
     means = np.add.reduceat(curve, steps - lengths) / lengths
     return np.repeat(means, lengths)
 
 
 def moving_average(curve: Curve, window: int) -> Float[np.ndarray, " M"]:
-    """Means over `window` steps; the first is of steps 1 … window."""
+    """Returns means over `window` steps; the first is the mean of steps 1 … window."""
     return np.convolve(curve, np.full(window, 1 / window), mode="valid")
 
 
 def deviation(ours: Curve, theirs: Curve, *, window: int) -> Deviation:
-    """How far our smoothed curve is from theirs."""
+    """Returns how far our smoothed curve is from theirs."""
     ours, theirs = moving_average(ours, window), moving_average(theirs, window)
     relative = np.abs(ours - theirs) / np.abs(theirs)
     worst = int(relative.argmax())
@@ -170,7 +170,7 @@ def write_comparison(comparison: Comparison, folder: epath.PathLike) -> str:
 
 
 def draw(comparison: Comparison) -> UInt8[np.ndarray, "H W 3"]:
-    """Both losses over the steps: pale as they are, strong as smoothed."""
+    """Draws both losses over the steps, in pale colours, and smoothed in strong."""
     width, height = (side * _ZOOM for side in _SIZE)
     image = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(image)
@@ -178,7 +178,7 @@ def draw(comparison: Comparison) -> UInt8[np.ndarray, "H W 3"]:
     left, right, top, bottom = 0.07 * width, 0.98 * width, 0.1 * height, 0.9 * height
     curves = (comparison.ours, comparison.theirs)
     smooth = [moving_average(curve, comparison.window) for curve in curves]
-    # Single steps may stick out far; what matters is the smoothed curves.
+    # The axis follows the smoothed curves, since single steps may be far off.
     limit = 1.15 * max(1e-9, *(float(curve.max()) for curve in smooth))
     last = max(2.0, comparison.num_steps)
 
@@ -219,7 +219,7 @@ def draw(comparison: Comparison) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _ticks(limit: float) -> np.ndarray:
-    """0 and up to about eight round numbers below `limit`."""
+    """Returns 0 and up to about eight round numbers below `limit`."""
     power = 10.0 ** math.floor(math.log10(limit / 4))
     distance = next(power * m for m in (1, 2, 5, 10) if limit / (power * m) <= 8)
     return np.arange(0, limit, distance)

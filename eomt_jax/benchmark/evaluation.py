@@ -1,4 +1,4 @@
-"""Photographs on disk to panoptic quality: how long, and what of it takes how long."""
+"""Times a panoptic evaluation, from photographs on disk to the score, and its parts."""
 
 import dataclasses
 import statistics
@@ -21,15 +21,15 @@ from eomt_jax.pipeline.samples import Source
 OURS = "eomt_jax"
 # Our evaluation with eval.skip_padding.
 UNPADDED = "eomt_jax, without padding"
-# Programs that do ever more of the evaluation; the differences are its parts.
+# Each of these programs does more of the evaluation; the differences are its parts.
 READING, NETWORK, PREDICTION = "reading", "network", "prediction"
-# Taken from a logit it makes the class impossible.
+# Subtracting this from a logit makes the class impossible.
 _NEVER = 100.0
 
 
 @runtime_checkable
 class Rival(Protocol):
-    """Evaluates the same images with the same weights.
+    """Another implementation, which evaluates the same images with the same weights.
 
     Attributes:
       parts: seconds of each part of every call.
@@ -42,7 +42,7 @@ class Rival(Protocol):
 
 @runtime_checkable
 class MakeRivals(Protocol):
-    """Makes rivals, by name, with our weights in host memory."""
+    """Makes rivals, by name, from our weights in host memory."""
 
     def __call__(
         self, params: Any, *, num_images: int, score_threshold: float
@@ -68,13 +68,13 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One panoptic evaluation of the same images by each.
+    """Times and scores of several evaluations of the same images.
 
     Attributes:
-      num_images: a round.
-      score_threshold: that a query must exceed.
-      timings: by name: OURS, its parts, UNPADDED and the rivals.
-      scores: by name: of OURS, UNPADDED and the rivals.
+      num_images: images in a round.
+      score_threshold: score that a query must exceed.
+      timings: times by name: OURS, its parts, UNPADDED and the rivals.
+      scores: scores by name: OURS, UNPADDED and the rivals.
       rival_parts: seconds of each part of each rival.
     """
 
@@ -85,9 +85,10 @@ class Evaluation:
     rival_parts: Mapping[str, Mapping[str, float]]
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Seconds of the parts of each evaluation, by its name.
+        """Returns the seconds of the parts of each evaluation, by its name.
 
-        Ours reads ahead of the device, which waits for what is left of it.
+        Our evaluation reads while the device computes; the part of reading is the time
+        that the device waits for it.
         """
         ours, reading, network, prediction = (
             self.timings[name].median for name in (OURS, READING, NETWORK, PREDICTION)
@@ -115,20 +116,21 @@ def measure(
 ) -> Evaluation:
     """Times the project's own evaluation on one device, reading included.
 
-    How long post-processing takes follows from the queries above the score threshold:
-    that is put where num_kept of an image exceed it, about as many as of a trained
-    EoMT, whatever the weights. Where "no object" is what too many queries see, the
-    class head loses it first.
+    The time of post-processing depends on how many queries exceed the score threshold.
+    So that any weights can be timed, the threshold is set to a score that num_kept
+    queries of an image exceed, about as many as with a trained EoMT. If too many
+    queries predict "no object", the class head is changed so that none does.
 
     Args:
       model: the network.
       params: its parameters, on the first device.
       source: a split with panoptic annotations.
-      num_images: the first so many.
-      batch_size: of ours, at most; photographs that fill up a batch cost as others do.
-      rounds: in which all take turns.
+      num_images: how many images are evaluated, the first of the split.
+      batch_size: largest batch of our evaluation; rows that only fill up a batch take
+        as long as others.
+      rounds: number of rounds, in each of which all take a turn.
       num_kept: queries above the threshold, on average over the images.
-      num_threads: that read, see eval_batches.
+      num_threads: number of threads that read, see eval_batches.
       make_rivals: called with the weights that are evaluated.
 
     Raises:
@@ -215,7 +217,7 @@ def measure(
 def _score_threshold(class_logits: np.ndarray, num_kept: int) -> float:
     """Returns a score that num_kept queries of an image exceed, on average.
 
-    It lies halfway between two scores, and is 0 where fewer queries have a class.
+    It lies halfway between two scores, and is 0 if fewer queries predict a class.
     """
     logits = class_logits.astype(np.float64)
     probs = np.exp(logits - logits.max(-1, keepdims=True))
@@ -239,7 +241,7 @@ def _medians(calls: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def format_result(result: Evaluation) -> str:
-    """Tables of the evaluations, and of what takes how long in each."""
+    """Returns tables of the evaluations and of the time of their parts."""
     lines = [
         (
             "| evaluation | an image | ± | images/s | ours is faster by "
@@ -275,7 +277,7 @@ def format_result(result: Evaluation) -> str:
 
 
 def as_json(result: Evaluation) -> dict[str, Any]:
-    """The numbers behind the tables; times in seconds, of all images."""
+    """Returns the numbers behind the tables, with times in seconds for all images."""
     return {
         "num_images": result.num_images,
         "score_threshold": result.score_threshold,

@@ -1,4 +1,4 @@
-"""Floating-point operations of matrix products, counted in a traced program."""
+"""Counts the floating-point operations of matrix products in a traced program."""
 
 import math
 from typing import Any
@@ -13,12 +13,12 @@ from eomt_jax.training.state import param_shapes
 def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
     """Counts the FLOPs of all matrix products and convolutions, over all devices.
 
-    A multiply-add is two. Products inside attention kernels count, and so does each
-    time that rematerialisation computes a product again. A conditional counts with its
-    most expensive branch, a loop of unknown length with one pass.
+    A multiply-add is two operations. Products inside attention kernels are counted, and
+    each time that rematerialisation computes a product again. A conditional counts as
+    its most expensive branch, and a loop of unknown length as one pass.
 
     Args:
-      jaxpr: from jax.make_jaxpr or `jax.stages.Traced.jaxpr`.
+      jaxpr: result of jax.make_jaxpr, or `jax.stages.Traced.jaxpr`.
       loops_once: a scan counts as one pass too, as in the compiler's own count.
     """
     total = 0.0
@@ -68,7 +68,7 @@ def forward_flops(model: Network, *, training: bool) -> float:
             {"params": params}, images, mask_probs=probs, rngs={"mask": key}
         )
 
-    # A kernel of a GPU is a call without products to count.
+    # On a GPU a kernel would be a call, without products to count.
     with tracing_for(ANY):
         jaxpr = jax.make_jaxpr(forward)(params, images, jax.random.key(0))
     return matmul_flops(jaxpr)
@@ -90,7 +90,11 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def _attention_flops(equation: Any) -> float:
-    """FLOPs of cuDNN's attention: two products forward; five backward, one repeated."""
+    """Returns the FLOPs of cuDNN's attention.
+
+    It has two products in the forward pass, and five in the backward pass, of which one
+    is computed again.
+    """
     batch, rows, heads, depth = equation.invars[0].aval.shape
     tokens = equation.invars[1].aval.shape[1]
     products = 5 if "_bwd" in equation.primitive.name else 2
@@ -98,7 +102,7 @@ def _attention_flops(equation: Any) -> float:
 
 
 def _num_shards(equation: Any) -> int:
-    """Into how many parts a shard_map splits what it is given."""
+    """Returns into how many parts a shard_map splits its inputs."""
     mesh = equation.params["mesh"]
     axes = {
         axis

@@ -1,4 +1,4 @@
-"""NVIDIA's cards as their data sheets describe them, and as XLA wants them described."""
+"""Describes NVIDIA's cards, by their data sheets, in the form that XLA reads."""
 
 import dataclasses
 
@@ -8,16 +8,16 @@ class Card:
     """One GPU.
 
     Attributes:
-      product: its name, as CUDA spells it.
+      product: its name in CUDA.
       capability: compute capability, (major, minor).
-      multiprocessors: number of them.
-      clock: boost, GHz.
-      memory: GiB that CUDA reports, less than the round number on the box.
-      bandwidth: bytes a second, of that memory.
+      multiprocessors: number of multiprocessors.
+      clock: boost clock in GHz.
+      memory: GiB that CUDA reports, which is less than the advertised round number.
+      bandwidth: bytes a second of that memory.
       cache: MiB of the second-level cache.
-      flops: dense bfloat16 products with float32 sums, a second; float32 ones where the
-        tensor cores don't know bfloat16.
-      link_bandwidth: bytes a second that it sends to others in its machine.
+      flops: FLOPs a second of dense bfloat16 products with float32 sums, or of float32
+        products if the tensor cores have no bfloat16.
+      link_bandwidth: bytes a second that it sends to other cards of its machine.
     """
 
     product: str
@@ -39,12 +39,12 @@ class Card:
         return self.capability >= (8, 0)
 
 
-# Multiprocessors, clocks, caches, bandwidths and peaks: NVIDIA's data sheets and white
-# papers (H100, H200, A100, L40S, L4, A10G, RTX A6000, T4; Ada, GA102, RTX Blackwell).
-# Memory: totalGlobalMem of the target configs in openxla/xla (H200, H100, both A100,
-# A6000), else what PyTorch reports in users' messages, with ECC where it is on by
-# default. Links: half of NVLink's published number on SXM boards, else PCIe's of one
-# direction.
+# Multiprocessors, clocks, caches, bandwidths and peaks are from NVIDIA's data sheets
+# and white papers (H100, H200, A100, L40S, L4, A10G, RTX A6000, T4; Ada, GA102, RTX
+# Blackwell). Memory is totalGlobalMem of the target configs in openxla/xla (H200, H100,
+# both A100, A6000), and for other cards what PyTorch reports in users' messages, with
+# ECC if it is on by default. Links are half of NVLink's published number on SXM boards,
+# and PCIe's number for one direction on others.
 CARDS = {
     "h200": Card("NVIDIA H200", (9, 0), 132, 1.98, 141.0, 4800e9, 50, 989e12, 450e9),
     "h100": Card(
@@ -75,8 +75,9 @@ CARDS = {
     "t4": Card("Tesla T4", (7, 5), 40, 1.59, 14.76, 320e9, 4, 8.1e12, 16e9),
 }
 
-# For one multiprocessor: float32 lanes, threads, bytes of shared memory, and how much
-# of that one block can have (CUDA C++ Programming Guide, technical specifications).
+# Numbers for one multiprocessor: float32 lanes, threads, bytes of shared memory, and
+# how many of these one block can have (CUDA C++ Programming Guide, technical
+# specifications).
 _GENERATIONS = {
     (7, 5): (64, 1024, 65_536, 65_536),
     (8, 0): (64, 2048, 167_936, 166_912),

@@ -1,4 +1,4 @@
-"""Which programs are compiled for the tables of docs/gpus.md, and their results."""
+"""Lists the programs to compile for the tables of docs/gpus.md; reads their results."""
 
 import dataclasses
 import json
@@ -14,21 +14,21 @@ _KEPT = (
     *("largest_array", "roofline_seconds"),
 )
 
-# The memory that a program takes hardly depends on the card, as long as its kernels are
-# the same; on the largest one nothing is computed twice to save memory.
+# The memory that a program takes hardly depends on the card if its kernels are the
+# same. For the largest card the compiler computes nothing twice to save memory.
 _TARGET = "h200:1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Recipes whose training takes the same memory: variant and image size are the same.
+    """Recipes of one variant and image size, whose training takes the same memory.
 
     Attributes:
-      recipe: the one that is compiled, which has the most targets and the largest
-        photographs; file of configs/ without its ending.
-      same: the others.
-      batches: of the training step, in images.
-      eval_batches: of the prediction.
+      recipe: the recipe that is compiled, a file of configs/ without its ending; it has
+        the most targets and the largest photographs.
+      same: the other recipes.
+      batches: batch sizes of the training step.
+      eval_batches: batch sizes of the prediction.
     """
 
     recipe: str
@@ -48,15 +48,15 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One compile.
+    """One program to compile.
 
     Attributes:
       recipe: file of configs/ without its ending.
       program: "train" or "eval".
-      batch: images.
-      remat: of training.
-      accumulation: of training.
-      target: what it is compiled for.
+      batch: batch size in images.
+      remat: model.remat of the config, for training.
+      accumulation: accumulation of the config, for training.
+      target: name of the target that it is compiled for.
     """
 
     recipe: str
@@ -126,7 +126,7 @@ CHECKS = (
 
 
 def find_result(point: Point) -> dict[str, Any] | None:
-    """Returns a point's result, or None where it isn't compiled yet."""
+    """Returns a point's result, or None if it isn't compiled yet."""
     found = (one for one in _read(point.file) if one["command"] == point.command)
     return next(found, None)
 

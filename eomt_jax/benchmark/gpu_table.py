@@ -1,12 +1,12 @@
-"""The tables of docs/gpus.md: how many images each recipe takes on which GPU.
+"""Writes the tables of docs/gpus.md: how many images of each recipe fit on which GPU.
 
   python -m eomt_jax.benchmark.gpu_table
 
-Called in the repository, where JAX's CUDA plugin is installed, it compiles each network
-for a few batch sizes, with and without remat, which takes minutes each; draws a line
-through what the compiler says; and writes the tables anew. Results go to docs/gpus/. It
-may be stopped anywhere and goes on when called again; to compile a network again, delete
-its file first. Names of recipes as arguments compile these alone.
+Run it in the repository, with JAX's CUDA plugin installed. It compiles each network for
+a few batch sizes, with and without remat, which takes minutes each, and keeps the
+results in docs/gpus/. Then it fits a line to the compiler's numbers and writes the
+tables. It may be stopped at any time and continues when it is run again; to compile a
+network again, delete its file first. Recipes named as arguments are compiled alone.
 """
 
 import pathlib
@@ -39,7 +39,7 @@ COLUMNS = {
 
 
 PUBLISHED_BATCH = 16
-# From there on a batch is no faster, and the line is too far from what was compiled.
+# Larger batches are no faster, and the line is too far from the compiled batch sizes.
 _MOST = 128
 
 
@@ -68,7 +68,7 @@ def write_tables() -> None:
 
 
 def format_tables() -> str:
-    """Markdown of all results there are."""
+    """Returns Markdown of all results that are there."""
     parts = ["", "## Training", "", *_training(), "", "## Prediction", ""]
     parts += _prediction()
     rest = [network.recipe for network in NETWORKS if not _is_complete(network)]
@@ -118,7 +118,7 @@ def _training_cell(line: MemoryLine, result: Any, card: str) -> str:
 
 
 def _count(images: int) -> str:
-    """Images as a cell says them."""
+    """Returns a number of images as the text of a cell."""
     if images > _MOST:
         return f"{_MOST}+"
     return str(images) if images else "–"
@@ -143,7 +143,7 @@ def _results(network: Network, program: str, *, remat: bool = False) -> list[Any
 
 
 def _line(results: Sequence[Any], without: Sequence[str] = ()) -> MemoryLine:
-    """Memory of the programs in `results`, without what of it they don't need."""
+    """Returns the memory of the programs in `results`, less the bytes in `without`."""
     return MemoryLine.through(
         [
             (one["batch"], one["total"] - sum(one["held"][name] for name in without))

@@ -1,4 +1,4 @@
-"""GPUs that aren't here, for which JAX's CUDA plugin compiles all the same."""
+"""Targets of absent GPUs, for which JAX's CUDA plugin can compile."""
 
 import importlib.metadata
 import importlib.util
@@ -11,16 +11,16 @@ from eomt_jax.benchmark.target import Device, Target
 from eomt_jax.parallel.gpu_memory import MEMORY_FRACTION
 
 WORKSPACE = 1e9
-"""Bytes of JAX's part of the memory that a report keeps free.
+"""Bytes of JAX's part of the memory that a report counts as not usable.
 
-The compiler counts the workspaces of cuDNN's attention and convolutions as 0 bytes and
-chooses matrix products untuned, where the real run tries several with workspaces of up to
-some hundred MB. The allocator loses some to fragments.
+The compiler counts the workspaces of cuDNN's attention and convolutions as 0 bytes, and
+chooses kernels for matrix products without trying them, while a real run tries several
+with workspaces of up to some hundred MB. The allocator loses some memory to fragments.
 """
 
 
 def open_cards(name: str) -> Target:
-    """Describes so many cards of one machine to XLA; needs no GPU.
+    """Returns some cards of one machine as a target for XLA; needs no GPU.
 
     Raises:
       ValueError: there is no such card, or JAX's CUDA plugin isn't installed.

@@ -26,11 +26,11 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """Type and shape of one array, as f32[8,16].
+    """Type and shape of one array; its text is as f32[8,16].
 
     Attributes:
-      dtype: as the compiler spells it.
-      shape: without its layout.
+      dtype: name of the type in the compiler's spelling.
+      shape: the sizes of the axes.
     """
 
     dtype: str
@@ -49,11 +49,11 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: without its %.
-      result: text of the result's shape; a tuple's has parentheses.
+      name: its name without the %.
+      result: text of the result's shape; that of a tuple has parentheses.
       operation: "fusion", "all-reduce", …
       operands: names of instructions of the same computation.
-      rest: all after the operation's first parenthesis.
+      rest: the text after the operation's first parenthesis.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Instruction:
 
     @functools.cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """Arrays of the result; none of tokens."""
+        """Returns the arrays of the result, without tokens."""
         return tuple(
             Array(dtype, tuple(map(int, filter(None, dims.split(",")))))
             for dtype, dims in _SHAPE.findall(self.result)
@@ -73,12 +73,12 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the result."""
+        """Number of bytes of the result."""
         return sum(array.bytes for array in self.arrays)
 
     @functools.cached_property
     def called(self) -> dict[str, tuple[str, ...]]:
-        """Names of the computations that it calls, by what it calls them for."""
+        """Names of the computations that it calls, by the attribute that names them."""
         return {
             purpose: tuple(re.findall(r"[\w.\-]+", names))
             for purpose, names in _CALLED.findall(self.rest)
@@ -99,33 +99,33 @@ class Module:
 
     @functools.cached_property
     def runs(self) -> dict[str, int]:
-        """How often each computation runs; several callers add up.
+        """Returns how often each computation runs, summed over its callers.
 
-        A loop's body counts as often as the compiler says that it runs, or its
-        condition, where that compares with one constant, as scans do; otherwise once.
+        The passes of a loop are the compiler's number, or that of its condition if it
+        compares with one constant, as scans do; otherwise one pass is counted.
         """
         return self._count(self._called_by)
 
     @functools.cached_property
     def scheduled(self) -> dict[str, int]:
-        """`runs` of those computations whose instructions run one by one.
+        """Returns `runs` for the computations whose instructions run one by one.
 
-        Bodies of fusions and reductions aren't among them: they are one kernel.
+        Bodies of fusions and reductions aren't among them, as they are one kernel.
         """
         return self._count(self.runs_inside)
 
     def instructions(self) -> Iterator[tuple[Instruction, int]]:
-        """Yields what is scheduled, with how often it runs."""
+        """Yields each scheduled instruction, and how often it runs."""
         for name, runs in self.scheduled.items():
             for instruction in self.computations[name]:
                 yield instruction, runs
 
     def runs_inside(self, instruction: Instruction) -> list[str]:
-        """Computations that run where `instruction` stands, one instruction at a time."""
+        """Returns the computations that `instruction` runs, other than as a kernel."""
         return self._called_by(instruction, kernels=False)
 
     def trip_count(self, instruction: Instruction) -> int:
-        """How often what it calls runs: a loop's passes, otherwise once."""
+        """Returns how often its computations run: a loop's passes, otherwise 1."""
         called = instruction.called
         if "body" not in called:
             return 1
@@ -186,7 +186,7 @@ def read(text: str) -> Module:
 
 
 def _is_kernel(instruction: Instruction, purpose: str) -> bool:
-    """Whether what an instruction calls is compiled into it."""
+    """Returns whether the called computation is compiled into the instruction."""
     if purpose == "to_apply":
         return instruction.operation != "call"
     return purpose == "calls" and not instruction.operation.startswith("async")
@@ -207,7 +207,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Position past the parenthesis that closes the first one."""
+    """Returns the position past the parenthesis that closes the first one."""
     depth = 0
     for i, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
@@ -217,7 +217,7 @@ def _closing(text: str) -> int:
 
 
 def memory_excess(message: str) -> tuple[float, float] | None:
-    """(needed, available) bytes from the compiler's complaint that memory is short."""
+    """Returns (needed, available) bytes from a compiler's error about memory."""
     for pattern in (
         r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm",
         r"\(([\d.]+)([KMGT]?)B?\) exceeds available HBM \(([\d.]+)([KMGT]?)B?\)",

@@ -1,4 +1,4 @@
-"""Images to masks and classes: how long, against what the device and others can do."""
+"""Times the network from images to masks and classes, beside other implementations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from eomt_jax.inference.token_grids import TokenGrids
 from eomt_jax.models.network import Network
 
 OURS, PEAK = "eomt_jax", "matrix product"
-# A photograph of 4:3, of whose padding nothing is computed.
+# Our network on photographs of 4:3, without computing their padding.
 UNPADDED = "eomt_jax, 4:3 without padding"
 
 Rivals = Mapping[str, Callable[[np.ndarray], Callable[[], Any]]]
@@ -22,12 +22,12 @@ Rivals = Mapping[str, Callable[[np.ndarray], Callable[[], Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """The network at one batch size.
+    """Times of the network at one batch size.
 
     Attributes:
-      batch_size: images a call.
-      timings: by name: OURS, UNPADDED and the rivals.
-      flops: of ours, a call.
+      batch_size: images in a call.
+      timings: times by name: OURS, UNPADDED and the rivals.
+      flops: FLOPs of a call of ours.
       peak: FLOPs a second of large matrix products, measured in the same rounds.
     """
 
@@ -38,7 +38,7 @@ class Inference:
 
     @property
     def share(self) -> float:
-        """Part of the peak FLOPs that ours reaches, from 0 to 1."""
+        """Share of the peak FLOPs that ours reaches, from 0 to 1."""
         return self.flops / self.timings[OURS].median / self.peak
 
     def images_per_second(self, name: str) -> float:
@@ -54,18 +54,18 @@ def measure(
     rivals: Rivals | None = None,
     seed: int = 0,
 ) -> list[Inference]:
-    """Times the network alone: pixels on the device to logits, without masking.
+    """Times the network alone, from pixels on the device to logits, without masking.
 
-    UNPADDED does the part of the input that shows photographs of 4:3, unless a network
-    this small has no such part; the others do the whole input.
+    UNPADDED computes the part of the input that shows photographs of 4:3, if the input
+    is large enough to have such a part; the others compute the whole input.
 
     Args:
       model: the network.
       params: its parameters in float32, on the device.
-      batch_sizes: one result each.
-      rounds: in which all take turns.
-      rivals: by name what makes a job of images, uint8 [B, H, W, 3].
-      seed: of the random images.
+      batch_sizes: batch sizes, each of which has a result.
+      rounds: number of rounds, in each of which all take a turn.
+      rivals: functions by name that make a job from images, uint8 [B, H, W, 3].
+      seed: seed of the random images.
     """
     params = jax.jit(model.inference_params)(params)
     predict = jax.jit(
@@ -100,7 +100,7 @@ def measure(
 
 
 def format_results(results: Sequence[Inference]) -> str:
-    """A table, a row for each job and batch size."""
+    """Returns a table with a row for each job and batch size."""
     lines = [
         (
             "| inference | batch | latency | ± | images/s | ours is faster by "
@@ -127,7 +127,7 @@ def format_results(results: Sequence[Inference]) -> str:
 
 
 def as_json(results: Sequence[Inference]) -> list[dict[str, Any]]:
-    """The numbers behind the table; times in seconds."""
+    """Returns the numbers behind the table, with times in seconds."""
     return [
         {
             "batch_size": result.batch_size,

@@ -1,4 +1,4 @@
-"""How fast one core prepares training samples, beside only decoding the photographs."""
+"""Times one core that prepares training samples, and one that only decodes them."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from eomt_jax.pipeline import color, records, samples, targets, transforms
 
 PREPARE, DECODE = "prepared samples", "decoding alone"
 _REST = "reading and the rest"
-# Part of the preparation, and a function that no other one here calls.
+# Parts of the preparation, and their functions, none of which calls another.
 _PARTS: tuple[tuple[str, Any, str], ...] = (
     ("decoding the photograph", transforms, "decode_image"),
     ("decoding the segments", records, "from_example"),
@@ -32,14 +32,14 @@ _PARTS: tuple[tuple[str, Any, str], ...] = (
 
 @dataclasses.dataclass(frozen=True)
 class InputPipeline:
-    """One core's work on the same photographs.
+    """Times of one core's work on the same photographs.
 
     Attributes:
-      num_images: photographs of a round.
+      num_images: photographs in a round.
       image_size: side of the crop.
       color_jitter: whether colours are changed.
-      timings: by name: PREPARE and DECODE, of all the photographs.
-      parts: seconds that the photographs take in each part of the preparation.
+      timings: times by name, PREPARE and DECODE, for all the photographs.
+      parts: seconds of each part of the preparation, for all the photographs.
     """
 
     num_images: int
@@ -50,7 +50,7 @@ class InputPipeline:
 
     @property
     def ratio(self) -> float:
-        """Samples prepared in the time that decodes one photograph."""
+        """Number of samples prepared in the time of decoding one photograph."""
         return self.timings[PREPARE].ratio_to(self.timings[DECODE])
 
 
@@ -66,10 +66,10 @@ def measure(
 
     Args:
       source: the prepared split.
-      options: of the run.
-      rounds: in which the two take turns.
-      num_images: of a round; fewer where the split has fewer.
-      seed: of the run.
+      options: options of the run.
+      rounds: number of rounds, in each of which both take a turn.
+      num_images: photographs in a round; fewer if the split has fewer.
+      seed: seed of the run.
     """
     num_images = min(num_images, len(source))
     sample_at = samples.TrainSampler(
@@ -81,7 +81,7 @@ def measure(
             sample_at(position)
 
     with _one_core():
-        # Only a prepared sample says which photograph it shows: another may stand in.
+        # The index is read from the sample, since it may show a substitute.
         indices = [int(sample_at(i)["example_index"]) for i in range(num_images)]
         photographs = [source[index].image_bytes for index in indices]
 
@@ -106,7 +106,7 @@ def measure(
 
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
-    """Keeps this thread on one core where the system can do that."""
+    """Keeps this thread on one core if the system can do that."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -120,7 +120,7 @@ def _one_core() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[dict[str, float]]:
-    """Seconds in each part of the preparation meanwhile."""
+    """Measures the seconds in each part of the preparation within a `with` block."""
     seconds = dict.fromkeys([part for part, *_ in _PARTS], 0.0)
     originals = [getattr(owner, name) for _, owner, name in _PARTS]
     for (part, owner, name), original in zip(_PARTS, originals, strict=True):
@@ -144,7 +144,7 @@ def _timed(function: Callable, seconds: dict[str, float], part: str) -> Callable
 
 
 def format_result(result: InputPipeline) -> str:
-    """Tables of the two rates, and of the parts of the preparation."""
+    """Returns tables of the two rates and of the parts of the preparation."""
     lines = [
         f"| one core, {result.num_images} photographs | time an image | ± | images/s |",
         "|---|---|---|---|",
@@ -173,7 +173,7 @@ def format_result(result: InputPipeline) -> str:
 
 
 def as_json(result: InputPipeline) -> dict[str, Any]:
-    """The numbers behind the tables; times in seconds, of all the photographs."""
+    """Returns the numbers behind the tables; times are seconds for all photographs."""
     return {
         "num_images": result.num_images,
         "image_size": result.image_size,

@@ -10,10 +10,10 @@ import jax
 
 
 def describe(*, torch_threads: int, with_torch: bool) -> dict[str, Any]:
-    """Devices and versions; gives torch as many threads as JAX takes processors.
+    """Returns devices and versions; gives torch as many threads as JAX has processors.
 
     Args:
-      torch_threads: of torch; 0 takes the processors of this process.
+      torch_threads: torch's threads; 0 takes one for each of the process's processors.
       with_torch: False leaves torch out.
     """
     found = {
@@ -35,7 +35,7 @@ def describe(*, torch_threads: int, with_torch: bool) -> dict[str, Any]:
 
 
 def format_description(found: dict[str, Any]) -> str:
-    """In a line."""
+    """Returns the description in one line."""
     return ", ".join(f"{name} {value}" for name, value in found.items())
 
 

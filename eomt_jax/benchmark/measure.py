@@ -1,4 +1,4 @@
-"""Times a config's network, training step, input pipeline and evaluation here."""
+"""Times a config's network, training step, input pipeline and evaluation."""
 
 import functools
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ def measure(
     """Prints a table for each measurement as soon as it is made.
 
     Args:
-      config: as configs/common.py lists it.
+      config: a ConfigDict as configs/common.py lists it.
       what: "inference", "train_step", "input_pipeline", "evaluation".
-      batch_sizes: of inference.
-      rounds: in which all that is compared takes turns.
-      num_images: that are evaluated a round, the first of config.dataset.eval_split.
-      torch_modes: keys of torch_rival.MODES to compare all but the input pipeline
-        with.
+      batch_sizes: batch sizes of inference.
+      rounds: number of rounds, in each of which all that is compared takes a turn.
+      num_images: images evaluated in a round, the first of config.dataset.eval_split.
+      torch_modes: keys of torch_rival.MODES to compare with; the input pipeline isn't
+        compared.
 
     Returns:
       The numbers, by measurement.

@@ -1,4 +1,4 @@
-"""How a program's memory grows with its batch, from what the compiler says of a few."""
+"""Estimates a program's memory at any batch size from a few compiled ones."""
 
 import dataclasses
 import math
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class MemoryLine:
-    """Bytes that a program takes: a part that stays, and so much for each image.
+    """Bytes that a program takes: a fixed part, and a part for each image.
 
     Attributes:
-      fixed: parameters, optimizer state, gradients and the like.
-      per_image: activations, mostly.
+      fixed: bytes of parameters, optimizer state, gradients and the like.
+      per_image: bytes for each image, mostly activations.
     """
 
     fixed: float
@@ -31,11 +31,11 @@ class MemoryLine:
         return cls(at_small - per_image * small, per_image)
 
     def at(self, batch: int) -> float:
-        """Returns the bytes of a batch."""
+        """Returns the bytes of a program with this batch size."""
         return self.fixed + self.per_image * batch
 
     def largest_batch(self, available: float) -> int:
-        """Returns how many images fit into `available` bytes; 0 where none does."""
+        """Returns how many images fit into `available` bytes; 0 if none does."""
         return max(0, math.floor((available - self.fixed) / self.per_image))
 
 
@@ -47,14 +47,14 @@ def passes_for(
     gradients: float,
     per_input: float,
 ) -> int | None:
-    """Returns in how many equal passes a batch fits; None where not even single images.
+    """Returns in how many equal passes a batch fits; None if no image does.
 
     Args:
       batch: images of an optimizer step.
-      line: of a step in one pass.
-      available: bytes.
-      gradients: bytes of the trained parameters: with several passes their sum is kept
-        beside those of the pass that runs.
+      line: memory of a step in one pass.
+      available: bytes that there are.
+      gradients: bytes of the gradients; with several passes their sum is kept beside
+        those of the current pass.
       per_input: bytes of an image and its targets, all of which wait on the device.
     """
     if line.largest_batch(available) >= batch:

@@ -1,4 +1,4 @@
-"""Devices that programs are compiled for without having them: TPU slices and GPUs."""
+"""Targets for compiling: TPU slices and GPUs that need not be present."""
 
 import dataclasses
 from typing import Any
@@ -9,10 +9,9 @@ class Device:
     """Speed and memory of one device of a target, as its maker describes it.
 
     Attributes:
-      flops: peak of products in the dtype that the recipes compute in, bfloat16, a
-        second.
+      flops: peak FLOPs a second of products in bfloat16, in which the recipes compute.
       memory: bytes that a program may use, a little less than the device has.
-      memory_bandwidth: bytes a second, of the device's main memory.
+      memory_bandwidth: bytes a second of the device's main memory.
       link_bandwidth: bytes a second that it sends to the target's other devices, over
         all its links.
     """
@@ -25,17 +24,17 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices to compile for, which need not be here.
+    """Devices to compile for, which need not be present.
 
     Attributes:
-      name: as it is given on the command line, "v5e:4x4" or "h100:8".
+      name: its name on the command line, such as "v5e:4x4" or "h100:8".
       num_chips: number of chips or cards; a TPU v4 chip is two devices.
       device: what one device can do.
-      devices: of JAX; nothing can run on them.
+      devices: JAX's devices; nothing can run on them.
       compiler: its name and version, on which the memory that a program takes depends.
       host_callbacks: whether programs that call Python can be compiled for it.
-      memory_limits: whether the bytes that a program reads and writes are counted well
-        enough to estimate its time with.
+      memory_limits: whether the count of bytes read and written is good enough to
+        estimate a program's time from it.
       larger: what to take when this target is too small.
       notes: sentences about what the compiler cannot know of the real device.
     """
@@ -55,8 +54,8 @@ def open_target(name: str) -> Target:
     """Returns the target called `name`, with devices to compile for.
 
     Args:
-      name: a TPU slice and its shape in chips, such as "v5e:4x4", or a GPU and how many
-        of it, such as "h100:8".
+      name: a TPU slice with its shape in chips, such as "v5e:4x4", or a GPU with the
+        number of cards, such as "h100:8".
 
     Raises:
       ValueError: there is no such target, or its compiler isn't installed.

@@ -1,4 +1,4 @@
-"""Times of jobs that take turns, so that a machine's moods meet all of them alike."""
+"""Times jobs that take turns, so that a machine's changes of speed affect all alike."""
 
 import dataclasses
 import statistics
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """How long one job took.
+    """Times of one job.
 
     Attributes:
-      name: of the job.
-      seconds: of each round.
-      first: of the call before the rounds, which compiles.
+      name: the job's name.
+      seconds: seconds of each round.
+      first: seconds of the call before the rounds, which compiles.
     """
 
     name: str
@@ -30,14 +30,14 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """Half the distance between the quartiles, as a part of the median."""
+        """Half the distance between the quartiles, as a share of the median."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return (high - low) / 2 / self.median
 
     def ratio_to(self, other: "Timing") -> float:
-        """How many times as long `other` took: the median over the rounds."""
+        """Returns how many times as long `other` took, as the median over rounds."""
         pairs = zip(other.seconds, self.seconds, strict=True)
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
@@ -45,12 +45,13 @@ class Timing:
 def take_turns(
     jobs: Mapping[str, Callable[[], Any]], *, rounds: int, warm_up: int = 1
 ) -> dict[str, Timing]:
-    """Runs each job once a round, in an order that turns from round to round.
+    """Runs each job once in every round, in an order that changes between rounds.
 
     Args:
-      jobs: each returns when all its work is done, or arrays of JAX to wait for.
-      rounds: how often each runs.
-      warm_up: calls after the first one that don't count either.
+      jobs: functions that return when their work is done, or return JAX arrays to
+        wait for.
+      rounds: how often each job runs.
+      warm_up: calls after the first one that aren't timed either.
     """
     names = list(jobs)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -65,10 +66,10 @@ def take_turns(
 
 
 def format_ratios(timings: Mapping[str, Timing], name: str, *ours: str) -> str:
-    """How many times as fast as `name` each of `ours` is, as columns of a table.
+    """Returns columns of a table: how many times as fast as `name` `ours` are.
 
-    A column is empty where that one of ours isn't timed. Each of ours is compared with
-    those before it alone.
+    A column is empty if that one of ours wasn't timed. Each of ours is compared only
+    with those before it.
     """
     compared = ours[ours.index(name) + 1 :] if name in ours else ours
     return " | ".join(
@@ -80,19 +81,20 @@ def format_ratios(timings: Mapping[str, Timing], name: str, *ours: str) -> str:
 
 
 class MatrixRate:
-    """The matrix products that this device does a second: what could be reached.
+    """A job that multiplies matrices, to measure the rate that this device can reach.
 
-    Called it multiplies once; beside other jobs it meets the same machine.
+    A call multiplies once. It takes turns with other jobs, so that it is measured under
+    the same conditions.
 
     Attributes:
-      flops: of one call.
+      flops: FLOPs of one call.
     """
 
     def __init__(self, dtype: Any, *, size: int = 0):
         """
         Args:
-          dtype: of the matrices.
-          size: of their sides; by default 2048, and 8192 on an accelerator.
+          dtype: type of the matrices.
+          size: length of their sides; by default 2048, and 8192 on an accelerator.
         """
         size = size or (2048 if jax.default_backend() == "cpu" else 8192)
         keys = jax.random.split(jax.random.key(0))

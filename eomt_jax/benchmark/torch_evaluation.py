@@ -1,4 +1,4 @@
-"""A panoptic evaluation with transformers, PyTorch and panopticapi's rules."""
+"""A panoptic evaluation by transformers and PyTorch, with panopticapi's rules."""
 
 import collections
 import contextlib
@@ -16,10 +16,10 @@ from eomt_jax.pipeline.samples import Source, load
 
 
 class TorchEvaluation:
-    """Photographs one by one through transformers' image processor and network.
+    """Evaluates photographs one by one by transformers' image processor and network.
 
-    The metric is counted on id maps in memory, which panopticapi itself reads from PNG
-    files that a prediction would have to write first.
+    The metric is counted on id maps in memory. panopticapi itself reads PNG files,
+    which would have to be written first.
 
     Attributes:
       parts: seconds of each part of every call.
@@ -40,11 +40,11 @@ class TorchEvaluation:
         Args:
           network: called as network(pixel_values=…).
           source: a split with panoptic annotations.
-          num_images: the first so many.
+          num_images: how many images are evaluated, the first of the split.
           image_size: side of the network's square input.
-          score_threshold: that a query must exceed.
-          device: of the network.
-          dtype: of the network, torch's.
+          score_threshold: score that a query must exceed.
+          device: torch's device of the network.
+          dtype: torch's dtype of the network.
         """
         import transformers
 
@@ -114,16 +114,16 @@ def make_rivals(
     num_images: int,
     score_threshold: float,
 ) -> dict[str, TorchEvaluation]:
-    """For evaluation.measure: one network, called in each of these modes.
+    """Returns the rivals for evaluation.measure: one network in several modes.
 
     Args:
-      params: ours, in host memory.
-      model: ours.
-      criterion: the recipe's.
+      params: parameters of our network, in host memory.
+      model: our network.
+      criterion: the recipe's `criterion`.
       source: a split with panoptic annotations.
       modes: keys of torch_rival.MODES.
-      num_images: the first so many of the split.
-      score_threshold: that a query must exceed.
+      num_images: how many images are evaluated, the first of the split.
+      score_threshold: score that a query must exceed.
     """
     rival = Rival(model, params, criterion)
     return {
@@ -140,7 +140,7 @@ def make_rivals(
     }
 
 
-# By class: Σ IoU, matched, wrong and missed segments.
+# Maps a class to Σ IoU and the numbers of matched, wrong and missed segments.
 Counts = collections.defaultdict[int, np.ndarray]
 
 
@@ -152,14 +152,14 @@ def add_counts(
     targets: Mapping[int, int],
     crowds: set[int],
 ) -> None:
-    """Adds one image, as panopticapi's pq_compute_single_core.
+    """Adds the counts of one image, as panopticapi's pq_compute_single_core does.
 
     Args:
-      counts: added to.
-      id_map: segment of each pixel, 0 none.
+      counts: counts that are added to.
+      id_map: segment of each pixel; 0 is none.
       predicted: class of each segment.
-      target_map: target of each pixel, 0 void.
-      targets: class of each target, crowds among them.
+      target_map: target of each pixel; 0 is void.
+      targets: class of each target, crowds included.
       crowds: targets that are crowds.
     """
     offset = 1 << 32

@@ -1,4 +1,4 @@
-"""transformers' EoMT with the architecture and the weights of one of ours."""
+"""Builds transformers' EoMT with the architecture and the weights of one of ours."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from eomt_jax.weights import huggingface
 
 
 def create_network(model: Network, params: Any, criterion: Any) -> Any:
-    """transformers' network with our architecture, weights and loss settings.
+    """Returns transformers' network with our architecture, weights and loss settings.
 
     Args:
-      model: ours.
+      model: our network.
       params: its parameters.
       criterion: the recipe's `criterion`.
 
     Returns:
-      The network in training mode; `huggingface.named_tensors` says which parameter of
-      ours each of its parameters is.
+      The network in training mode; `huggingface.named_tensors` maps our parameters to
+      its names.
 
     Raises:
       ValueError: transformers has no such network.

@@ -1,16 +1,16 @@
-r"""transformers' EoMT trained on our batches, to lay its loss curve beside ours.
+r"""Trains transformers' EoMT on our batches, to compare its loss curve with ours.
 
   python -m eomt_jax.benchmark.torch_reference --config=configs/coco_panoptic_vits_640_1x.py \
       --config.model.dtype=float32 --workdir=runs/reference --compare=runs/vits
 
 With the config of a run of train.py the reference sees the same batches in the same
 order, begins with the same weights, and has the same learning rates, weight decay, clip
-and mask probabilities at each step. Its own are the network, the loss, the matching,
-AdamW, and what torch draws at random: points and masked queries. So the curves agree
-statistically and not bit by bit. It computes in float32 whatever config.model.dtype.
+and mask probabilities at each step. The network, the loss, the matching and AdamW are
+its own, and torch draws its points and masked queries at random. So the curves agree
+statistically and not bit by bit. It always computes in float32.
 
 --workdir receives metrics.jsonl with the names that train.py writes, one record a step.
-Without --config only --compare is done, of what --workdir holds already.
+Without --config nothing is trained, and --compare takes the curve that --workdir holds.
 """
 
 import time
@@ -38,7 +38,7 @@ from eomt_jax.weights import huggingface, native
 
 PyTree = Any
 
-# Its names of the loss's weighted parts, and ours.
+# Maps its names of the loss's weighted parts to ours.
 LOSS_PARTS = {"loss_mask": "mask", "loss_dice": "dice", "loss_cross_entropy": "class"}
 
 
@@ -46,9 +46,9 @@ class Reference:
     """transformers' network and torch's AdamW under one run's schedules.
 
     Attributes:
-      network: the EomtForUniversalSegmentation, in training mode.
-      adamw: the optimizer; each of its groups knows its `optimizer.LeafRate`.
-      step: optimizer steps done.
+      network: an EomtForUniversalSegmentation in training mode.
+      adamw: the optimizer; each of its groups holds its `optimizer.LeafRate`.
+      step: number of optimizer steps done.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Reference:
         *,
         compile_options: Mapping[str, Any] | None = None,
     ):
-        """Begins where our run does.
+        """Builds the network with our initial parameters, and its optimizer.
 
         Args:
-          run: what the config describes.
+          run: setup of the config.
           params: our initial parameters.
-          compile_options: torch.compile's, for the network's blocks and heads. What is
-            between them, the loss with scipy in it and AdamW, stay as they are; None:
-            all does.
+          compile_options: options of torch.compile for the network's blocks and heads.
+            The code between them, the loss, which calls scipy, and AdamW are not
+            compiled; with None nothing is.
 
         Raises:
-          ValueError: the run freezes blocks, which the reference doesn't.
+          ValueError: the run freezes blocks, which the reference can't do.
         """
         import torch
 
@@ -109,7 +109,7 @@ class Reference:
         self.network.get_loss_dict = record
 
     def set_rates(self) -> tuple[float, float]:
-        """Gives each group its learning rate of the coming step: (head, ViT)."""
+        """Sets each group's learning rate for the next step; returns (head, ViT)."""
         head, vit = (float(rate(self.step)) for rate in self._rates)
         for group in self.adamw.param_groups:
             rate = group["rate"]
@@ -117,7 +117,7 @@ class Reference:
         return head, vit
 
     def loss(self, batch: Batch) -> Any:
-        """Total loss at the coming step's mask probabilities, with its graph."""
+        """Returns the total loss at the next step's mask probabilities and its graph."""
         import torch
 
         probs = np.array(self._mask_probs(self.step), np.float32)
@@ -128,7 +128,7 @@ class Reference:
         return self.network(pixels, mask_labels=masks, class_labels=classes).loss
 
     def train_step(self, batch: Batch) -> Scalars:
-        """One optimizer step; its metrics under the names that train.py gives them."""
+        """Makes one optimizer step; returns its metrics under train.py's names."""
         import torch
 
         head, vit = self.set_rates()
@@ -175,7 +175,7 @@ def _create_adamw(network: Any, model: Network, params: PyTree, options: Any) ->
 
 
 def pixel_values(images: UInt8[np.ndarray, "B H W 3"]) -> Any:
-    """Normalised float32 tensor [B, 3, H, W]."""
+    """Returns the images as a normalised float32 tensor [B, 3, H, W]."""
     import torch
 
     mean, std = np.array([IMAGENET_MEAN, IMAGENET_STD], np.float32)
@@ -184,7 +184,7 @@ def pixel_values(images: UInt8[np.ndarray, "B H W 3"]) -> Any:
 
 
 def target_lists(targets: Targets) -> tuple[list[Any], list[Any]]:
-    """Masks, float32 [n, H, W], and classes, int64 [n], of each image's n targets."""
+    """Returns masks, float32 [n, H, W], and classes, int64 [n], of each image."""
     import torch
 
     masks, classes = [], []
@@ -209,13 +209,14 @@ def train(
     num_steps: int = 0,
     devices: Sequence[Any] | None = None,
 ) -> Reference:
-    """Trains the reference as `loop.train` would train ours; from the start always.
+    """Trains the reference as `loop.train` would train ours, always from the start.
 
     Args:
-      config: as configs/common.py lists it.
-      workdir: folder for metrics.jsonl and TensorBoard files, not a run's of ours.
+      config: a ConfigDict as configs/common.py lists it.
+      workdir: folder for metrics.jsonl and TensorBoard files, other than that of a run
+        of train.py.
       num_steps: stops after so many steps of the schedules; 0 takes all of them.
-      devices: that our initial weights are made on; all that JAX sees unless given.
+      devices: devices that make our initial weights; by default all that JAX sees.
 
     Returns:
       The reference after its last step.

@@ -1,4 +1,4 @@
-"""transformers' EoMT as a rival in a benchmark: the same work on the same device."""
+"""Times transformers' EoMT at the same work on the same device, as a rival to ours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from eomt_jax.benchmark.torch_network import create_network
 from eomt_jax.benchmark.torch_reference import pixel_values
 from eomt_jax.models.network import Network
 
-# How torch.compile is called; eager isn't compiled.
+# Arguments of torch.compile; in the mode "eager" the network isn't compiled.
 MODES: dict[str, dict[str, Any] | None] = {
     "eager": None,
     "compiled": {},
@@ -19,22 +19,22 @@ MODES: dict[str, dict[str, Any] | None] = {
 
 
 class Rival:
-    """The network without masked attention, as it is in inference.
+    """transformers' network without masked attention, as in inference.
 
     Attributes:
-      device: "cuda" where JAX computes on a GPU, "cpu" otherwise.
-      dtype: torch's, of parameters and activations.
+      device: "cuda" if JAX computes on a GPU, "cpu" otherwise.
+      dtype: torch's dtype of parameters and activations.
     """
 
     def __init__(self, model: Network, params: Any, criterion: Any):
         """
         Args:
-          model: ours, whose architecture, dtype and weights it takes.
-          params: its parameters, in host memory.
-          criterion: the recipe's.
+          model: our network, whose architecture and dtype it takes.
+          params: our parameters, in host memory.
+          criterion: the recipe's `criterion`.
 
         Raises:
-          ValueError: JAX computes on a GPU, and this torch knows of none.
+          ValueError: JAX computes on a GPU, and this torch is built without CUDA.
         """
         import torch
 
@@ -43,7 +43,8 @@ class Rival:
             raise ValueError("this torch is built without CUDA: nothing to compare")
         self.dtype = getattr(torch, np.dtype(model.vit.dtype).name)
         network = create_network(model, params, criterion).eval()
-        # Kept at one it would mask, and predict before each block, in inference too.
+        # With probabilities of 1 it would use masked attention, and predict before each
+        # block, in inference too.
         network.attn_mask_probs.zero_()
         self._network = network.to(self.device, self.dtype)
 
@@ -59,7 +60,7 @@ class Rival:
     def job(self, images: np.ndarray, mode: str) -> Callable[[], Any]:
         """Returns a function that predicts masks and classes of `images` once.
 
-        The pixels lie on the device and are normalised already, which our network does
+        The pixels are on the device and already normalised, which our network does
         itself. `mode` is a key of MODES.
         """
         import torch

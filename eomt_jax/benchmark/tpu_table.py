@@ -1,11 +1,11 @@
-"""The table of docs/tpu_slices.md: on which slices the published recipes fit.
+"""Writes the table of docs/tpu_slices.md: on which slices the published recipes fit.
 
   python -m eomt_jax.benchmark.tpu_table
 
-Called in the repository, it compiles what docs/tpu_slices/ holds no numbers of, one
-recipe after another, which takes minutes each, and writes the table anew after each. It
-may be stopped anywhere and goes on when called again; to compile a recipe again, delete
-its file first. Names of recipes as arguments compile these alone.
+Run it in the repository. It compiles the recipes that have no numbers in
+docs/tpu_slices/, which takes minutes each, and writes the table after each of them. It
+may be stopped at any time and continues when it is run again; to compile a recipe
+again, delete its file first. Recipes named as arguments are compiled alone.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ _MARK = "<!-- written by eomt_jax.benchmark.tpu_table -->\n"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One recipe on one slice.
+    """A recipe and the slice that it is compiled for.
 
     Attributes:
-      recipe: file of configs/, without its ending.
-      slice_name: of libtpu.
-      options: what is set beside the recipe, as on the command line.
-      note: of what is special about it.
+      recipe: file of configs/ without its ending.
+      slice_name: libtpu's name of the slice.
+      options: fields that are set, as on the command line.
+      note: a remark on what is special about it.
     """
 
     recipe: str
@@ -56,8 +56,8 @@ class Plan:
         ]
 
 
-# One chip takes the published batch of 16 in 16 passes; large and base need remat for
-# that. The giant's state alone is larger than a chip of v5e.
+# One chip computes the published batch of 16 in 16 passes; large and base need remat
+# for that. The giant's state alone is larger than a v5e chip's memory.
 _ONE_CHIP = ("accumulation=16", "eval.batch_size=1")
 _REMAT = ("model.remat=True",)
 _FOUR_CHIPS = ("mesh.fsdp=4", "accumulation=4", "eval.batch_size=4")
@@ -104,7 +104,7 @@ _COLUMNS = (
     "images/s",
 )
 
-# Recipes whose programs are those of another: they differ in the number of steps.
+# Maps a recipe to others with the same programs, which differ in the number of steps.
 SAME = {
     "coco_panoptic_vits_640_1x": "coco_panoptic_vits_640_2x",
     "coco_panoptic_vitb_640_1x": "coco_panoptic_vitb_640_2x",
@@ -139,7 +139,7 @@ def write_table() -> None:
 
 
 def format_table() -> str:
-    """Markdown of all results there are."""
+    """Returns Markdown of all results that are there."""
     lines = ["", f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     rest = []
     for plan in PLANS:

@@ -1,4 +1,4 @@
-"""Slices of TPUs that aren't here, described by libtpu, and what their chips can do."""
+"""Targets of absent TPU slices, described by libtpu, and the speed of their chips."""
 
 import dataclasses
 import importlib.metadata
@@ -18,9 +18,9 @@ EXAMPLES = (
 )
 
 
-# Peak, bandwidths: docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e (read in 2026).
-# Links: half of the published number, which counts both directions.
-# Memory: what libtpu 0.0.51 says when a program is too large.
+# Peaks and bandwidths are from docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e (read
+# in 2026). Links are half of the published number, which counts both directions. Memory
+# is the number that libtpu 0.0.51 reports when a program is too large.
 CHIPS = {
     "v4": Device(275e12, 30.5 * 2**30, 1228e9, 150e9),
     "v5e": Device(197e12, 15.75 * 2**30, 819e9, 200e9),
@@ -46,8 +46,8 @@ def open_slice(name: str) -> Target:
             "compiling for a TPU needs its compiler, which is on PyPI and runs without "
             "a TPU: pip install 'eomt_jax[tpu]'"
         )
-    # libtpu looks for chips and for their machine's metadata, and locks both. Nothing
-    # here runs on a chip.
+    # libtpu would look for chips and for their machine's metadata, and lock both, which
+    # isn't needed to compile.
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"),
@@ -56,7 +56,7 @@ def open_slice(name: str) -> Target:
     ):
         os.environ.setdefault(variable, value)
     num_chips = math.prod(map(int, match[2].split("x")))
-    # To libtpu 0.0.42 one chip is no slice, unless its host has no more.
+    # libtpu 0.0.42 knows a slice of one chip only if its host has no other chip.
     options = {"chips_per_host_bounds": (1, 1, 1)} if num_chips == 1 else {}
     try:
         devices = topologies.get_topology_desc(name, "tpu", **options).devices

@@ -8,7 +8,7 @@ from collections import Counter
 
 from eomt_jax.benchmark.hlo import Array, Instruction, Module
 
-# They move nothing, or what they call is counted instead.
+# These move nothing, or the computations that they call are counted instead.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("while", "conditional", "call", "partition-id", "replica-id", "domain"),
@@ -16,7 +16,7 @@ _FREE = {
 }
 _LIBRARIES = ("__cublas", "__cudnn")
 
-# Attention kernels, by what the compiler calls them and, of a TPU's, their metadata.
+# Attention kernels, by the compiler's name or, for a TPU, by their metadata.
 _KERNELS = (
     ("cuDNN forward", re.compile(r'target="__cudnn\$fmha\w*?Softmax\w*(?<!Backward)"')),
     ("cuDNN backward", re.compile(r'target="__cudnn\$fmha\w*Backward"')),
@@ -29,8 +29,8 @@ def bytes_accessed(module: Module) -> int:
     """Returns the bytes that a run reads and writes in a device's main memory.
 
     Each kernel reads its operands and writes its results, as if nothing stayed in a
-    cache between kernels; of what is sliced or updated in place only that part counts.
-    Loops count as often as they run, of a conditional its dearest branch.
+    cache between kernels; for slices and updates in place only that part counts. Loops
+    count as often as they run, conditionals as their branch with the most bytes.
     """
     return _moved_by(module.entry, module)
 
@@ -38,13 +38,13 @@ def bytes_accessed(module: Module) -> int:
 def attention_kernels(module: Module) -> dict[str, int]:
     """Returns how often a run calls each kernel made for attention, by its name.
 
-    Empty where XLA alone computes attention, from matrix products and a softmax.
+    It is empty if XLA computes attention from matrix products and a softmax.
     """
     found: Counter[str] = Counter()
     for instruction, runs in module.instructions():
         if instruction.operation != "custom-call":
             continue
-        # A TPU's kernel has attributes of several lines before its metadata.
+        # The kernel's attributes may take several lines before its metadata on a TPU.
         described = f"{instruction.rest} {instruction.name}"
         for name, pattern in _KERNELS:
             if pattern.search(described):
@@ -64,7 +64,7 @@ def largest_array(module: Module) -> Array | None:
 
 
 def _moved_by(name: str, module: Module) -> int:
-    """Bytes that one run of a computation moves."""
+    """Returns the bytes that one run of a computation moves."""
     body = {one.name: one for one in module.computations[name]}
     total = 0
     for instruction in body.values():
@@ -84,7 +84,7 @@ def _moved(
     if operation in _FREE or operation.endswith(("-done", "-update")):
         return 0
     if operation.startswith("async"):
-        # The computation that it calls is counted where that runs.
+        # The computations that it calls are counted where they run.
         return 0
     operands = [body[name].bytes for name in instruction.operands if name in body]
     match operation:
@@ -103,7 +103,10 @@ def _moved(
 
 
 def _read_by(fused: tuple[Instruction, ...]) -> int:
-    """Bytes of a fusion's operands that it reads: of one that is only sliced, the slices."""
+    """Returns the bytes of its operands that a fusion reads.
+
+    For an operand that is only sliced, these are the bytes of the slices.
+    """
     users: dict[str, list[Instruction]] = {}
     for instruction in fused:
         for name in instruction.operands:
@@ -119,7 +122,7 @@ def _read_by(fused: tuple[Instruction, ...]) -> int:
 
 
 def _part(user: Instruction, operand: Instruction) -> int | None:
-    """Bytes of an operand that an instruction reads; None where it reads all of them."""
+    """Returns the bytes that an instruction reads of an operand; None if all."""
     if user.operation in ("dynamic-slice", "slice", "gather"):
         return user.bytes if user.operands[0] == operand.name else None
     if user.operation == "dynamic-update-slice" and user.operands[0] == operand.name:
@@ -128,7 +131,7 @@ def _part(user: Instruction, operand: Instruction) -> int | None:
 
 
 def _written_by(fused: tuple[Instruction, ...]) -> int:
-    """Bytes of a fusion's results that it writes: in place, what is updated."""
+    """Returns the bytes that a fusion writes; in place, those of the updates alone."""
     by_name = {instruction.name: instruction for instruction in fused}
     root = fused[-1]
     roots = (
@@ -148,7 +151,7 @@ def _written_by(fused: tuple[Instruction, ...]) -> int:
 
 
 def _without_workspace(call: Instruction) -> int:
-    """Bytes of a custom call's results, without the scratch memory of libraries."""
+    """Returns the bytes of a custom call's results, without its scratch memory."""
     if any(library in call.rest for library in _LIBRARIES) and len(call.arrays) > 1:
         return sum(a.bytes for a in call.arrays if a.dtype not in ("s8", "u8"))
     return call.bytes

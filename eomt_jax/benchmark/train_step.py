@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how long transformers' takes."""
+"""Times the parts of a training step, and transformers' step."""
 
 import contextlib
 import dataclasses
@@ -22,25 +22,25 @@ from eomt_jax.training.step import make_loss
 from eomt_jax.types import Array, Batch, Outputs, Targets
 
 OURS, PEAK = "eomt_jax", "matrix product"
-# Programs that hold ever more of the step; the differences are its parts.
+# Each of these programs does more of the step; the differences are its parts.
 FORWARD, LOSS, GRADIENT = "forward", "forward and loss", "without optimizer"
-# The loss of a prediction that lies ready, and its gradient; so too with as many rows of
-# padding again.
+# The loss of a finished prediction and its gradient, with the targets as they are, and
+# with twice as many rows, of which the added ones are padding.
 LOSS_ALONE, PADDED = "loss and its gradient", "loss, twice the padding"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """One training step, on a batch that lies ready.
+    """Times of a training step on a batch that is already on the device.
 
     Attributes:
-      batch_size: images.
-      num_targets: real ones in the batch.
-      max_targets: of an image, with padding.
-      timings: by name: OURS, its parts and, with rivals, "PyTorch, <mode>".
-      matching: seconds a step that scipy takes on the host.
-      data: seconds to read and prepare a batch, by all readers together.
-      flops: of forward and backward pass, nothing counted twice.
+      batch_size: images in the batch.
+      num_targets: targets in the batch, without padding.
+      max_targets: targets of an image, with padding.
+      timings: times by name: OURS, its parts and, with rivals, "PyTorch, <mode>".
+      matching: seconds of a step that scipy takes on the host.
+      data: seconds in which all readers together read and prepare a batch.
+      flops: FLOPs of forward and backward pass, without those of rematerialisation.
       peak: FLOPs a second of large matrix products, measured in the same rounds.
     """
 
@@ -54,7 +54,10 @@ class TrainStep:
     peak: float
 
     def parts(self) -> dict[str, float]:
-        """Seconds of each part of the step; what the compiler overlaps is nowhere."""
+        """Returns the seconds of each part of the step.
+
+        Time in which the compiler overlaps two parts is counted in neither.
+        """
         forward, loss, gradient, step = (
             self.timings[name].median for name in (FORWARD, LOSS, GRADIENT, OURS)
         )
@@ -68,11 +71,11 @@ class TrainStep:
 
 
 def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> TrainStep:
-    """Times the step that `run` trains with, at the mask probabilities it begins at.
+    """Times the step that `run` trains with, at its first mask probabilities.
 
     Args:
-      run: on one device where it is compared.
-      rounds: in which all take turns.
+      run: setup of the config; to be compared it must be on one device.
+      rounds: number of rounds, in each of which all take a turn.
       torch_modes: keys of torch_rival.MODES for transformers' network and loss with
         torch's AdamW, on the same batch.
     """
@@ -182,7 +185,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
 
 
 def _pad(targets: Targets) -> Targets:
-    """With as many rows again, all of them padding."""
+    """Returns the targets with twice as many rows; the added ones are padding."""
 
     def double(x: Array) -> Array:
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1])])
@@ -213,7 +216,10 @@ def _rivals(
 
 @contextlib.contextmanager
 def _watched() -> Iterator[list[float]]:
-    """Seconds of each call of the solver on the host, of what is traced meanwhile."""
+    """Measures the seconds of each call of the solver on the host.
+
+    It counts the calls of functions that are traced within the `with` block.
+    """
     solve, seconds = matcher.solve_on_host, []
 
     def timed(*arguments: Any) -> Any:
@@ -230,7 +236,7 @@ def _watched() -> Iterator[list[float]]:
 
 
 def format_result(result: TrainStep) -> str:
-    """Tables of the step, against its rival, and of its parts."""
+    """Returns tables of the step beside its rivals, and of its parts."""
     ours = result.timings[OURS]
     lines = [
         "| training step | batch | time | ± | images/s | ours is faster by |",
@@ -268,7 +274,7 @@ def format_result(result: TrainStep) -> str:
 
 
 def as_json(result: TrainStep) -> dict[str, Any]:
-    """The numbers behind the tables; times in seconds."""
+    """Returns the numbers behind the tables, with times in seconds."""
     return {
         "batch_size": result.batch_size,
         "num_targets": result.num_targets,
