@@ -1,1 +1,1 @@
-"""The networks: a plain ViT and EoMT on top of it."""
+"""Networks: a plain ViT, and EoMT on top of it."""

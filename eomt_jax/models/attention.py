@@ -1,4 +1,4 @@
-"""Self-attention in which some query rows may be closed to some patches.
+"""Self-attention in which learned queries may be kept from seeing some patches.
 
 Legend: B batch, N tokens, Q queries, D embedding, heads, Dh = D / heads, hw patches.
 """
@@ -19,7 +19,7 @@ from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
 
-# Which of query, key and value have a bias.
+# Indices of those of query, key and value that have a bias.
 QKV_BIASES = {"all": (0, 1, 2), "no_key": (0, 2), "none": ()}
 QKV_PARTS = ("query", "key", "value")
 
@@ -27,13 +27,13 @@ QKV_PARTS = ("query", "key", "value")
 class QkvProjection(nn.Module):
     """Projects tokens to queries, keys and values of all heads.
 
-    One product makes all three, or one each where `inference_params` has laid their
-    matrices apart.
+    One matrix product makes all three, or three products if `inference_params` has
+    split the matrix.
 
     Attributes:
-      num_heads: heads.
+      num_heads: number of heads.
       bias: a key of QKV_BIASES; a part without a bias has no parameter for it.
-      dtype: of the result.
+      dtype: type of the result.
     """
 
     num_heads: int
@@ -64,7 +64,7 @@ class QkvProjection(nn.Module):
     def one_by_one(
         self, x: Float[Array, "B N D"]
     ) -> tuple[Float[Array, "B N heads Dh"], ...]:
-        """The projections, with parameters of `inference_params`."""
+        """Returns the projections, with the split matrices of `inference_params`."""
         batch, num_tokens, embed_dim = x.shape
         outs = []
         for part in QKV_PARTS:
@@ -74,23 +74,23 @@ class QkvProjection(nn.Module):
             bias: Any = self.get_variable("params", f"{part}_bias")
             if bias is not None:
                 out = out + jnp.asarray(bias, self.dtype).reshape(-1)
-            # A GPU's compiler would make one product of all products of x.
+            # Without the barrier a GPU's compiler would join the products of x to one.
             x, out = jax.lax.optimization_barrier((x, out))
             outs.append(out.reshape(batch, num_tokens, *kernel.shape[1:]))
         return tuple(outs)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over queries, prefix tokens and patches, scaled.
+    """Multi-head self-attention over queries, prefix tokens and patches; LayerScale.
 
-    `patch_mask` closes pairs of a query and a patch and nothing else. So only the
-    query rows, the first in the sequence, take the masked path, and the many rows of
-    prefix and patches keep the plain one, which every platform has a kernel for.
+    `patch_mask` only keeps queries from attending to patches. So the rows of queries,
+    which are the first, are computed with a mask, and the many rows of prefix and
+    patches without one, for which every platform has a kernel.
 
     Attributes:
-      num_heads: heads.
+      num_heads: number of heads.
       qkv_bias: see QkvProjection.
-      dtype: of activations.
+      dtype: type of activations.
     """
 
     num_heads: int

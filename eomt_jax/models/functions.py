@@ -1,8 +1,8 @@
-"""Functions with gradients of their own.
+"""Functions with hand-written gradients.
 
-What JAX derives would keep more for the backward pass than it costs to compute again,
-or goes by ways that a CPU is slow at. The barriers are for XLA, which would see that it
-has computed something before, and keep that.
+JAX's own gradients would store values that are cheap to compute again, or would use
+operations that are slow on a CPU. The barriers keep XLA from recognising that the
+backward pass repeats a computation, and from storing its result instead.
 
 Legend: B batch, D embedding, h w map.
 """
@@ -21,15 +21,15 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def backward_in_turn(x: Any, branch: Any) -> tuple[Any, Any]:
-    """Both as they are; the branch's backward pass waits for the gradient of x.
+    """Returns its arguments; the branch's backward pass waits for the gradient of x.
 
-    For what is computed from x and again in the backward pass. The losses' gradients
-    are there at once, for all branches that leave a trunk: XLA may then compute them
-    all anew side by side, and hold them all.
+    Use it for a branch whose values are computed again in the backward pass. The losses
+    of all branches have their gradients early, so XLA could compute the values of all
+    branches again at the same time, and would hold them all in memory.
 
     Args:
-      x: an array, or a tree of them, that the trunk goes on with.
-      branch: of x.
+      x: an array, or a tree of them, with which the network goes on.
+      branch: a value that depends on x.
     """
     return x, branch
 
@@ -42,9 +42,9 @@ backward_in_turn.defvjp(
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The exact GELU by erf, as PyTorch has it.
+    """Returns the exact GELU, computed by erf as in PyTorch.
 
-    jax.nn.gelu's goes by erfc, which XLA makes of several functions on a CPU.
+    jax.nn.gelu uses erfc, which XLA computes by several functions on a CPU.
     """
     return 0.5 * x * _twice_normal_cdf(x)
 
@@ -80,16 +80,16 @@ def layer_norm(
 ) -> Float[Array, "*shape D"]:
     """Normalises the last axis in float32, and returns float32.
 
-    Not flax's: the two-pass variance is what other frameworks compute, and bfloat16
-    activations must not be squared in bfloat16.
+    flax's layer norm isn't used: the variance is computed in two passes, as in other
+    frameworks, and bfloat16 activations must not be squared in bfloat16.
 
     Args:
-      x: to normalise.
-      scale: of the result.
-      bias: of the result.
-      epsilon: is added to the variance.
-      on_gpu: whether the gradients of scale and bias read `x` once more. A GPU's
-        compiler would write out their terms in float32, to sum them up afterwards.
+      x: activations to normalise.
+      scale: factor of the result.
+      bias: added to the result.
+      epsilon: added to the variance.
+      on_gpu: whether the gradients of scale and bias read `x` once more. Otherwise a
+        GPU's compiler would write their terms to memory in float32 before summing.
     """
     standardized, _ = standardize(x, epsilon)
     return standardized * scale + bias
@@ -98,7 +98,7 @@ def layer_norm(
 def standardize(
     x: Float[Array, "*shape D"], epsilon: float
 ) -> tuple[Float[Array, "*shape D"], Float[Array, "*shape 1"]]:
-    """Mean 0 and deviation 1 over the last axis, and what that multiplied by."""
+    """Returns x with mean 0 and deviation 1 over the last axis, and 1 / deviation."""
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
@@ -129,7 +129,7 @@ def standardize_gradient(
     standardized: Float[Array, "*shape D"],
     inverse: Float[Array, "*shape 1"],
 ) -> Float[Array, "*shape D"]:
-    """Of what was standardised, from the gradient of the result."""
+    """Backward pass of `standardize`: the gradient with respect to its input."""
     along = (gradient * standardized).mean(-1, keepdims=True)
     mean = gradient.mean(-1, keepdims=True)
     return inverse * (gradient - mean - standardized * along)
@@ -142,18 +142,18 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 def depthwise_conv3x3(
     x: Float[Array, "B h w D"], kernel: Float[Array, "3 3 D"], barriers: bool = False
 ) -> Float[Array, "B h w D"]:
-    """3×3 convolution of each channel by itself, zero padding 1.
+    """Convolves each channel with a 3×3 kernel of its own; the padding is one zero.
 
-    Nine shifted multiply-adds: XLA fuses them, while its grouped convolution is more
-    than ten times slower on CPU. The gradient is nine more; the one that JAX derives
-    keeps nine maps of x's size at a time.
+    It is computed by nine shifted multiply-adds, which XLA fuses; XLA's grouped
+    convolution is more than ten times slower on a CPU. The gradient has nine more;
+    JAX's own would hold nine maps of x's size at a time.
 
     Args:
       x: the map.
-      kernel: one of 3×3 for each channel.
-      barriers: whether XLA must write out the map before and after the convolution.
-        Without, it computes what comes before for each tap anew on a GPU, a GELU nine
-        times over.
+      kernel: 3×3 weights for each channel.
+      barriers: whether XLA must write the map to memory before and after the
+        convolution. Without barriers it computes the input again for each tap on a GPU,
+        such as a GELU nine times.
     """
     return _depthwise_forward(x, kernel, barriers)[0]
 
@@ -176,18 +176,19 @@ def _depthwise_backward(barriers, residuals, gradient):
 def _with_border(
     x: Float[Array, "B h w D"], barrier: bool
 ) -> Float[Array, "B h2 w2 D"]:
-    """`x` with a pixel of zeros around it, from which all nine maps are read.
+    """Returns `x` with a pixel of zeros around it, from which all nine maps are read.
 
-    Else XLA would see that the middle one is `x`, and on a CPU compute that anew.
+    Without a barrier XLA would see that the map in the middle is `x`, and compute it
+    again on a CPU.
     """
     return _unchanged(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), barrier)
 
 
 def _unchanged(x: Float[Array, "*shape"], barrier: bool) -> Float[Array, "*shape"]:
-    """Identity that XLA does not optimise away.
+    """Returns x; XLA does not optimise this identity away.
 
-    A GPU's compiler fuses across all but a barrier. What replaces it elsewhere can be
-    exported to other formats.
+    A GPU's compiler needs a barrier, or fuses across it. On other platforms the
+    identity is one that can be exported to other formats.
     """
     if barrier:
         return jax.lax.optimization_barrier(x)
@@ -195,7 +196,7 @@ def _unchanged(x: Float[Array, "*shape"], barrier: bool) -> Float[Array, "*shape
 
 
 def _shifted(padded: Float[Array, "B h2 w2 D"]) -> Iterator[Float[Array, "B h w D"]]:
-    """What each tap of a 3×3 kernel sees, row by row, of a map with a border."""
+    """Yields the map that each tap of a 3×3 kernel multiplies, row by row."""
     height, width = padded.shape[1] - 2, padded.shape[2] - 2
     for dy in range(3):
         for dx in range(3):
@@ -207,15 +208,15 @@ def _sum_taps(
 ) -> Float[Array, "B h w D"]:
     taps = zip(_shifted(padded), kernel.reshape(9, -1), strict=True)
     out = functools.reduce(operator.add, (shifted * tap for shifted, tap in taps))
-    # XLA's CPU backend gives chains that end in a reduction, such as a norm's, to a
-    # library, for which it would write out each shifted map.
+    # If a reduction follows, such as a norm's, XLA's CPU backend would call a library
+    # for the whole chain, and write each shifted map to memory for it.
     return _unchanged(out, barrier)
 
 
 def _sum_products(
     padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
 ) -> Float[Array, "9 D"]:
-    """Sums of each tap's products with the gradient, in float32."""
+    """Returns the sums of each tap's products with the gradient, in float32."""
     return jnp.stack(
         [
             jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
@@ -227,7 +228,10 @@ def _sum_products(
 def _sum_by_row(
     padded: Float[Array, "B h2 w2 D"], gradient: Float[Array, "B h w D"]
 ) -> Float[Array, "9 D"]:
-    """The same a row at a time: of whole maps XLA would write out nine on a CPU."""
+    """Returns what `_sum_products` does, computed row by row.
+
+    With whole maps XLA would write nine of them to memory on a CPU.
+    """
 
     def add_row(i, sums):
         rows = jax.lax.dynamic_slice_in_dim(padded, i, 3, axis=1)
@@ -248,9 +252,9 @@ def project(
 ) -> Float[Array, "*out"]:
     """Contracts the last axes of `x` with the first of `kernel`, as jnp.tensordot does.
 
-    The gradient of the kernel sums over all tokens of the batch. XLA writes out the
-    transposed activations for that on a CPU, unless they are plain matrices; elsewhere
-    to make them so is a copy itself, or moves shards.
+    The gradient of the kernel sums over all tokens of the batch. On a CPU XLA would
+    write transposed activations to memory for that, unless they are matrices. On other
+    platforms the reshape to matrices is a copy itself, or moves shards.
     """
     return jnp.tensordot(x, kernel, num_axes)
 
@@ -274,7 +278,7 @@ def _project_backward(num_axes, residuals, gradient):
 def _sum_tokens(
     x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
 ) -> Float[Array, "*axes"]:
-    """The gradient of a kernel that contracts so many axes of `x`."""
+    """Returns the gradient of a kernel that contracts `num_axes` axes of `x`."""
     tokens = tuple(range(x.ndim - num_axes))
     return jnp.tensordot(x, gradient, (tokens, tokens))
 
@@ -282,7 +286,7 @@ def _sum_tokens(
 def _sum_matrices(
     x: Float[Array, "*shape"], gradient: Float[Array, "*out"], *, num_axes: int
 ) -> Float[Array, "*axes"]:
-    """The same by a product of matrices."""
+    """Returns what `_sum_tokens` does, as a product of matrices."""
     tokens, axes = x.shape[: x.ndim - num_axes], x.shape[x.ndim - num_axes :]
     features = gradient.shape[len(tokens) :]
     rows = math.prod(tokens)
@@ -297,10 +301,10 @@ project.defvjp(_project_forward, _project_backward)
 def project_gelu(
     x: Float[Array, "*tokens C"], kernel: Float[Array, "C D"]
 ) -> Float[Array, "*tokens D"]:
-    """Product of gelu(x) and a kernel, of which the backward pass keeps x alone.
+    """Returns the product of gelu(x) and a kernel; keeps x alone for the gradient.
 
-    What goes into a feed-forward layer's second product is as large as what went into
-    its GELU, and cheap to compute again where arithmetic is.
+    The result of a feed-forward layer's GELU is as large as its input, and is cheap to
+    compute again on devices with fast arithmetic.
     """
     return project(gelu(x), kernel)
 

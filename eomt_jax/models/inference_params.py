@@ -1,4 +1,4 @@
-"""Parameters as inference wants them: nothing left to compute that every call repeats."""
+"""Prepares parameters for inference, so that no call repeats a computation on them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from eomt_jax.models.attention import QKV_BIASES, QKV_PARTS
 from eomt_jax.models.kernels.attention import choose_kernel
 
-# LayerScale multiplies the layer that its branch of a block ends with.
+# LayerScale multiplies the last layer of its branch of a block.
 _SCALED_LAYERS = {
     "layer_scale1": ("attention", "out"),
     "layer_scale2": ("mlp", "down"),
@@ -16,15 +16,16 @@ _SCALED_LAYERS = {
 
 
 def inference_params(params: Any, *, dtype: Any, head_dim: int, qkv_bias: str) -> Any:
-    """Returns the parameters in the form that costs least at each call.
+    """Returns the parameters in the form in which a call is fastest.
 
-    LayerScale is multiplied into the weights, all but the norms are cast, and where the
-    attention kernel wants it the matrices of queries, keys and values lie apart. It is
-    for inference alone, and for devices like those that it was made for.
+    LayerScale is multiplied into the weights, all but the norms are cast, and the
+    matrix of queries, keys and values is split if that is faster with the attention
+    kernel. The result is for inference alone, and for devices like those that it was
+    made on.
 
     Args:
-      params: of an EoMT or a ViT, in float32.
-      dtype: of activations.
+      params: parameters of an EoMT or a ViT, in float32.
+      dtype: type of activations.
       head_dim: channels of a head.
       qkv_bias: see attention.QkvProjection.
     """
@@ -50,5 +51,5 @@ def inference_params(params: Any, *, dtype: Any, head_dim: int, qkv_bias: str) -
 
 
 def _is_of_norm(path: tuple[str, ...]) -> bool:
-    """Norms compute in float32 whatever the dtype of activations is."""
+    """Returns whether a parameter is of a norm, which computes in float32 always."""
     return len(path) > 1 and path[-2] in ("norm", "norm1", "norm2")

@@ -1,4 +1,4 @@
-"""Layers that ViT and EoMT are built of.
+"""Layers of ViT and EoMT.
 
 Legend: B batch, N tokens, D embedding, h w patch grid.
 """
@@ -25,12 +25,13 @@ from eomt_jax.parallel.platform import current_platform
 
 Dtype = Any
 
-# timm truncates its normal(0.02) at ±2, a hundred standard deviations: a normal.
+# timm truncates its normal(0.02) at ±2, a hundred standard deviations, which changes
+# nothing.
 vit_init = nn.initializers.normal(0.02)
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
-    """U(±1/√fan_in): PyTorch's default for weights and biases of Linear and Conv."""
+    """Returns U(±1/√fan_in), PyTorch's default for weights and biases."""
     bound = 1.0 / math.sqrt(fan_in)
 
     def init(rng, shape, dtype=jnp.float32):
@@ -44,7 +45,7 @@ def _on_gpu() -> bool:
 
 
 class LayerNorm(nn.Module):
-    """functions.layer_norm with its parameters; returns the compute dtype."""
+    """Layer norm by functions.layer_norm; the result is in the compute dtype."""
 
     epsilon: float = 1e-6
     dtype: Dtype = jnp.float32
@@ -56,24 +57,24 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def affine(self, dim: int) -> tuple[Float[Array, " D"], Float[Array, " D"]]:
-        """Scale and bias by themselves."""
+        """Returns scale and bias."""
         scale = self.param("scale", nn.initializers.ones, (dim,))
         bias = self.param("bias", nn.initializers.zeros, (dim,))
         return jnp.asarray(scale), jnp.asarray(bias)
 
 
 class Dense(nn.Module):
-    """A linear layer over the last axes, with LayerScale after it where one is given.
+    """A linear layer over the last axes, with LayerScale after it if one is given.
 
-    The scale goes to the weights and not to the result: a pass over activations less,
-    and over their gradients.
+    LayerScale multiplies the weights and not the result, which saves a pass over the
+    activations and over their gradients.
 
     Attributes:
       features: D.
       num_axes: how many axes are contracted.
       kernel_init, bias_init: initializers.
       activates: whether it multiplies gelu(x) instead of x; see functions.project_gelu.
-      dtype: of the result.
+      dtype: type of the result.
     """
 
     features: int
@@ -104,12 +105,12 @@ class Dense(nn.Module):
 class PatchEmbedding(nn.Module):
     """Linear projection of square patches, as one matrix product.
 
-    It is a convolution whose stride is its size, with that layer's parameters.
+    It is a convolution whose stride is its size, with a convolution's parameters.
 
     Attributes:
       features: D.
-      patch_size: p, of both sides.
-      dtype: of the result.
+      patch_size: p, the length of both sides.
+      dtype: type of the result.
     """
 
     features: int
@@ -132,7 +133,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, Linear; scaled."""
+    """Linear, exact GELU, Linear and LayerScale."""
 
     hidden_dim: int
     dtype: Dtype = jnp.float32
@@ -149,8 +150,9 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """One projection to gate and value, packed in this order; SiLU(gate)·value; out,
-    scaled.
+    """SwiGLU: Linear to gate and value, SiLU(gate) · value, Linear and LayerScale.
+
+    The first layer's features are the gate's and then the value's.
     """
 
     hidden_dim: int
@@ -168,7 +170,7 @@ class SwiGlu(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Query tokens to mask embeddings: Linear, GELU, Linear, GELU, Linear."""
+    """Turns query tokens into mask embeddings: Linear, GELU, Linear, GELU, Linear."""
 
     dtype: Dtype = jnp.float32
 
@@ -212,7 +214,7 @@ class TransposedConv2x2(nn.Module):
 
 
 class DepthwiseConv3x3(nn.Module):
-    """`depthwise_conv3x3` with its kernel, without bias."""
+    """3×3 convolution of each channel, by `depthwise_conv3x3`, without bias."""
 
     dtype: Dtype = jnp.float32
 
@@ -240,7 +242,7 @@ class UpscaleBlock(nn.Module):
 
 
 class Upscale(nn.Module):
-    """Patch map to pixel features, `num_blocks` doublings."""
+    """Turns the patch map into pixel features, by `num_blocks` doublings."""
 
     num_blocks: int
     layer_norm_eps: float = 1e-6

@@ -1,4 +1,4 @@
-"""The product of mask embeddings and pixel features, with a gradient of its own.
+"""The product of mask embeddings and pixel features, with hand-written gradients.
 
 Legend: B batch, Q queries, D embedding, h w map.
 """
@@ -14,13 +14,13 @@ from eomt_jax.models.functions import layer_norm, standardize, standardize_gradi
 
 
 class PixelFeatures(flax.struct.PyTreeNode):
-    """Pixel features whose last norm is still to come.
+    """Pixel features before their last norm.
 
     Attributes:
-      maps: what is to be normalised, in the compute dtype.
-      scale: of the norm.
-      bias: of the norm.
-      epsilon: of the norm.
+      maps: the features before the norm, in the compute dtype.
+      scale: scale of the norm.
+      bias: bias of the norm.
+      epsilon: epsilon of the norm.
       on_gpu: see functions.layer_norm.
     """
 
@@ -31,19 +31,19 @@ class PixelFeatures(flax.struct.PyTreeNode):
     on_gpu: bool = flax.struct.field(pytree_node=False, default=False)
 
     def normalized(self) -> Float[Array, "B h w D"]:
-        """In the compute dtype."""
+        """Returns the normalised features in the compute dtype."""
         x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon, self.on_gpu)
         return x.astype(self.maps.dtype)
 
 
 class MaskFactors(flax.struct.PyTreeNode):
-    """Mask logits before their product, of which few are wanted.
+    """The two factors of mask logits, for when the logits of few queries are needed.
 
-    Indexed with queries, those of one image are their logits.
+    Indexing the factors of one image with queries returns the queries' logits.
 
     Attributes:
-      embeddings: of the queries.
-      features: of the pixels, normalised.
+      embeddings: mask embeddings of the queries.
+      features: normalised features of the pixels.
     """
 
     embeddings: Float[Array, "*B Q D"]
@@ -51,7 +51,7 @@ class MaskFactors(flax.struct.PyTreeNode):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the logits, [*B, Q, h, w]."""
+        """Shape of the logits, [*B, Q, h, w]."""
         *batch, height, width, _ = self.features.shape
         return (*batch, self.embeddings.shape[-2], height, width)
 
@@ -65,7 +65,7 @@ class MaskFactors(flax.struct.PyTreeNode):
         return logits.reshape(-1, height, width)
 
 
-# Queries of an image that a target is matched to, as a rule.
+# An image rarely has more targets, and so more matched queries, than this.
 FEW_QUERIES = 32
 
 
@@ -73,12 +73,12 @@ FEW_QUERIES = 32
 def mask_product(
     queries: Float[Array, "B Q D"], pixels: PixelFeatures
 ) -> Float[Array, "B Q h w"]:
-    """Products of mask embeddings and normalised pixel features, in float32.
+    """Returns products of mask embeddings and normalised pixel features, in float32.
 
-    The loss has a gradient for the masks of matched queries alone. So the gradients
-    are products of FEW_QUERIES where that is enough; but not on an accelerator, which
-    would have to wait for the answer. Of the pixel features nothing is kept but what
-    is to be normalised.
+    The loss has a gradient only for the masks of matched queries. So on a CPU the
+    gradients are computed for FEW_QUERIES if no more are matched; an accelerator would
+    have to wait for their number. Only the features before the norm are kept for the
+    backward pass.
     """
     return _product(queries, pixels)
 
@@ -110,10 +110,10 @@ def _gradients_on_gpu(
     pixels: PixelFeatures,
     gradient: Float[Array, "B Q h w"],
 ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """The gradients by products in the compute dtype, of maps as they lie in memory.
+    """Returns the gradients, by products in the compute dtype.
 
-    What JAX derives multiplies in float32, and writes out the features' gradient
-    transposed.
+    JAX's own would multiply in float32, and write the transposed gradient of the
+    features to memory.
     """
     queries, pixels = jax.lax.optimization_barrier((queries, pixels))
     features, vjp = jax.vjp(PixelFeatures.normalized, pixels)
@@ -129,7 +129,7 @@ def _derived_gradients(
     pixels: PixelFeatures,
     gradient: Float[Array, "B Q h w"],
 ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """As JAX has them."""
+    """Returns the gradients that JAX derives."""
     return jax.vjp(_product, queries, pixels)[1](gradient)
 
 
@@ -138,7 +138,7 @@ def _gradients_of_matched(
     pixels: PixelFeatures,
     gradient: Float[Array, "B Q h w"],
 ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """The same, whatever the number of queries that have a gradient."""
+    """Returns the gradients, computed for FEW_QUERIES if no more have a gradient."""
     if queries.shape[1] <= FEW_QUERIES:
         return _gradients(queries, pixels, gradient)
     matched = (gradient != 0).any((2, 3))
@@ -161,9 +161,9 @@ def _gradients(
     pixels: PixelFeatures,
     gradient: Float[Array, "B Q h w"],
 ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-    """The same in few passes over the maps, in float32.
+    """Returns the gradients, by few passes over the maps, in float32.
 
-    What JAX derives has a CPU write out the norm's statistics at the maps' size.
+    With JAX's own, a CPU would write the norm's statistics to memory at the maps' size.
     """
     batch, _, _, dim = pixels.maps.shape
     maps = pixels.maps.reshape(batch, -1, dim)
@@ -171,7 +171,8 @@ def _gradients(
     embeddings = queries.astype(jnp.float32)
     standardized, inverse = standardize(maps, pixels.epsilon)
 
-    # Sums over pixels go by the maps as they lie, without the standardised ones.
+    # Sums over pixels use the maps before the norm, so that no standardised map is
+    # made.
     weights = gradient * inverse.swapaxes(1, 2)
     mean = maps.astype(jnp.float32).mean(-1, keepdims=True)
     sums = jnp.matmul(weights, maps) - jnp.matmul(weights, mean)

@@ -1,8 +1,8 @@
-"""Rotary positions of patches on the two axes of an image, as DINOv3 has them.
+"""Rotary positions of patches on the two axes of an image, as in DINOv3.
 
-A patch's row and column turn pairs of each head's channels by angles that are products
-of coordinate and frequency, so that attention between two patches depends on where one
-lies from the other. Source: DINOv3, arXiv 2508.10104; RoPE, arXiv 2104.09864.
+A patch's row and column rotate pairs of each head's channels by angles that are
+products of coordinate and frequency, so that attention between two patches depends on
+their relative position. Source: DINOv3, arXiv 2508.10104; RoPE, arXiv 2104.09864.
 
 Legend: B batch, R tokens, heads, Dh channels of a head, h w patch grid, hw patches.
 """
@@ -28,19 +28,19 @@ def patch_rotation(
     scale: Float[Array, ""] | float = 1.0,
     part: tuple[int, int] | None = None,
 ) -> Rotation:
-    """The rotation of each patch of a grid.
+    """Returns the rotation of each patch of a grid.
 
     Coordinates are the patches' centres, (y, x) from -1 to 1 over the image, whatever
-    its size. Of the Dh / 4 frequencies 1 / theta^(4 i / Dh) each turns two pairs of
-    channels, one by y and one by x; the channels of a pair lie Dh / 2 apart.
+    its size. Each of the Dh / 4 frequencies 1 / theta^(4 i / Dh) rotates two pairs of
+    channels, one by y and one by x; the channels of a pair are Dh / 2 apart.
 
     Args:
       grid_size: (h, w).
       head_dim: Dh, a multiple of 4.
       theta: base of the frequencies' periods.
       scale: factor on all coordinates; training draws it.
-      part: (rows, columns) of the grid's top left part, whose rotations are wanted; by
-        default those of all patches.
+      part: (rows, columns) of the grid's top left part whose rotations are returned; by
+        default all of the grid.
     """
     y, x = (
         (jnp.arange(count) + 0.5) / size * 2 - 1
@@ -56,10 +56,10 @@ def patch_rotation(
 def rotate_patches(
     x: Float[Array, "B R heads Dh"], rotation: Rotation, *, num_tokens: int
 ) -> Float[Array, "B R heads Dh"]:
-    """Turns the last hw of the first `num_tokens` tokens, which are the patches.
+    """Rotates the patches, which are the last hw of the first `num_tokens` tokens.
 
-    Queries and prefix tokens before them stay, and padding behind them. Computed in
-    float32, returned in x's dtype.
+    Queries and prefix tokens before them don't change, nor does padding behind them. It
+    computes in float32 and returns x's dtype.
     """
     num_others = num_tokens - len(rotation.cos)
     others, patches, padding = jnp.split(x, [num_others, num_tokens], axis=1)

@@ -92,7 +92,7 @@ class Block(nn.Module):
         return x + mlp(self.mlp_dim, self.dtype, name="mlp")(y, scale2)
 
     def layer_scale(self, name: str, dim: int) -> Float[Array, " D"] | None:
-        """A branch's LayerScale; None where `inference_params` has multiplied it in."""
+        """Returns a branch's LayerScale; None if it is multiplied into the weights."""
         if not self.is_initializing() and not self.has_variable("params", name):
             return None
         init = nn.initializers.constant(self.layer_scale_init)
@@ -100,23 +100,23 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images to tokens: class and register tokens first, then patches row by row.
+    """Turns images into tokens: class and register tokens, then patches row by row.
 
-    EoMT runs the pieces (`embed`, `blocks`, `norm`) itself to add its queries.
+    EoMT calls the parts (`embed`, `blocks`, `norm`) itself to add its queries.
 
     Attributes:
       embed_dim, depth, num_heads, mlp_dim: sizes.
       mlp_type: "gelu" or "swiglu".
-      qkv_bias: "all", "no_key" or "none": which of query, key and value have one.
+      qkv_bias: "all", "no_key" or "none": which of query, key and value have a bias.
       positions: "learned", an embedding added to the patches, or "rotary".
-      rope_theta: of rotary positions, see `rotary.patch_rotation`.
+      rope_theta: base of the rotary frequencies, see `rotary.patch_rotation`.
       rope_rescale: training draws a factor of all rotary coordinates from 1 / this to
-        this, evenly in its logarithm, where apply gets the rng stream "positions".
+        this, evenly in its logarithm, if apply gets the rng stream "positions".
       image_size: (H, W) in pixels, each a multiple of `patch_size`.
-      num_register_tokens: prefix tokens beside the class token.
-      layer_scale_init: of a network trained from scratch.
-      dtype: of activations; parameters, norms and softmax stay float32.
-      remat: recompute each block in the backward pass instead of keeping it; in an
+      num_register_tokens: number of prefix tokens beside the class token.
+      layer_scale_init: initial LayerScale of a network trained from scratch.
+      dtype: type of activations; parameters, norms and softmax stay float32.
+      remat: compute each block again in the backward pass instead of keeping it; in an
         EoMT each prediction too.
     """
 
@@ -139,7 +139,7 @@ class ViT(nn.Module):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """(h, w)."""
+        """Size (h, w) of the patch grid."""
         height, width = self.image_size
         return height // self.patch_size, width // self.patch_size
 
@@ -219,7 +219,7 @@ class ViT(nn.Module):
 
     @nn.nowrap
     def inference_params(self, params: Any) -> Any:
-        """Returns the parameters in the form that costs least at each call.
+        """Returns the parameters in the form in which a call is fastest.
 
         Args:
           params: the network's own or an EoMT's around it, in float32; call this under
@@ -235,7 +235,7 @@ class ViT(nn.Module):
     def embed(
         self, images: UInt8[Array | np.ndarray, "B H W 3"], *, cropped: bool = False
     ) -> Float[Array, "B N D"]:
-        """Tokens before the first block.
+        """Returns the tokens before the first block.
 
         Args:
           images: RGB of `image_size`.
@@ -276,7 +276,7 @@ class ViT(nn.Module):
             )
 
     def rotation(self, part: tuple[int, int] | None = None) -> Rotation | None:
-        """Rotary positions for all blocks of one pass; None where they are learned.
+        """Returns the rotary positions for all blocks; None if positions are learned.
 
         Args:
           part: (rows, columns) of the top left part of the grid; by default all of it.

@@ -1,1 +1,1 @@
-"""Attention by platform. `attention.py` is the entry, and chooses."""
+"""Kernels for attention; `attention.py` chooses one for the platform."""

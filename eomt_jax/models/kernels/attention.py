@@ -1,4 +1,4 @@
-"""Unmasked attention: which kernel computes it on the devices of a program.
+"""Chooses the kernel that computes unmasked attention on the devices of a program.
 
 Legend: B batch, R rows that attend, N tokens, M tokens with padding, heads, Dh channels
 of a head.
@@ -29,16 +29,16 @@ def _no_padding(num_tokens: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One way to compute unmasked attention.
+    """A kernel for unmasked attention.
 
     Attributes:
       name: "xla", "cpu", "cudnn" or "splash".
       attend: (query [B, R, heads, Dh], key [B, M, heads, Dh], value likewise, *,
         num_tokens) → [B, R, heads, Dh]; rows attend to the first `num_tokens` tokens.
-      padded_length: N → M.
-      splits_products: whether inference is faster if queries, keys and values are
-        products of their own. The kernel wants three arrays, and what one product
-        makes would have to be copied apart.
+      padded_length: function from N to M.
+      splits_products: whether inference is faster if queries, keys and values come from
+        three products. The kernel takes three arrays, and the result of a single
+        product would have to be copied into them.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Kernel:
 def choose_kernel(
     *, dtype: jnp.dtype, head_dim: int, platform: Platform | None = None
 ) -> Kernel:
-    """The fastest kernel for the devices that a program is traced for.
+    """Returns the fastest kernel for the devices that a program is traced for.
 
     Args:
-      dtype: of queries, keys and values.
+      dtype: type of queries, keys and values.
       head_dim: Dh.
       platform: the devices; by default those of `parallel.platform.current_platform`.
     """
@@ -74,7 +74,7 @@ def choose_kernel(
 
 
 def _all_tokens(function: Callable[..., Any]) -> Callable[..., Array]:
-    """Gives a function without padding the signature of those that know it."""
+    """Adds `num_tokens` to the arguments of a kernel that doesn't take padding."""
 
     def attend_to_all(query, key, value, *, num_tokens: int) -> Array:
         assert key.shape[1] == num_tokens
@@ -84,7 +84,7 @@ def _all_tokens(function: Callable[..., Any]) -> Callable[..., Array]:
 
 
 def _on_each_device(function: Callable[..., Any]) -> Callable[..., Array]:
-    """Runs a kernel that XLA cannot split on each device's own images and heads."""
+    """Runs a kernel that XLA cannot shard on each device's own images and heads."""
 
     def attend_split(query, key, value, *, num_tokens: int) -> Array:
         one_device = functools.partial(function, num_tokens=num_tokens)

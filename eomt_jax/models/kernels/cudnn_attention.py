@@ -1,4 +1,4 @@
-"""Attention on NVIDIA GPUs by cuDNN, which writes out neither logits nor weights.
+"""Attention on NVIDIA GPUs by cuDNN, which keeps logits and weights out of memory.
 
 Legend: B batch, R rows that attend, N tokens, heads, Dh channels of a head.
 """
@@ -17,7 +17,7 @@ Implementation = Literal["xla", "cudnn"]
 
 
 def supports(platform: Platform, *, dtype: jnp.dtype, head_dim: int) -> bool:
-    """Whether cuDNN has attention for these devices and activations."""
+    """Returns whether cuDNN has attention for these devices and activations."""
     return (
         platform.name == "gpu"
         and platform.compute_capability >= (8, 0)
@@ -34,16 +34,17 @@ def attend_by_cudnn(
     value: Float[Array, "B N heads Dh"],
     implementation: Implementation = "cudnn",
 ) -> Float[Array, "B R heads Dh"]:
-    """Scaled dot-product attention of all rows to all tokens.
+    """Returns scaled dot-product attention of all rows to all tokens.
 
-    cuDNN takes any number of rows and tokens in inference. Its backward pass wants even
-    ones, so that a forward pass with a gradient pads both.
+    cuDNN takes any number of rows and tokens in inference. Its backward pass requires
+    even numbers, so a forward pass with a gradient pads both.
 
     Args:
-      query: of the rows.
-      key: of all tokens.
-      value: of all tokens.
-      implementation: of jax.nn.dot_product_attention; "xla" for tests without a GPU.
+      query: queries of the rows.
+      key: keys of all tokens.
+      value: values of all tokens.
+      implementation: see jax.nn.dot_product_attention; "xla" is for tests without a
+      GPU.
     """
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
@@ -70,9 +71,9 @@ def attend_padded(
     *,
     implementation: Implementation,
 ) -> Float[Array, "B R heads Dh"]:
-    """Attention with a row and a token of padding where their numbers are odd.
+    """Returns attention, computed with padding to even numbers of rows and tokens.
 
-    The padding row attends too, so that it stays finite; its gradient is 0.
+    The row of padding attends too, so that it stays finite; its gradient is 0.
     """
     batch, num_rows, _, _ = query.shape
     num_tokens = key.shape[1]

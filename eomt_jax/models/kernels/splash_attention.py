@@ -20,25 +20,26 @@ from eomt_jax.parallel.platform import Platform
 
 _BLOCK = 128  # rows of one block: a TPU's tile, and the backward pass takes no other
 
-# Tokens whose keys and values the chip's memory (16 MB on v4 and v5e) holds at once: in
-# the gradient of keys and values, which needs sums in float32 too, and elsewhere.
+# Numbers of tokens whose keys and values fit into the chip's memory (16 MB on v4 and
+# v5e): in the gradient of keys and values, which also needs float32 sums, and
+# elsewhere.
 _MOST_IN_GRADIENT = 2048
 _MOST = 8192
 
 
 def supports(platform: Platform, *, dtype: jnp.dtype, head_dim: int) -> bool:
-    """Whether the kernel is made for these devices and activations."""
+    """Returns whether the kernel takes these devices and activations."""
     return platform.name == "tpu" and dtype == jnp.bfloat16 and head_dim % 64 == 0
 
 
 def padded_length(num_tokens: int) -> int:
-    """Returns M, the number of tokens that the kernel wants for N: blocks of equal size."""
+    """Returns M, to which N tokens are padded: blocks of equal size."""
     multiple = _BLOCK * _num_parts(num_tokens)
     return num_tokens + -num_tokens % multiple
 
 
 def _num_parts(num_tokens: int) -> int:
-    """Number of blocks of tokens in the gradient; N and M have the same number."""
+    """Returns the number of blocks of tokens in the gradient, the same for N and M."""
     return -(-num_tokens // _MOST_IN_GRADIENT)
 
 
@@ -50,14 +51,14 @@ def attend_by_splash(
     num_tokens: int,
     interpret: bool = False,
 ) -> Float[Array, "B R heads Dh"]:
-    """Scaled dot-product attention of all rows to the first tokens.
+    """Returns scaled dot-product attention of all rows to the first tokens.
 
     Args:
-      query: of the rows; padded here to whole blocks.
-      key: of all tokens and padding; M is `padded_length(num_tokens)`. To pad the
-        tokens before they become queries, keys and values takes one copy instead of
-        three.
-      value: likewise.
+      query: queries of the rows; they are padded to whole blocks here.
+      key: keys of all tokens and padding; M is `padded_length(num_tokens)`. The caller
+        pads the tokens before they become keys and values, which is one copy instead of
+        several.
+      value: values of all tokens and padding.
       num_tokens: N; tokens from there on are padding.
       interpret: runs the kernel without a TPU, for tests.
     """
@@ -66,8 +67,8 @@ def attend_by_splash(
     query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
     query = query * query.shape[-1] ** -0.5
     kernel = _kernel(num_heads, query.shape[1], key.shape[1], interpret)
-    # Tokens see those of their own segment. Every row is of the real tokens' segment,
-    # padding too: a row that sees nothing would not be finite.
+    # Rows attend to tokens of their own segment. All rows, also padding, are in the
+    # segment of the real tokens, since a row that attends to nothing is not finite.
     segments = splash.SegmentIds(
         q=jnp.zeros(query.shape[1], jnp.int32),
         kv=(jnp.arange(key.shape[1]) >= num_tokens).astype(jnp.int32),
@@ -78,7 +79,7 @@ def attend_by_splash(
 
 
 def _kernel(num_heads: int, num_rows: int, num_tokens: int, interpret: bool):
-    """The kernel for rows and tokens that are padded."""
+    """Returns the kernel for padded rows and tokens."""
     mask = splash_mask.MultiHeadMask(
         [splash_mask.FullMask((num_rows, num_tokens))] * num_heads
     )

@@ -1,4 +1,4 @@
-"""Attention by XLA's own matrix products: on any device, with or without a mask.
+"""Attention by XLA's own matrix products, on any device, with or without a mask.
 
 Legend: B batch, R rows that attend, N tokens, heads, Dh channels of a head.
 """
@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Logits of one image and head, rows × tokens, that exist at a time: all of them at 640
-# pixels (1605 × 1805); at 1280 all would take 4 GB an image and block of ViT-g.
+# The most logits of one image and head, rows × tokens, that exist at a time. At 640
+# pixels (1605 × 1805) these are all of them; at 1280 pixels all would take 4 GB for
+# each image and block of ViT-g.
 MAX_LOGITS = 2**22
 
-# exp of it, summed over a hundred thousand tokens, is still a number of float32.
+# exp of this, summed over a hundred thousand tokens, is finite in float32.
 MAX_EXPONENT = 75.0
 
 
@@ -25,20 +26,20 @@ def attend(
     value: Float[Array, "B N heads Dh"],
     mask: Bool[Array, "B R N"] | None = None,
 ) -> Float[Array, "B R heads Dh"]:
-    """Scaled dot-product attention, softmax in float32; False in `mask` closes.
+    """Returns scaled dot-product attention, with a softmax in float32.
 
-    Above MAX_LOGITS the rows go in equal chunks, one after the other. A row's numbers
-    are the same either way.
+    A row attends to a token unless `mask` is False there. Above MAX_LOGITS the rows are
+    computed in equal chunks, one after the other, with the same results.
 
-    The backward pass computes the weights of all pairs again, from two numbers that
-    are kept for each row: to write and to read them takes as long as the product that
-    they come from, and more memory than all else in a block.
+    The backward pass computes the weights of all pairs again, from two numbers that are
+    kept for each row. To write the weights and to read them would take as long, and
+    more memory than all else in a block.
     """
     return _forward(query, key, value, mask)[0]
 
 
 def _forward(query, key, value, mask, shifted=True):
-    # Heads first, so that each product is of matrices as they lie in memory.
+    # Heads come first, so that each product is of contiguous matrices.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     mask = None if mask is None else mask[:, None]
 
@@ -59,8 +60,8 @@ def _forward(query, key, value, mask, shifted=True):
 
 
 def _backward(kept, gradient):
-    # Without the barrier the compiler would recognise what the forward pass computed,
-    # and keep it until now.
+    # Without the barrier the compiler would recognise a value of the forward pass, and
+    # store it until here.
     rows, of_rows, key, value = jax.lax.optimization_barrier(kept)
     rows = (*rows, *of_rows, gradient.swapaxes(1, 2))
 
@@ -75,7 +76,7 @@ def _backward(kept, gradient):
         )
         of_logits = (weights * (of_weights - mean)).astype(key.dtype)
         products = (of_logits, _scaled(query)), (weights.astype(value.dtype), gradient)
-        # Over the chunks they are summed, which bfloat16 is too coarse for.
+        # The sums over chunks are in float32, since bfloat16 is too coarse.
         sums = tuple(
             total + jnp.matmul(x.swapaxes(2, 3), y, preferred_element_type=jnp.float32)
             for total, (x, y) in zip(sums, products)
@@ -99,16 +100,17 @@ def attend_on_cpu(
     key: Float[Array, "B N heads Dh"],
     value: Float[Array, "B N heads Dh"],
 ) -> Float[Array, "B R heads Dh"]:
-    """`attend` without the rows' maxima, where they aren't needed: a tenth faster.
+    """Returns what `attend` does, without computing row maxima if they aren't needed.
 
-    Softmax is the same of keys less their mean. Then each row's logits are 0 on
-    average, so that its exponentials don't all vanish, and none of them exceeds the
-    length of the longest query times that of the longest key. Where that is at most
-    MAX_EXPONENT none overflows. (A DINOv2 ViT-S on photographs of COCO at 640 pixels:
-    in all blocks but the first. With the mean, in eight of twelve.)
+    That is a tenth faster. The softmax doesn't change if the mean is subtracted from
+    the keys. Then each row's logits are 0 on average, so that its exponentials don't
+    all vanish, and no logit exceeds the length of the longest query times that of the
+    longest key. If that is at most MAX_EXPONENT, no exponential overflows. (With a
+    DINOv2 ViT-S on photographs of COCO at 640 pixels this holds in all blocks but the
+    first; without subtracting the mean it holds in eight of twelve.)
 
-    A forward pass with a gradient takes the maxima. So would an accelerator, which
-    would have to wait for the lengths.
+    A forward pass with a gradient computes the maxima. An accelerator would have to
+    wait for the lengths, so it doesn't use this function.
     """
     key = key - key.mean(1, keepdims=True)
     longest_query, longest_key = (
@@ -157,18 +159,18 @@ def _over_chunks(
 
     Args:
       function: see jax.lax.scan.
-      carry: at first.
+      carry: the first carry.
       rows: arrays [B, 1 or heads, R, anything], or None.
-      num_tokens: that each row attends to.
+      num_tokens: number of tokens that each row attends to.
 
     Returns:
-      The last carry, and what belongs to the rows, as they lie.
+      The last carry, and the results for the rows in their order.
     """
     num_rows = rows[0].shape[2]
     num_chunks = -(-num_rows * num_tokens // MAX_LOGITS)
     if num_chunks == 1:
         return function(carry, rows)
-    # Whole tiles of an accelerator.
+    # Chunks are whole tiles of an accelerator, of 8 rows.
     chunk_rows = -(-num_rows // num_chunks // 8) * 8
 
     def split(x: Array) -> Array:
@@ -181,8 +183,8 @@ def _over_chunks(
         return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :num_rows]
 
     if carry is not None:
-        # A loop that begins with zeros has a TPU's compiler take the memory for them at
-        # any time: that of all blocks at once.
+        # Without the barrier a TPU's compiler may allocate the loop's initial zeros
+        # early, those of all blocks at the same time.
         carry, rows = jax.lax.optimization_barrier((carry, rows))
     carry, of_rows = jax.lax.scan(function, carry, jax.tree.map(split, rows))
     return carry, jax.tree.map(join, of_rows)
