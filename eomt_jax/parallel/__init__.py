@@ -1,1 +1,1 @@
-"""One mesh for every run: its axes, partition rules, processes and batches."""
+"""The mesh of a run: its axes, partition rules, processes and batches."""

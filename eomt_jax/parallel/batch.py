@@ -1,4 +1,4 @@
-"""Batches from the host onto the mesh."""
+"""Places batches of the host on the mesh."""
 
 import collections
 from collections.abc import Generator, Iterable
@@ -20,11 +20,11 @@ Tree = TypeVar("Tree")
 
 
 def place_batch(batch: Tree, mesh: Mesh) -> Tree:
-    """NumPy leaves with this process's rows → global arrays split over the mesh.
+    """Makes global arrays, split over the mesh, from this process's rows.
 
     Args:
-      batch: a tree of arrays [rows, …], the same number of rows in each process, and
-        the same rows in processes that are one `parallel.mesh.Reader`.
+      batch: a tree of NumPy arrays [rows, …], with the same number of rows in each
+        process, and the same rows in processes that are one `parallel.mesh.Reader`.
       mesh: from `parallel.mesh.create_mesh`.
     """
     rows = {np.shape(leaf)[0] for leaf in jax.tree.leaves(batch)}
@@ -42,14 +42,14 @@ def place_batch(batch: Tree, mesh: Mesh) -> Tree:
 
 
 def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
-    """Leaves [B, …] → [num_parts, B / num_parts, …], for a scan under jit.
+    """Reshapes leaves [B, …] to [num_parts, B / num_parts, …], for a scan under jit.
 
-    A part takes the same number of neighbouring rows from each device, so that none
-    moves.
+    A part takes the same number of neighbouring rows from each device, so that no row
+    moves to another device.
 
     Args:
-      batch: lies on the mesh as `place_batch` places it.
-      num_parts: divides the rows of each device.
+      batch: placed on the mesh as by `place_batch`.
+      num_parts: a divisor of the number of rows of each device.
       mesh: from `parallel.mesh.create_mesh`.
     """
     shards = num_batch_shards(mesh)
@@ -65,15 +65,15 @@ def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
 
 
 def local_rows(tree: Any) -> Any:
-    """The inverse of `place_batch`: this process's rows, as NumPy arrays."""
+    """Inverse of `place_batch`: returns this process's rows as NumPy arrays."""
     return jax.tree.map(lambda array: _rows(array.addressable_shards, array), tree)
 
 
 def owned_rows(tree: Any) -> Any:
-    """As `local_rows`, but each row of the global batch in one process alone.
+    """Returns this process's rows as NumPy arrays, each row in one process alone.
 
-    Where processes hold the same rows, that one has a row whose device comes first in
-    the mesh; the others may have none at all.
+    If several processes hold a row, the one whose device comes first in the mesh
+    returns it; a process may have no row at all.
 
     Raises:
       ValueError: not all leaves are split as the batch is.
@@ -103,12 +103,12 @@ def prefetch(
 ) -> Generator[Tree, None, None]:
     """Places batches ahead of their use, so that copies run while the device computes.
 
-    Closing the generator closes `batches` where it can be closed.
+    Closing the generator closes `batches` if that has a `close`.
 
     Args:
       batches: host batches, see `place_batch`.
       mesh: from `parallel.mesh.create_mesh`.
-      depth: batches on the device at once, the one in use not counted.
+      depth: batches on the device at the same time, without the one in use.
     """
     queue: collections.deque[Tree] = collections.deque()
     try:

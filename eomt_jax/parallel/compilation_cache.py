@@ -1,20 +1,20 @@
-"""Compiled programs kept on disk, so that a second process need not compile them."""
+"""Keeps compiled programs on disk, so that later processes need not compile them."""
 
 import jax
 from etils import epath
 
 DEFAULT_FOLDER = "~/.cache/eomt_jax"
-"""Of the commands; the library itself keeps nothing unless asked to."""
+"""Folder that the commands use; the library itself keeps no programs by default."""
 
 
 def enable_compilation_cache(
     folder: epath.PathLike, *, min_seconds: float = 1.0
 ) -> None:
-    """Keeps compiled programs in `folder` between processes; "" changes nothing.
+    """Makes JAX keep compiled programs in `folder`; "" changes nothing.
 
     Args:
-      folder: may be in a bucket.
-      min_seconds: programs that compile faster than that aren't kept.
+      folder: a folder, which may be in a bucket.
+      min_seconds: programs that compile in less time aren't kept.
     """
     if folder:
         path = epath.Path(folder).expanduser()

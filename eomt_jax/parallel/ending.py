@@ -1,4 +1,4 @@
-"""Several processes end together, and all of them say why."""
+"""Ends all processes of a run when one ends, with the same error message in all."""
 
 import contextlib
 import itertools
@@ -14,19 +14,19 @@ import jax
 
 from eomt_jax.parallel import processes
 
-# A process shows itself so often, and is taken for dead after such a silence: long
-# enough for a busy one, short enough that JAX's own heartbeats, which end a process
-# with no more than a stack of C++, come later.
+# A process gives a sign of life every BEAT_SECONDS, and counts as lost after
+# LOST_SECONDS without one. That is long enough for a busy process, and shorter than
+# JAX's own limit, which ends a process with nothing but a C++ stack trace.
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 25.0
-# What the last one to leave waits, so that the others have read why.
+# The first process waits this long before it ends, so that the others read the reason.
 _HEARD_SECONDS = 5.0
 
 _REASON = "eomt/reason"
 _BEATS = "eomt/beats"
 _HEARD = "eomt/heard"
 
-# Such errors are how the end of another process shows itself in this one.
+# Errors that match this are caused by the end of another process.
 _ECHO = re.compile(
     r"Gloo|NCCL|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|Socket closed"
     r"|Connection (closed|reset|refused)|heartbeat|barrier|Barrier"
@@ -34,23 +34,23 @@ _ECHO = re.compile(
 
 
 def ending_together() -> contextlib.AbstractContextManager[Any]:
-    """Around a whole run: what ends one process ends all, and all say the same reason.
+    """Returns a context for a run, in which an error in one process ends all processes.
 
-    An error in one process is told to the others, which may wait for it in a collective
-    that never ends; all print it, with the number of the process, and exit with code 1.
-    So they do when a process was killed, or no longer shows itself. Leaving without an
-    error, or by SystemExit with code 0 or EX_TEMPFAIL ("run me again"), waits for the
-    others. In a run of one process it does nothing.
+    The other processes may wait for the failed one in a collective that never ends. So
+    all print its error, with the number of the process, and exit with code 1. They do
+    the same when a process was killed or gives no sign of life. A process that leaves
+    without an error, or by SystemExit with code 0 or EX_TEMPFAIL ("run me again"),
+    waits for the others. In a run of one process the context does nothing.
     """
     return contextlib.nullcontext() if jax.process_count() == 1 else _Group()
 
 
 class _Group:
-    """The processes of a run as this one sees them.
+    """Watches the other processes of a run from this one.
 
-    Two threads watch while the main one computes. One waits for a reason to end, the
-    other shows that this process lives, and in the first process, beside which the
-    coordination service lives, looks whether the others do.
+    Two threads run beside the main one. One waits for a reason to end. The other gives
+    this process's signs of life; in the first process, which holds the coordination
+    service, it reads those of the others instead.
     """
 
     def __init__(self):
@@ -84,15 +84,16 @@ class _Group:
         if self._index == 0:
             self._client.key_value_set(_REASON, "")
         for thread in self._threads:
-            # Python may not end while one of them waits in C++.
+            # Python must not exit while one of the threads waits in C++.
             thread.join()
 
     def _fail(
         self, reason: str, error: BaseException | None, *, with_traceback: bool = True
     ) -> None:
-        """Tells all, unless another process was quicker, and ends this one."""
+        """Reports an error to all, unless another process was first; ends this one."""
         if _is_echo(error):
-            # The process that caused it may still tell why, or be missed soon.
+            # The process that caused the error may still report it, or count as lost
+            # soon.
             time.sleep(LOST_SECONDS + 4 * BEAT_SECONDS)
         reason = f"process {self._index} of {self._count}: {reason}"
         with self._ending:  # before the other thread hears of it and ends the process
@@ -116,10 +117,11 @@ class _Group:
             self._end(reason)
 
     def _beat(self) -> None:
-        # From the first sign on: until a process comes here, JAX watches it.
+        # A process is watched from its first sign of life on. JAX watches it until
+        # then.
         seen: dict[int, tuple[str, float]] = {}
         for number in itertools.count():
-            # Should the service be gone, the other thread hears that.
+            # If the service is gone, the other thread notices.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 if self._index > 0:
                     self._client.key_value_set(
@@ -131,10 +133,11 @@ class _Group:
                 return
 
     def _miss(self, seen: dict[int, tuple[str, float]]) -> None:
-        """Ends the run when a process has gone silent.
+        """Ends the run when a process gives no sign of life any more.
 
         Args:
-          seen: each process's last sign of life, and when it was new; updated.
+          seen: each process's last sign of life, and when it was first read; this is
+            updated.
         """
         now = time.monotonic()
         for index, beat in self._numbered(_BEATS).items():
@@ -144,7 +147,7 @@ class _Group:
                 self._end(self._tell(_lost(index, self._count)))
 
     def _tell(self, reason: str) -> str:
-        """The reason that all have: this one, or another process's that came first."""
+        """Shares the reason; returns that of the first process that shared one."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(_REASON, reason)
         with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -160,13 +163,13 @@ class _Group:
             if self._index > 0:
                 self._client.key_value_set(f"{_HEARD}/{self._index}", "")
             deadline = time.monotonic() + _HEARD_SECONDS
-            # With this process the service goes that the others hear the reason from.
+            # The service from which the others read the reason ends with this process.
             while self._index == 0 and time.monotonic() < deadline:
                 if len(self._numbered(_HEARD)) == self._count - 1:
                     break
                 time.sleep(0.1)
-        # Not sys.exit: the main thread may wait in a collective, and leaving JAX's
-        # runtime in good order would wait for the others.
+        # sys.exit would not end a main thread that waits in a collective, and an
+        # orderly end of JAX's runtime would wait for the other processes.
         os._exit(1)
 
     def _numbered(self, folder: str) -> dict[int, str]:
@@ -176,7 +179,7 @@ class _Group:
 
 def _is_echo(error: BaseException | None) -> bool:
     while error is not None:
-        # A disk or a server out of reach is this process's own trouble.
+        # An OSError, such as an unreachable disk, is an error of this process itself.
         if not isinstance(error, OSError) and _ECHO.search(str(error)):
             return True
         error = error.__cause__ or error.__context__

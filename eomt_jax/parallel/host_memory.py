@@ -1,4 +1,4 @@
-"""What the allocator of a process that computes on a CPU does with freed memory."""
+"""Sets how the allocator handles freed memory in a process that computes on a CPU."""
 
 import ctypes
 import importlib.util
@@ -6,24 +6,25 @@ from importlib import metadata
 
 import jax
 
-# Of glibc's malloc.h.
+# Constants of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Has a process that computes on a CPU keep the memory it frees.
+    """Makes a process that computes on a CPU keep the memory that it frees.
 
-    XLA takes the temporary memory of a program, and of each large matrix product, in
-    one piece and frees it afterwards. By default glibc hands pieces of that size back
-    to the system, which then maps and clears every page anew: a quarter of the time of
-    a prediction, a third of that of a training step. And it gives each thread a heap of
-    its own, which can't keep more than 64 MB; so all threads get the same heap.
+    XLA allocates the temporary memory of a program, and of each large matrix product,
+    in one block and frees it afterwards. By default glibc returns blocks of that size
+    to the system, which then maps and clears every page again. That takes a quarter of
+    the time of a prediction, a third of that of a training step. By default each thread
+    also has a heap of its own, which can't keep more than 64 MB; here all threads share
+    one.
 
-    For commands, since these are settings of the whole process. Call it before
-    anything that starts JAX's threads, which keep the heap that they begin with; so
-    whether JAX will compute on a CPU is told by what is installed and by
-    JAX_PLATFORMS. Nothing changes where JAX can use an accelerator, or with another C
-    library than glibc.
+    Commands call it, since it changes the whole process. Call it before anything that
+    starts JAX's threads, which keep the heap that they begin with. So it can't ask JAX
+    for the platform, and looks at the installed packages and JAX_PLATFORMS instead.
+    It changes nothing if JAX can use an accelerator, or with another C library than
+    glibc.
     """
     if not _computes_on_cpu():
         return
@@ -37,11 +38,11 @@ def keep_freed_memory() -> None:
 
 
 def _computes_on_cpu() -> bool:
-    """Told without starting JAX's backend."""
+    """Returns whether JAX will compute on a CPU, without starting its backend."""
     platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     if platforms:
         return platforms == "cpu"
-    # Where JAX looks for libraries of accelerators.
+    # JAX looks for libraries of accelerators in these modules.
     modules = ("jax_plugins", "libtpu")
     return not (
         any(importlib.util.find_spec(module) for module in modules)

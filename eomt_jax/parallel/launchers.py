@@ -1,4 +1,4 @@
-"""Who started this process, and with how many others: TPU pods, SLURM, Open MPI."""
+"""Finds out which processes a TPU pod, SLURM or Open MPI started as one run."""
 
 import dataclasses
 import glob
@@ -8,22 +8,22 @@ import re
 import urllib.request
 from collections.abc import Mapping
 
-# The metadata server of a Google Cloud machine answers at once or is not there.
+# A Google Cloud machine has a metadata server, which answers at once.
 _METADATA = "http://{host}/computeMetadata/v1/instance/attributes/{name}"
 _METADATA_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """How a process joins the others of its run.
+    """Values with which a process joins the others of its run.
 
     Attributes:
-      coordinator: host:port of process 0; "" leaves finding it to JAX, which knows the
+      coordinator: host:port of process 0; "" lets JAX find it, which knows the
         launcher.
-      num_processes: of the run; None leaves it to JAX.
-      process_id: of this one, from 0; None leaves it to JAX.
-      local_device_ids: which of the machine's GPUs this process takes; None leaves it
-        to JAX: all, or under SLURM and Open MPI one GPU a process.
+      num_processes: number of processes in the run; None lets JAX find it.
+      process_id: number of this process, from 0; None lets JAX find it.
+      local_device_ids: which of the machine's GPUs this process takes; None lets JAX
+        choose: all, or under SLURM and Open MPI one GPU for each process.
       described: the coordinator in words, for messages.
     """
 
@@ -36,7 +36,7 @@ class Launch:
 
 @dataclasses.dataclass(frozen=True)
 class _Launcher:
-    """Names of the variables in which a launcher tells each process its place."""
+    """Names of the variables that a launcher sets in each process."""
 
     name: str
     num_processes: str
@@ -46,8 +46,8 @@ class _Launcher:
 
 
 # Open MPI comes first: mpirun may start its daemons by srun, and then SLURM's variables
-# count these. Of SLURM those of the step count: the shell of salloc and the script of
-# sbatch see SLURM_NTASKS too, and they are one process.
+# count the daemons. SLURM's variables of the step are read, since SLURM_NTASKS is also
+# set in the shell of salloc and the script of sbatch, which are a single process.
 _LAUNCHERS = (
     _Launcher(
         "Open MPI",
@@ -64,7 +64,7 @@ _LAUNCHERS = (
         "SLURM_STEP_TASKS_PER_NODE",
     ),
 )
-# What JAX reads to find the coordinator by itself.
+# The variables that JAX reads to find the coordinator by itself.
 _SELF_DETECTED = {
     "Open MPI": ("OMPI_MCA_orte_hnp_uri",),
     "SLURM": ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS"),
@@ -78,17 +78,18 @@ def find_launch(
     num_processes: int = 0,
     process_id: int = -1,
 ) -> Launch | None:
-    """How to join the others, or None for a run of one process.
+    """Returns how to join the other processes, or None for a run of one process.
 
-    What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID, else from Open MPI, SLURM or the TPU pod that this process runs on.
+    Values that are not given are read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID, or from Open MPI, SLURM or the TPU pod that this process runs
+    on.
 
     Args:
       environment: os.environ.
-      coordinator: host:port of process 0; "auto" leaves everything to JAX, which knows
-        Kubernetes besides.
-      num_processes: of the run; 0 where it is not given.
-      process_id: 0 to num_processes − 1; −1 where it is not given.
+      coordinator: host:port of process 0; "auto" leaves everything to JAX, which also
+        knows Kubernetes.
+      num_processes: number of processes in the run; 0 if not given.
+      process_id: 0 to num_processes − 1; −1 if not given.
 
     Raises:
       ValueError: a part is missing or contradicts another.
@@ -135,7 +136,7 @@ def find_launch(
 
 
 def _launched(environment: Mapping[str, str], launcher: _Launcher) -> Launch:
-    """A process of srun or mpirun, whose coordinator JAX finds."""
+    """Returns the launch of a process of srun or mpirun; JAX finds its coordinator."""
     missing = [
         name for name in _SELF_DETECTED[launcher.name] if name not in environment
     ]
@@ -169,11 +170,11 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
 def _local_devices(
     environment: Mapping[str, str], launcher: _Launcher | None
 ) -> tuple[int, ...] | None:
-    """This process's share of the GPUs that it sees.
+    """Returns the GPUs that this process takes of those that it sees.
 
-    JAX would take the GPU of the process's number on its machine: one of eight where a
-    single process was started for them all, and none where the launcher shows every
-    process its own GPU alone.
+    JAX would take the GPU with the process's number on its machine. That is one of
+    eight if a single process was started for all of them, and none if the launcher
+    shows each process only its own GPU.
     """
     if launcher is None or "JAX_LOCAL_DEVICE_IDS" in environment:  # which JAX reads
         return None
@@ -184,7 +185,7 @@ def _local_devices(
         num_gpus = len([name for name in visible.split(",") if name])
     if num_gpus <= 1:
         return (0,) if num_gpus else None
-    # "4", and in SLURM "4(x2),3" by machine.
+    # The variable is "4", or in SLURM "4(x2),3" for several machines.
     counts = re.sub(r"\(x\d+\)", "", environment.get(launcher.local_count, "1"))
     share = max(1, num_gpus // max(map(int, counts.split(","))))
     first = _number(environment, launcher.local_id, 0) * share
@@ -192,15 +193,15 @@ def _local_devices(
 
 
 def _num_pod_workers(environment: Mapping[str, str]) -> int:
-    """Machines of the TPU slices that this one is part of; 1 without a TPU."""
+    """Returns the number of machines of this TPU pod; 1 without a TPU."""
     if "tpu" not in (environment.get("JAX_PLATFORMS") or "tpu").split(","):
         return 1
     slices = _number(environment, "MEGASCALE_NUM_SLICES", 1)
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if name in environment:
             return slices * len(environment[name].split(","))
-    # Importing jax sets this where the machine has no TPU chip, so that a laptop never
-    # asks the network.
+    # Importing jax sets this variable if the machine has no TPU chip, so that a laptop
+    # never asks the network.
     has_library = importlib.util.find_spec("libtpu") or "TPU_LIBRARY_PATH" in os.environ
     if "TPU_SKIP_MDS_QUERY" in environment or not has_library:
         return 1
@@ -213,7 +214,7 @@ def _num_pod_workers(environment: Mapping[str, str]) -> int:
 
 
 def _metadata(environment: Mapping[str, str], name: str) -> str:
-    """What a Google Cloud machine says about itself; "" where nobody answers."""
+    """Returns an attribute of this Google Cloud machine; "" if no server answers."""
     host = environment.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         _METADATA.format(host=host, name=name), headers={"Metadata-Flavor": "Google"}

@@ -1,4 +1,4 @@
-"""The one mesh that every run uses, of any number of devices."""
+"""Creates the mesh of a run, for any number of devices."""
 
 import collections
 import dataclasses
@@ -16,14 +16,14 @@ BATCH_AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the state as 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Which rows of the global batches a process reads.
+    """The rows of the global batches that a process reads.
 
-    Processes whose devices hold the same rows are one reader, and each of them reads
-    all its rows: so it is where `tensor` spans processes.
+    Processes whose devices hold the same rows, as when `tensor` spans processes, are
+    one reader, and each of them reads all its rows.
 
     Attributes:
-      index: which of the batch's equal parts, 0 to count − 1.
-      count: parts; as many as processes where none share rows.
+      index: which of the batch's equal parts it reads, 0 to count − 1.
+      count: number of parts; that of processes if none share rows.
     """
 
     index: int
@@ -37,7 +37,7 @@ def create_mesh(
     *,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """A mesh of all devices with the axes `data`, `fsdp` and `tensor`.
+    """Returns a mesh of all devices with the axes `data`, `fsdp` and `tensor`.
 
     Args:
       data: copies of the model that each take their own part of the batch; -1 takes
@@ -45,7 +45,7 @@ def create_mesh(
       fsdp: devices that share one copy's parameters and optimizer state, and split
         the batch further.
       tensor: devices that share one copy's heads and feed-forward width.
-      devices: all of jax.devices() unless given.
+      devices: the devices; by default all of jax.devices().
 
     Raises:
       ValueError: the axes don't fit the devices, or processes would share some rows of
@@ -68,23 +68,23 @@ def create_mesh(
             f"{found} wants {data * fsdp * tensor} devices, but JAX sees {count}; set "
             "mesh.data = -1 to take them all"
         )
-    # jax.make_mesh would let an axis take part of a physical one on v5e alone.
+    # jax.make_mesh would let an axis take a part of a physical axis on v5e only.
     placed = mesh_utils.create_device_mesh(
         (data, fsdp, tensor), devices, allow_split_physical_axes=True
     )
-    # Auto axes: under the default, Explicit, optax's on-device assignment fails.
+    # With the default, Explicit, optax's assignment on the device fails.
     mesh = Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
     held_shards(mesh)  # raises
     return mesh
 
 
 def num_batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the mesh splits a batch."""
+    """Returns into how many parts the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def held_shards(mesh: Mesh) -> dict[int, tuple[int, ...]]:
-    """The batch's shards that each process's devices hold, by process.
+    """Returns the shards of the batch that each process's devices hold, by process.
 
     Raises:
       ValueError: processes hold partly the same shards, or some more than others.
@@ -109,11 +109,11 @@ def held_shards(mesh: Mesh) -> dict[int, tuple[int, ...]]:
 
 
 def reader_of(mesh: Mesh, *, process_index: int | None = None) -> Reader:
-    """The part of each global batch that a process reads.
+    """Returns the part of each global batch that a process reads.
 
     Args:
       mesh: from `create_mesh`.
-      process_index: of a process that has devices in the mesh; by default this one.
+      process_index: number of a process with devices in the mesh; by default this one.
     """
     held = held_shards(mesh)
     process_index = jax.process_index() if process_index is None else process_index
@@ -152,10 +152,10 @@ def check_accumulation(accumulation: int, batch_size: int, mesh: Mesh) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the first dimension over the batch axes."""
+    """Returns the sharding that splits the first dimension over the batch axes."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding with a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

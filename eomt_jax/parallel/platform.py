@@ -1,4 +1,4 @@
-"""The devices that a program is being traced for, which decide about its kernels.
+"""The devices that a program is being traced for, by which its kernels are chosen.
 
 A network does not say where it runs. `partition.apply_sharded` sets the platform from
 its mesh while it traces; a plain `model.apply` is traced for JAX's default device.
@@ -15,7 +15,7 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
-    """Properties of the devices that kernels are chosen by.
+    """Properties of devices by which kernels are chosen.
 
     Attributes:
       name: "cpu", "gpu", "tpu", or "any" for a program that must run on each.
@@ -37,14 +37,14 @@ _platform: contextvars.ContextVar[Platform | None] = contextvars.ContextVar(
 
 
 def platform_of(devices: Iterable[Any]) -> Platform:
-    """The platform that equal devices are together.
+    """Returns the platform of some devices, all of which are equal.
 
     Args:
-      devices: JAX's, which need not be attached to this machine.
+      devices: JAX's devices, which need not be attached to this machine.
     """
     device, *others = devices
     name: Any = {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform)
-    # AMD's GPUs have letters there.
+    # The capability of AMD's GPUs has letters.
     major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
     capability = (0, 0)
     if major.isdecimal() and minor.isdecimal():
@@ -63,7 +63,7 @@ def tracing_for(platform: Platform) -> Iterator[None]:
 
 
 def current_platform() -> Platform:
-    """The platform that `tracing_for` set, or JAX's default device outside of it."""
+    """Returns the platform that `tracing_for` set, or that of JAX's default device."""
     platform = _platform.get()
     if platform is not None:
         return platform

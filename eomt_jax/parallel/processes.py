@@ -1,4 +1,4 @@
-"""Runs of more than one process."""
+"""Joins the processes of a run, and lets them wait for one another."""
 
 import contextlib
 import math
@@ -18,12 +18,13 @@ from jax.experimental import multihost_utils
 
 from eomt_jax.parallel.launchers import Launch, find_launch
 
-# Until all must have come. JAX's own limit lies behind it, for where that is exceeded
-# the process is aborted in the middle of C++ with no word on what to do.
+# All processes must have joined by then. JAX's own limit is longer, since it aborts the
+# process in C++ without saying what to do.
 JOIN_SECONDS = 50
-# Without a sign of life JAX takes a process for dead and ends all others, as abruptly.
+# JAX takes a process for dead after this time without a sign of life, and aborts all
+# others in the same way.
 HEARTBEAT_SECONDS = 50
-# Processes that wait for one another wait on those at work, however long it takes.
+# At a barrier, processes wait for a busy one however long it takes.
 _BARRIER_MILLISECONDS = 24 * 3600 * 1000
 # A network folder may show a new file this late.
 _FOLDER_SECONDS = 20.0
@@ -38,18 +39,18 @@ def initialize(
 ) -> None:
     """Joins this process to the others; does nothing for a run of one process.
 
-    Call it before anything else of JAX. What is not given is found out, see
+    Call it before anything else of JAX. Values that are not given are found by
     `launchers.find_launch`.
 
     Args:
       coordinator: host:port of process 0.
-      num_processes: processes of the run; 0: not given.
-      process_id: 0 to num_processes − 1; −1: not given.
-      saves_on_sigterm: for training, which asks each step whether any process was told
-        to stop. False leaves SIGTERM as it was: it ends the process.
+      num_processes: number of processes in the run; 0 if not given.
+      process_id: 0 to num_processes − 1; −1 if not given.
+      saves_on_sigterm: for training, which asks at each step whether any process got a
+        SIGTERM. With False a SIGTERM ends the process.
 
     Raises:
-      ValueError: see `find_launch`; or process 0 cannot listen at its address.
+      ValueError: `find_launch` raises it, or process 0 cannot listen at its address.
     """
     if jax.distributed.is_initialized():
         return
@@ -86,7 +87,7 @@ def initialize(
 
 
 def _give_up(launch: Launch) -> None:
-    """Ends a process that the others, or some of them, have not joined in time."""
+    """Ends this process, since not all others have joined in time."""
     trouble = "it answers, but not all processes came; look at the logs of the others"
     if launch.process_id == 0:
         trouble = (
@@ -120,25 +121,25 @@ def _place(launch: Launch) -> str:
 
 
 def is_main() -> bool:
-    """True in the one process that writes logs and pictures."""
+    """Returns whether this is the one process that writes logs and pictures."""
     return jax.process_index() == 0
 
 
 def client() -> Any:
-    """The coordination service's client, of a run of several processes.
+    """Returns the client of the coordination service in a run of several processes.
 
-    It stores small texts under keys that all processes see, and knows barriers that
-    need no device.
+    It stores small texts under keys that all processes see, and has barriers that need
+    no device.
     """
-    # JAX has no public name for it; orbax and others take it from here, too.
+    # JAX has no public name for it; orbax and others also take it from here.
     return distributed.global_state.client
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when every process has called it; nothing to wait for in a single one.
+    """Waits until every process has called it; a single process doesn't wait.
 
     Args:
-      name: of the place in the program, once a run.
+      name: name of the place in the program, used once in a run.
     """
     if jax.process_count() > 1:
         client().wait_at_barrier(f"eomt/{name}", _BARRIER_MILLISECONDS)
@@ -146,13 +147,13 @@ def wait_for_all(name: str) -> None:
 
 @contextlib.contextmanager
 def in_turn(name: str) -> Iterator[None]:
-    """Runs its body first in process 0, then once a machine, then in all the others.
+    """Runs its body in process 0, then in one process of each machine, then in all.
 
-    So what one process leaves on a disk, all others that see this disk find, and
-    processes on machines of their own don't wait in a queue.
+    So a file that one process writes to a disk is there for all others that see the
+    disk, and processes on different machines need not wait for one another.
 
     Args:
-      name: of the place in the program, once a run.
+      name: name of the place in the program, used once in a run.
     """
     if jax.process_count() == 1:
         yield
@@ -174,7 +175,7 @@ def check_shared_folder(folder: epath.PathLike) -> None:
     """Raises ValueError unless all processes see the same `folder`.
 
     Args:
-      folder: exists, or is made by the first process.
+      folder: a folder, which the first process makes if it is missing.
     """
     if jax.process_count() == 1:
         return
@@ -202,7 +203,7 @@ def check_shared_folder(folder: epath.PathLike) -> None:
 
 
 def gather_rows(array: np.ndarray) -> np.ndarray:
-    """All processes' rows, in the order of the processes; every process must call it.
+    """Returns the rows of all processes, in their order; all processes must call it.
 
     Args:
       array: [rows, …] in host memory; the number of rows may differ by process.
@@ -211,8 +212,8 @@ def gather_rows(array: np.ndarray) -> np.ndarray:
         return array
     num_rows, row_shape = len(array), array.shape[1:]
     counts = multihost_utils.process_allgather(np.int32(num_rows)).tolist()
-    # As bytes: on its way through the devices nothing loses digits, and as many rows
-    # from each process as the fullest has.
+    # The rows pass through the devices as bytes, so that no digits are lost. Each
+    # process sends as many rows as the one with the most.
     row_bytes = array.dtype.itemsize * math.prod(row_shape)
     padded = np.zeros((max(counts), row_bytes), np.uint8)
     padded[:num_rows] = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, row_bytes)
