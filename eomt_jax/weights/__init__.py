@@ -1,1 +1,1 @@
-"""Checkpoints in and out: other libraries' formats and our own."""
+"""Reads and writes checkpoints, in other libraries' formats and our own."""

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 backbones, whoever named their tensors, as our ViT."""
+"""Reads DINOv2 and DINOv3 backbones, in several libraries' namings, as our ViT."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from eomt_jax.weights.wording import listed, shown
 
 
 def is_backbone(checkpoint: Checkpoint) -> bool:
-    """Whether the tensors are named as some DINO's are."""
+    """Returns whether the tensors have the names of a DINO in some library."""
     return detect_naming(checkpoint, BACKBONES) is not None
 
 
 def read_vit(
     checkpoint: Checkpoint, **options: Any
 ) -> tuple[Architecture, dict[str, Any]]:
-    """A ViT's architecture and float32 parameters at the checkpoint's own sizes.
+    """Returns a ViT's architecture and float32 parameters at the stored sizes.
 
     Args:
       checkpoint: the opened file or folder.
-      **options: of `infer_architecture`.
+      **options: see `infer_architecture`.
 
     Raises:
       ValueError: another architecture, tensors missing, unknown, misshapen or not

@@ -1,8 +1,8 @@
-"""Checksums of arrays, the same however these are split over devices.
+"""Checksums of arrays, which don't depend on how an array is split over devices.
 
-Σ bits[i] · (2i + 1) modulo 2³², over the elements in the order of NumPy. Integer sums
-don't depend on their order, and as odd factors have inverses, one changed element
-always changes the sum; of arbitrary damage one case in 2³² stays unnoticed.
+A checksum is Σ bits[i] · (2i + 1) modulo 2³², over the elements in the order of NumPy.
+Integer sums don't depend on their order. Odd factors have inverses, so one changed
+element always changes the sum; other damage is missed in one case of 2³².
 """
 
 import functools
@@ -17,16 +17,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.trees import leaves_by_path
 
-# Elements of a host array at a time, so that little memory is needed beside it.
+# A host array is summed by so many elements at a time, which saves memory.
 _CHUNK = 1 << 22
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """One for each array by its path, "vit/block_0/norm1/scale".
+    """Returns the checksum of each array by its path, as "vit/block_0/norm1/scale".
 
     Args:
-      tree: of jax.Arrays, summed up on their devices (all processes that hold some of
-        them must call this), or of NumPy arrays; elements of 1, 2 or 4 bytes.
+      tree: a tree of jax.Arrays, which are summed on their devices (all processes that
+        hold some of them must call this), or of NumPy arrays; elements have 1, 2 or 4
+        bytes.
     """
     sums = {}
     for name, leaf in leaves_by_path(tree).items():
@@ -35,14 +36,14 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def changed(tree: Any, wanted: Mapping[str, int]) -> list[str]:
-    """Paths of the arrays whose checksum isn't the one wanted, or isn't known."""
+    """Returns the paths of arrays whose checksum isn't the one wanted, or unknown."""
     found = checksums(tree)
     return sorted(name for name in found if found[name] != wanted.get(name))
 
 
 def _on_device(array: jax.Array) -> jax.Array:
-    # One small program for each shape and layout: of a whole state it would be a large
-    # one. Its result is asked for everywhere, that each process may read it.
+    # There is a small program for each shape and layout, since one for a whole state
+    # would be large. Its result is replicated, so that each process can read it.
     sharding = array.sharding
     if isinstance(sharding, NamedSharding):
         sharding = NamedSharding(sharding.mesh, PartitionSpec())
@@ -58,7 +59,7 @@ def _sum_program(sharding: Any) -> Any:
         bits = jax.lax.bitcast_convert_type(array, unsigned).astype(jnp.uint32)
         position = jnp.zeros(array.shape, jnp.uint32)
         for axis in range(array.ndim):
-            # As the position, modulo 2³².
+            # The stride is taken modulo 2³², like the position.
             stride = np.uint32(math.prod(array.shape[axis + 1 :]) % 2**32)
             position += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * stride
         return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)

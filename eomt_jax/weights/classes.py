@@ -1,4 +1,4 @@
-"""Which classes a checkpoint of another library was trained on, where that is told."""
+"""Finds the classes that a checkpoint of another library was trained on."""
 
 import json
 import re
@@ -15,9 +15,10 @@ PUBLISHED = re.compile(r"(?P<dataset>[a-z0-9]+_[a-z]+)_eomt_[a-z]+_(?P<size>\d+)
 
 
 def published_name(path: str) -> tuple[str, int | None]:
-    """Dataset and image size of one of the release's names within a path.
+    """Returns dataset and image size of one of the release's names within a path.
 
-    ("", None) where there is none. An example: coco_panoptic_eomt_large_640_dinov3.
+    An example of a name is coco_panoptic_eomt_large_640_dinov3. Without a name the
+    result is ("", None).
     """
     found = [m for m in PUBLISHED.finditer(path) if m["dataset"] in _datasets()]
     return (found[-1]["dataset"], int(found[-1]["size"])) if found else ("", None)
@@ -30,11 +31,11 @@ def find_dataset_info(
     config: dict[str, Any],
     processor: dict[str, Any],
 ) -> tuple[DatasetInfo | None, list[str]]:
-    """The classes of a checkpoint, and what its user should know of them.
+    """Returns the classes of a checkpoint, and notes on them for the user.
 
     Args:
-      path: of the checkpoint, or its name on the hub; also for messages.
-      num_classes: that its class head has.
+      path: path of the checkpoint, or its name on the hub; also for messages.
+      num_classes: number of classes of its class head.
       config: its config.json; empty if there is none.
       processor: its preprocessor_config.json; empty if there is none.
 
@@ -73,7 +74,7 @@ def _own_info(path: str, num_classes: int, value: Any) -> DatasetInfo:
 
 
 def _labels(path: str, num_classes: int, config: dict[str, Any]) -> list[str]:
-    """Names in label order; empty if there are none but placeholders."""
+    """Returns the names in label order; none if they are only placeholders."""
     labels = config.get("id2label")
     if labels is None:
         return []

@@ -1,4 +1,4 @@
-"""What the config.json beside a checkpoint says, and whether it is true."""
+"""Reads the config.json beside a checkpoint, and checks it against the weights."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from eomt_jax.weights.wording import shown
 
 
 def config_size(checkpoint: Checkpoint, patch_size: int) -> tuple[int, int] | None:
-    """(height, width) of the config.json in whole patches, if it has one."""
+    """Returns the (height, width) of a config.json in whole patches, if it has one."""
     size = checkpoint.config.get("image_size")
     if size is None:
         return None
@@ -27,7 +27,7 @@ def config_size(checkpoint: Checkpoint, patch_size: int) -> tuple[int, int] | No
 
 
 def config_theta(checkpoint: Checkpoint) -> Any:
-    """The base of the rotary periods, which moved within config.json."""
+    """Returns the base of the rotary periods, from either of its places."""
     config = checkpoint.config
     rope = config.get("rope_parameters") or {}
     if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
@@ -43,7 +43,7 @@ def config_theta(checkpoint: Checkpoint) -> Any:
 def check_config(
     checkpoint: Checkpoint, naming: Naming, architecture: Architecture
 ) -> None:
-    """The config.json of a Hugging Face folder must describe the same network."""
+    """Raises ValueError if a Hugging Face config.json describes another network."""
     a, config = architecture, checkpoint.config
     types = naming.model_types
     if types and config.get("model_type", types[0]) not in types:
@@ -64,7 +64,7 @@ def check_config(
         "patch_size": a.patch_size,
         "num_register_tokens": a.num_register_tokens,
         "num_channels": 3,
-        # A SwiGLU of DINOv2 has its own activation, whatever the config says.
+        # A SwiGLU of DINOv2 has SiLU, whatever the config says.
         "hidden_act": "silu" if gated and rotary else "gelu",
         "use_gated_mlp" if rotary else "use_swiglu_ffn": gated,
     }

@@ -1,10 +1,10 @@
-"""Checkpoints that hold the difference to a backbone, and need it to be whole.
+"""Checkpoints that hold differences to a backbone, which must be added to it.
 
-DINOv3's licence keeps its weights where they are. So the release publishes its EoMT with
-DINOv3 as what training changed: each tensor of the encoder is to be added to the
-backbone's, and the heads, which DINOv3 has none of, are as they are. The release adds
-everything that its encoder has, constants of the pixels' normalisation included; so these
-are 0 in such a file, and tell it from a whole model.
+DINOv3's licence doesn't allow others to publish its weights. So the release publishes,
+for its EoMT with DINOv3, the differences that training made: each tensor of the encoder
+is to be added to the backbone's. The heads, which DINOv3 doesn't have, are whole. The
+encoder's tensors include the constants of the pixels' normalisation, whose difference
+is 0; so these tell such a file from a whole model.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ PUBLISHED_BACKBONES = {
     1280: "vith16plus",
     4096: "vit7b16",
 }
-# Fields of a ViT that the parameters settle.
+# Fields of a ViT that the parameters determine.
 SETTLED = (
     "embed_dim",
     "depth",
@@ -41,15 +41,15 @@ SETTLED = (
 
 
 def is_delta(checkpoint: Checkpoint, naming: Naming, wanted: bool | None) -> bool:
-    """Whether the encoder's tensors are differences.
+    """Returns whether the encoder's tensors are differences.
 
     Args:
       checkpoint: the opened file.
-      naming: of its tensors.
-      wanted: what the caller says; None leaves it to the file.
+      naming: naming of its tensors.
+      wanted: the caller's answer; None takes that of the file.
 
     Raises:
-      ValueError: the file doesn't tell and neither does the caller, or they disagree.
+      ValueError: neither the file nor the caller gives an answer, or they disagree.
     """
     path = checkpoint.path
     if PIXEL_STD in checkpoint.shapes:
@@ -81,10 +81,10 @@ def is_delta(checkpoint: Checkpoint, naming: Naming, wanted: bool | None) -> boo
 def check_backbone(
     path: str, backbone: epath.PathLike, *, is_delta: bool, embed_dim: int = 0
 ) -> None:
-    """A backbone is given where it is needed, and only there.
+    """Raises an error if a backbone is missing, or is given and not needed.
 
     Raises:
-      ValueError: it isn't.
+      ValueError: a backbone is missing or not needed.
     """
     if is_delta and not str(backbone):
         name = PUBLISHED_BACKBONES.get(embed_dim, "…")
@@ -104,11 +104,11 @@ def check_backbone(
 def add_backbone(
     delta: Vit, backbone: Vit, *, path: str, backbone_path: str
 ) -> dict[str, Any]:
-    """The whole ViT's parameters: one float32 addition a number.
+    """Returns the whole ViT's parameters, by adding differences and backbone.
 
     Args:
-      delta, backbone: fields and parameters of either.
-      path, backbone_path: of either, for messages.
+      delta, backbone: fields and parameters of each.
+      path, backbone_path: path of each, for messages.
 
     Raises:
       ValueError: the backbone is another ViT.

@@ -1,4 +1,4 @@
-"""EoMT checkpoints of the release and of transformers as our parameter tree."""
+"""Reads EoMT checkpoints of the release and of transformers as our parameters."""
 
 import dataclasses
 from typing import Any
@@ -17,14 +17,15 @@ from eomt_jax.weights.wording import listed, shown
 
 @dataclasses.dataclass(frozen=True)
 class StoredEomt:
-    """An EoMT as a checkpoint of another library holds it.
+    """An EoMT from a checkpoint of another library, at its stored sizes.
 
     Attributes:
-      architecture: of the network.
-      num_query_blocks: blocks with queries; None where nothing tells.
-      params: float32, at the checkpoint's own sizes.
-      is_delta: the ViT's parameters are differences to its backbone's.
-      mask_probs: of masked attention in the blocks with queries, empty if not stored.
+      architecture: architecture of the network.
+      num_query_blocks: number of blocks with queries; None if it isn't stored.
+      params: float32 parameters.
+      is_delta: whether the ViT's parameters are differences to a backbone.
+      mask_probs: probabilities of masked attention in the blocks with queries; empty if
+        they aren't stored.
     """
 
     architecture: Architecture
@@ -35,12 +36,15 @@ class StoredEomt:
 
 
 def is_eomt(checkpoint: Checkpoint) -> bool:
-    """Whether the tensors are named as the release or transformers name an EoMT's."""
+    """Returns whether the tensors have the release's or transformers' EoMT names."""
     return detect_naming(checkpoint, EOMTS) is not None
 
 
 def holds_differences(checkpoint: Checkpoint, delta: bool | None) -> bool:
-    """Whether these are an EoMT's differences to its backbone; `delta` as below."""
+    """Returns whether these are an EoMT's differences to a backbone.
+
+    See `read_eomt` for `delta`.
+    """
     naming = detect_naming(checkpoint, EOMTS)
     return naming is not None and deltas.is_delta(checkpoint, naming, delta)
 
@@ -52,18 +56,18 @@ def read_eomt(
     backbone: epath.PathLike = "",
     **options: Any,
 ) -> StoredEomt:
-    """An EoMT of the release or of transformers.
+    """Reads an EoMT of the release or of transformers.
 
     Args:
       checkpoint: the opened file or folder.
-      delta: whether the file holds differences to a backbone, where it doesn't say so
-        itself.
-      backbone: path of the backbone that these are to be added to; it isn't read here.
-      **options: of `infer_architecture`.
+      delta: whether the file holds differences to a backbone; None if the file itself
+        says so.
+      backbone: path of the backbone for the differences; it isn't read here.
+      **options: see `infer_architecture`.
 
     Raises:
       ValueError: another architecture, tensors missing, unknown, misshapen or not
-        finite, or `delta` or `backbone` is missing or one too many.
+        finite, or `delta` or `backbone` is missing or not needed.
     """
     naming = detect_naming(checkpoint, EOMTS)
     if naming is None:
@@ -99,7 +103,7 @@ def _mask_probs(checkpoint: Checkpoint, naming: Naming) -> tuple[float, ...]:
 def _num_query_blocks(
     checkpoint: Checkpoint, naming: Naming, mask_probs: tuple[float, ...]
 ) -> int | None:
-    """From the buffer with a number for each of them, and the config.json."""
+    """Returns the number by the buffer with an entry for each, or by config.json."""
     configured = checkpoint.config.get("num_blocks")
     found = len(mask_probs) or configured
     if configured not in (None, found):

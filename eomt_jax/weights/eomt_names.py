@@ -1,7 +1,8 @@
-"""What other libraries call the parameters of an EoMT.
+"""Names of an EoMT's parameters in other libraries.
 
-The release keeps its network beside the criterion and names the ViT as timm does, DINOv3's
-half as transformers does. transformers has a class for either ViT.
+The release stores its network beside the criterion. It has timm's names for the ViT,
+and partly transformers' names for DINOv3. transformers has a class for each of the two
+ViTs.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ def _with_heads(
     mask_probs: str,
     ignored: tuple[str, ...],
 ) -> Naming:
-    """A ViT's names and those of the rest; `upscale` is its block i."""
+    """Returns the naming of an EoMT; `upscale` is the prefix of upscaling block i."""
     heads: dict[str, Names] = {"class_head": class_head}
     heads |= {f"mask_head/layer_{i}": name for i, name in enumerate(mask_head)}
     blocks = {"transposed": f"{upscale}.conv1", "norm": f"{upscale}.{upscale_norm}"}
@@ -107,7 +108,7 @@ _dinov2_vit = functools.partial(
 HUGGING_FACE_EOMT = _transformers(
     _dinov2_vit("EoMT as transformers 5 writes it", swiglu=GATED)
 )
-# The same but for a giant's feed-forward.
+# transformers 4 differs in a giant's feed-forward.
 HUGGING_FACE_EOMT_4 = _transformers(
     _dinov2_vit("EoMT as transformers 4 writes it", swiglu=PACKED)
 )

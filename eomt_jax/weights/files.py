@@ -1,7 +1,7 @@
-"""Tensors by name in files: read one at a time, written whole or not at all.
+"""Reads tensors by name, one at a time, and writes files whole or not at all.
 
-Nothing is unpickled freely: safetensors, or torch.load with weights_only. Whatever is
-wrong with a file ends in a ValueError that names the file and the tensor.
+No pickle is run: files are read by safetensors, or by torch.load with weights_only. Any
+defect of a file raises a ValueError that names the file and the tensor.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ class Checkpoint:
     """An open checkpoint.
 
     Attributes:
-      path: what was opened, for messages.
+      path: the path that was opened, for messages.
       shapes: every tensor's shape.
       config: the config.json of a Hugging Face folder; empty if there is none.
-      load: reads one tensor as it is stored.
-      metadata: the texts in the header of a single safetensors file; else empty.
-      notes: what a user should know, as which of several copies was taken.
+      load: function that reads one tensor in its stored type.
+      metadata: the texts in the header of a single safetensors file; otherwise empty.
+      notes: sentences for the user, such as which of several copies was taken.
     """
 
     path: str
@@ -52,7 +52,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
     def read(self, name: str) -> Float32[np.ndarray, "..."]:
-        """One tensor in float32; ValueError for integers, NaN and infinities."""
+        """Returns a tensor in float32; ValueError for integers, NaN and infinities."""
         try:
             array = self.load(name)
         except Exception as error:
@@ -78,8 +78,9 @@ class Checkpoint:
 def open_checkpoint(path: epath.PathLike) -> Iterator[Checkpoint]:
     """Opens a .safetensors or PyTorch file, or a Hugging Face folder, sharded or not.
 
-    A file that is named like a folder's weights has that folder's config.json. Files in
-    a bucket are copied to a temporary folder for as long as this is open.
+    The config.json of a folder is also read if the path is the folder's file of
+    weights. Files in a bucket are copied to a temporary folder for as long as this is
+    open.
     """
     path = epath.Path(path).expanduser()
     if not path.exists():
@@ -114,7 +115,7 @@ def _open_folder(folder: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
 
 
 def _open_shards(index: epath.Path, stack: contextlib.ExitStack) -> Checkpoint:
-    """The files of an index as one checkpoint; each must hold what the index says."""
+    """Opens the files of an index as one checkpoint, and checks them against it."""
     weight_map = json_files.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map of tensor name to file name.")
@@ -195,7 +196,7 @@ def write_safetensors(
     """Writes a file whole or not at all; it may be in a bucket."""
     path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The package writes memory as it lies, whatever the order of the axes.
+    # The package writes an array's memory and ignores the order of its axes.
     dense = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     unfinished = path.parent / f"{path.name}.unfinished"
     try:

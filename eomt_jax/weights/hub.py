@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub as paths on this machine."""
+"""Resolves names on the Hugging Face hub to paths on this machine."""
 
 import re
 
@@ -11,18 +11,17 @@ CONFIGS = ["config.json", "preprocessor_config.json"]
 
 
 def resolve(path: epath.PathLike) -> epath.Path:
-    """The local file or folder that `path` means, downloaded if it is a hub name.
+    """Returns the file or folder of `path`, downloaded if it is a name on the hub.
 
     Args:
-      path: of a file or folder, may be a bucket; or, if there is nothing at that path,
-        a name on the Hugging Face hub, "org/name" or "org/name@revision". Of a name
-        the configuration and the weights are downloaded, as .safetensors if there are
-        any, into Hugging Face's cache, from which later calls take them without a
-        network too.
+      path: a file or folder, which may be in a bucket; or, if nothing is there, a name
+        on the Hugging Face hub, "org/name" or "org/name@revision". Configuration and
+        weights of a name, as .safetensors if there are any, are downloaded into Hugging
+        Face's cache, from which later calls take them without a network too.
 
     Returns:
-      The path; of a hub name the folder in the cache, or the file of weights in it if
-      it stands there without a configuration.
+      The path; for a name on the hub the folder in the cache, or the file of weights in
+      it if there is no configuration.
 
     Raises:
       FileNotFoundError: there is nothing at the path, and it is no hub name.
@@ -50,7 +49,7 @@ def resolve(path: epath.PathLike) -> epath.Path:
 
 
 def _download(text: str, name: str, revision: str | None, weights: str) -> str:
-    """One kind of weights and the configuration; the folder they are in."""
+    """Downloads one kind of weights and the configuration; returns their folder."""
     import huggingface_hub  # here, because it takes a while
     from huggingface_hub import errors
 

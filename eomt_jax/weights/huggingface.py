@@ -1,4 +1,4 @@
-"""An EoMT of ours as a folder that transformers loads; needs neither it nor torch.
+"""Writes our EoMT as a folder that transformers loads, without transformers or torch.
 
     folder/config.json                 fields of EomtConfig or EomtDinov3Config
     folder/model.safetensors           in shards above 5 GB, with their index
@@ -33,7 +33,7 @@ MAX_SHARD_BYTES = 5_000_000_000  # transformers' own
 
 
 class Tensor(NamedTuple):
-    """One of transformers' tensors: of which parameter of ours it is or is part of."""
+    """A tensor of transformers, and the parameter of ours that it is or is part of."""
 
     path: str
     value: np.ndarray
@@ -47,15 +47,16 @@ def save(
     dataset_info: DatasetInfo | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes the folder whole or not at all; may be in a bucket.
+    """Writes the folder, whole or not at all; it may be in a bucket.
 
     Args:
-      folder: a new one.
-      model: its field `dtype` is of no concern to transformers, nor is `remat`.
-      params: of `model`, written in float32.
+      folder: a new folder.
+      model: the network; its fields `dtype` and `remat` aren't written.
+      params: parameters of `model`, which are written in float32.
       dataset_info: names of the classes, and the task, which decides how photographs
-        are cut; also kept whole in config.json, where `load` finds it again.
-      max_shard_bytes: of one file of weights.
+        are cut. It is also written to config.json as a whole, from where `load` reads
+        it.
+      max_shard_bytes: most bytes of one file of weights.
 
     Raises:
       ValueError: transformers has no such network, a parameter is not finite, or there
@@ -91,10 +92,10 @@ def as_eomt(model: Network) -> EoMT:
 
 
 def _buffers(model: EoMT) -> dict[str, np.ndarray]:
-    """What transformers wants to find beside the parameters."""
-    # It would mask attention in inference too, which published models don't.
+    """Returns the tensors that transformers has beside the parameters."""
+    # With other values than 0 transformers would mask attention in inference too.
     mask_probs = np.zeros(model.num_query_blocks, np.float32)
-    # Its loss's weights of the classes, the last one being no object.
+    # The weights of the classes in its loss; the last one is that of no object.
     class_weights = np.append(np.ones(model.num_classes), 0.1).astype(np.float32)
     return {
         naming_of(model).mask_probs: mask_probs,
@@ -103,15 +104,15 @@ def _buffers(model: EoMT) -> dict[str, np.ndarray]:
 
 
 def naming_of(model: EoMT) -> Naming:
-    """Of transformers' two EoMTs the one whose ViT has these positions."""
+    """Returns the naming of transformers' EoMT with the positions of this ViT."""
     rotary = model.vit.positions == "rotary"
     return HUGGING_FACE_EOMT_DINOV3 if rotary else HUGGING_FACE_EOMT
 
 
 def named_tensors(model: EoMT, params: dict[str, Any]) -> dict[str, Tensor]:
-    """transformers' parameters by name, as float32 views of ours where possible.
+    """Returns transformers' parameters by name, as float32 views of ours if possible.
 
-    Query, key and value are three of them, as are SwiGLU's gate and value.
+    Query, key and value have a tensor each there, and so have SwiGLU's gate and value.
     """
     naming = naming_of(model)
     flat = flax.traverse_util.flatten_dict(params, sep="/")
@@ -127,7 +128,7 @@ def named_tensors(model: EoMT, params: dict[str, Any]) -> dict[str, Tensor]:
         parts = np.split(value, len(names))
         tensors |= {n: Tensor(path, part) for n, part in zip(names, parts)}
     if not model.vit.num_register_tokens:
-        # Always there in transformers; empty it adds nothing.
+        # transformers always has this tensor; an empty one adds nothing.
         empty = np.zeros((1, 0, model.vit.embed_dim), np.float32)
         name = str(naming.stem["register_tokens"])
         tensors[name] = Tensor("vit/class_token", empty)
@@ -135,7 +136,7 @@ def named_tensors(model: EoMT, params: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def network_config(model: EoMT) -> dict[str, Any]:
-    """The fields of transformers' config that make its network ours.
+    """Returns the fields of transformers' config that describe our network.
 
     Raises:
       ValueError: transformers has no such network.
@@ -165,7 +166,7 @@ def network_config(model: EoMT) -> dict[str, Any]:
     swiglu = vit.mlp_type == "swiglu"
     if vit.positions == "rotary":
         if swiglu:
-            # Its config has one activation for the feed-forward, SiLU, and the heads.
+            # transformers' config has one activation for feed-forward and heads.
             raise ValueError(
                 "transformers' EoMT with a gated DINOv3 has SiLU in its heads too, where "
                 "the release's and this one have GELU."
@@ -210,7 +211,7 @@ def _architecture(model: EoMT) -> Architecture:
 
 
 def _mlp_ratio(embed_dim: int, mlp_dim: int, *, swiglu: bool) -> int:
-    """The whole number from which EomtConfig has the hidden width M."""
+    """Returns the whole number from which EomtConfig computes the hidden width M."""
     for ratio in range(1, 3 * mlp_dim // embed_dim + 2):
         hidden = ratio * embed_dim
         if swiglu:  # two thirds of it, in whole eights
@@ -225,7 +226,7 @@ def _mlp_ratio(embed_dim: int, mlp_dim: int, *, swiglu: bool) -> int:
 
 
 def _class_config(model: EoMT, info: DatasetInfo | None) -> dict[str, Any]:
-    # Placeholders as transformers has them.
+    # These are transformers' own placeholders.
     names = [f"LABEL_{i}" for i in range(model.num_classes)]
     own = {}
     if info:
@@ -245,7 +246,11 @@ def _class_config(model: EoMT, info: DatasetInfo | None) -> dict[str, Any]:
 
 
 def _processor(model: EoMT, info: DatasetInfo | None) -> dict[str, Any]:
-    """As published: semantic in windows along the long side, others padded."""
+    """Returns the published processing of images for the task.
+
+    For semantic segmentation images are cut into windows along their long side; for the
+    other tasks they are padded.
+    """
     side = model.vit.image_size[0]
     windows = info is not None and get_task(info.task).windows
     return {
@@ -284,7 +289,10 @@ def _write_weights(
 def _shards(
     tensors: dict[str, np.ndarray], max_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """In order, each as full as it may be; a larger tensor is alone."""
+    """Splits tensors into shards, in order; each is filled up to max_bytes.
+
+    A tensor that is larger has a shard of its own.
+    """
     shard, size = {}, 0
     for name, value in tensors.items():
         if shard and size + value.nbytes > max_bytes:

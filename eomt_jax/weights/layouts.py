@@ -1,7 +1,7 @@
-"""How PyTorch lays out our parameters, whoever named them.
+"""Converts parameters between PyTorch's layout and ours, independent of their names.
 
-Both ways are changes of shape and order alone, so there and back is exact. What comes
-out may be a view of what went in.
+Only shapes and the order of elements change, so converting there and back is exact. The
+results may be views of the arguments.
 
 Legend: D embedding, M hidden width of the feed-forward, N heads, Dh channels of a head,
 R register tokens, P position embeddings, p patch size, Q queries, K classes.
@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-# By a ViT's qkv_bias: which of query, key and value have one.
+# Maps a ViT's qkv_bias to the indices of query, key and value that have a bias.
 BIASED = {"all": (0, 1, 2), "no_key": (0, 2), "none": ()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What the shapes and the config of a checkpoint tell.
+    """Architecture of a network, from a checkpoint's shapes and config.
 
     Attributes:
-      class_position: the position embedding starts with one for the class token.
-      num_queries, num_classes: of an EoMT; 0 for a bare backbone.
+      class_position: whether the position embedding starts with one for the class
+        token.
+      num_queries, num_classes: those of an EoMT; 0 for a backbone.
       Others: fields of ViT.
     """
 
@@ -51,11 +52,11 @@ class Architecture:
 
     @property
     def num_upscale_blocks(self) -> int:
-        """Doublings from the patch grid to a quarter of the image."""
+        """Number of doublings from the patch grid to a quarter of the image."""
         return max(1, self.patch_size.bit_length() - 3) if self.num_queries else 0
 
     def vit_fields(self) -> dict[str, Any]:
-        """The fields of a ViT at the checkpoint's own size."""
+        """Returns the fields of a ViT of the stored sizes."""
         fields = dataclasses.asdict(self)
         for name in ("class_position", "num_queries", "num_classes"):
             del fields[name]
@@ -69,9 +70,9 @@ class Leaf:
     """PyTorch's layout of one of our parameters.
 
     Attributes:
-      shape: in PyTorch.
-      to_ours: PyTorch's array in our layout.
-      to_torch: our array in PyTorch's layout.
+      shape: shape in PyTorch.
+      to_ours: converts PyTorch's array to our layout.
+      to_torch: converts our array to PyTorch's layout.
     """
 
     shape: Callable[[Architecture], tuple[int, ...]]
@@ -80,17 +81,17 @@ class Leaf:
 
 
 def leaf(path: str) -> Leaf:
-    """The layout of the parameter at a path of ours, of a ViT or of an EoMT."""
+    """Returns the layout of the parameter at a path of a ViT or an EoMT."""
     return LEAVES[re.sub(r"(block|layer)_\d+/", "", path.removeprefix("vit/"))]
 
 
 def _split_heads(x: np.ndarray, a: Architecture) -> np.ndarray:
-    """[parts · D, …] → [parts, N, Dh, …]."""
+    """Reshapes [parts · D, …] to [parts, N, Dh, …]."""
     return x.reshape(-1, a.num_heads, a.embed_dim // a.num_heads, *x.shape[1:])
 
 
 def _matrix(shape: Callable[[Architecture], tuple[int, ...]]) -> Leaf:
-    """[out, in] there, [in, out] here."""
+    """Returns the layout of a matrix: [out, in] in PyTorch, [in, out] here."""
     return Leaf(shape, lambda x, a: x.T, lambda x: x.T)
 
 
@@ -99,7 +100,7 @@ def _same(shape: Callable[[Architecture], tuple[int, ...]]) -> Leaf:
 
 
 def _tokens(shape: Callable[[Architecture], tuple[int, ...]]) -> Leaf:
-    """With an axis for the batch there."""
+    """Returns the layout of tokens, which have an axis for the batch in PyTorch."""
     return Leaf(shape, lambda x, a: x[0], lambda x: x[None])
 
 
@@ -107,8 +108,8 @@ _VECTOR = _same(lambda a: (a.embed_dim,))
 _SQUARE = _matrix(lambda a: (a.embed_dim, a.embed_dim))
 _NORMS = ("norm", "norm1", "norm2", "upscale/norm")
 
-# Positions come out flat, whatever grid they are of: a class token's own, which some
-# checkpoints have, is still before them.
+# The result has a single axis for the grid, since the position of the class token,
+# which some checkpoints have, is still before the others.
 POSITIONS = Leaf(
     lambda a: (1, a.num_positions, a.embed_dim),
     lambda x, a: x[0],
@@ -160,7 +161,7 @@ LEAVES = {
     "class_head/bias": _same(lambda a: (a.num_classes + 1,)),
     "mask_head/kernel": _SQUARE,
     "mask_head/bias": _VECTOR,
-    # PyTorch's transposed convolution has [in, out, y, x].
+    # PyTorch's transposed convolution has weights [in, out, y, x].
     "upscale/transposed/kernel": Leaf(
         lambda a: (a.embed_dim, a.embed_dim, 2, 2),
         lambda x, a: x.transpose(0, 2, 3, 1),

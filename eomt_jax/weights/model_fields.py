@@ -1,6 +1,7 @@
-"""The fields of a network in model.json: each has its type and its range.
+"""Checks the types and ranges of a network's fields in model.json.
 
-Flax takes fields of any type, and some that are its own, such as `name` and `parent`.
+Flax itself takes values of any type, and fields of its own, such as `name` and
+`parent`.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from eomt_jax.models.vit import POSITIONS, ViT
 from eomt_jax.weights.architecture import LARGEST, check_number
 
 _ALWAYS = ("image_size", "patch_size")  # which their defaults would make others
-# Networks once stored whether they ran on a CPU, which programs now find out.
+# Networks used to store whether they ran on a CPU, which programs now find out.
 _FORMER = {"on_cpu": bool}
 _CHOICES = {
     "dtype": ("float32", "bfloat16", "float16"),
@@ -50,7 +51,7 @@ def check_fields(source: str, kind: Any, fields: Any) -> None:
     Args:
       source: the file, for messages.
       kind: the name of the module's class, "EoMT" or "ViT" for instance.
-      fields: of the module as JSON has them, those of a module within as a dict.
+      fields: the module's fields as JSON values; a module within is a dict of its own.
     """
     _check_module(source, module_class(source, kind), fields)
 
@@ -58,7 +59,7 @@ def check_fields(source: str, kind: Any, fields: Any) -> None:
 def build_module(
     kind: type[nn.Module], fields: Mapping[str, Any], **built: nn.Module
 ) -> Any:
-    """Builds a module of its fields as JSON has them, and of fields that are built."""
+    """Builds a module from its fields as JSON values, and from modules within it."""
     types = _field_types(kind)
 
     def value_of(name: str, value: Any) -> Any:
@@ -73,7 +74,7 @@ def build_module(
 
 
 def without_former(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields without those that networks had once and have no more."""
+    """Returns the fields without those that only earlier networks had."""
     return {
         name: without_former(value) if isinstance(value, dict) else value
         for name, value in fields.items()

@@ -1,8 +1,8 @@
-"""What other libraries call the parameters of our ViT.
+"""Names of our ViT's parameters in other libraries.
 
-A `Naming` gives for each of our parameters the tensor, or the tensors to be joined along
-their first axis, that hold it. How these are laid out is told by `layouts`; what an EoMT
-has beside its ViT, by `eomt_names`.
+A `Naming` has for each of our parameters the tensor that holds it, or the tensors that
+are to be joined along their first axis. `layouts` has their layouts, and `eomt_names`
+the names of the parameters that an EoMT has beside its ViT.
 """
 
 import dataclasses
@@ -22,18 +22,18 @@ class Naming:
     """Names of a ViT's tensors, or of an EoMT's; `{i}` stands for the block.
 
     Attributes:
-      title: for messages.
-      stem: the ViT's leaves outside its blocks.
-      block: leaves of the ViT's block i, feed-forward excepted.
-      feed_forward: the same by mlp_type.
-      heads: what an EoMT has beside its ViT; empty for a bare backbone.
+      title: its name in messages.
+      stem: leaves of the ViT outside its blocks.
+      block: leaves of the ViT's block i, without its feed-forward.
+      feed_forward: leaves of the feed-forward in block i, by mlp_type.
+      heads: leaves of an EoMT beside its ViT; empty for a backbone.
       upscale: leaves of its upscaling block i.
       mask_probs: the buffer that has one number for each block with queries.
       class_position: whether the position embedding starts with one for the class
-        token, in a ViT without register tokens and in one with.
-      model_types: what a config.json beside may say; empty for anything.
-      ignored: tensors of no use here that may be there or not.
-      layouts: of leaves that differ from what `layouts.leaf` says.
+        token, in a ViT without register tokens and in one with them.
+      model_types: the model_type that a config.json may have; empty for any.
+      ignored: tensors that are not used, whether they are there or not.
+      layouts: layouts of leaves that differ from `layouts.leaf`.
     """
 
     title: str
@@ -50,12 +50,12 @@ class Naming:
 
     @property
     def positions(self) -> str:
-        """The ViT's: "learned" where they have a name."""
+        """Positions of the ViT: "learned" if they have a name, otherwise "rotary"."""
         return "learned" if "position_embedding" in self.stem else "rotary"
 
     @property
     def vit_prefix(self) -> str:
-        """Where the ViT's parameters are in our tree."""
+        """Path of the ViT's parameters in our tree."""
         return "vit/" if self.heads else ""
 
     def table(
@@ -67,7 +67,7 @@ class Naming:
         qkv_bias: str = "all",
         num_upscale_blocks: int = 0,
     ) -> Table:
-        """Our parameter path → names of tensors."""
+        """Returns the names of the tensors for each of our parameter paths."""
         vit = dict(self.stem)
         if not registers:
             del vit["register_tokens"]
@@ -88,7 +88,7 @@ class Naming:
         return {path: _fill(value, path) for path, value in names.items()}
 
     def table_of(self, architecture: Architecture) -> Table:
-        """Our parameter path → names of tensors, for this architecture."""
+        """Returns `table` for an architecture."""
         a = architecture
         return self.table(
             depth=a.depth,
@@ -99,11 +99,11 @@ class Naming:
         )
 
     def layout(self, path: str) -> Leaf:
-        """PyTorch's layout of the parameter at a path of ours."""
+        """Returns PyTorch's layout of the parameter at a path of ours."""
         return self.layouts.get(path) or leaf(path)
 
     def depth(self, names: set[str]) -> int:
-        """One more than the highest block of the ViT that is named."""
+        """Returns one more than the highest block of the ViT among the names."""
         prefix = _fill(self.block["norm1/scale"], "block_0/")[0].split("0.")[0]
         blocks = (re.match(re.escape(prefix) + r"(\d{1,4})\.", name) for name in names)
         return max((int(match[1]) + 1 for match in blocks if match), default=0)
@@ -120,7 +120,7 @@ def _as_tuple(names: Names) -> tuple[str, ...]:
 
 
 def layer_rows(table: Mapping[str, Names]) -> dict[str, Names]:
-    """Rows of layers as rows of their kernels (or scales) and biases."""
+    """Turns rows of layers into rows of their kernels (or scales) and biases."""
     rows: dict[str, Names] = {}
     for layer, names in table.items():
         weight = "scale" if layer.split("/")[-1].startswith("norm") else "kernel"
@@ -191,18 +191,19 @@ def transformers_vit(
     embeddings: str = "embeddings",
     **fields: Any,
 ) -> Naming:
-    """A ViT as one of transformers' classes names it.
+    """Returns the naming of a ViT in one of transformers' classes.
 
     Args:
       title: see Naming.
-      layer: block i.
-      attention: in it the projections to query, key and value, and the one out.
-      gelu, swiglu: in its `mlp` both matrices of either feed-forward.
-      patches: the patch embedding.
-      norm: the final norm.
-      positions: the position embedding, if there is one.
-      embeddings: what the tokens are in.
-      **fields: of Naming.
+      layer: prefix of block i.
+      attention: names within a block of the projections to query, key and value, and of
+        the output projection.
+      gelu, swiglu: names within a block's `mlp` of both matrices of each feed-forward.
+      patches: name of the patch embedding.
+      norm: name of the final norm.
+      positions: name of the position embedding, if there is one.
+      embeddings: prefix of the tokens.
+      **fields: other fields of Naming.
     """
     query, key, value, out = (f"{layer}.{name}" for name in attention)
     stem = {
@@ -263,7 +264,7 @@ HUGGING_FACE = _dinov2(
     ),
     swiglu=PACKED,
 )
-# What state_dict() gives in transformers 5; save_pretrained writes the older names.
+# The names of state_dict() in transformers 5; save_pretrained writes the older ones.
 TRANSFORMERS_5 = _dinov2(
     "DINOv2 as transformers 5 names it in memory",
     attention=tuple(f"attention.{x}_proj" for x in "qkvo"),
@@ -288,5 +289,5 @@ DINOV3_IN_MEMORY = dinov3_vit(
     layer="model.layer.{i}",
     model_types=("dinov3_vit",),
 )
-# timm goes first: without registers its table is the hub's, or knows more.
+# timm comes first: without registers its table equals the hub's or has more names.
 BACKBONES = (TIMM, HUB, HUGGING_FACE, TRANSFORMERS_5, DINOV3, DINOV3_IN_MEMORY)

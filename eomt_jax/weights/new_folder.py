@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Writes folders whole or not at all."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from etils import epath
 
 
 def check_new(path: epath.PathLike) -> epath.Path:
-    """The path, if nothing is there that writing to it would change.
+    """Returns the path, or raises an error if writing to it would change something.
 
     Raises:
       ValueError: there is a file, or a folder that isn't empty.
@@ -24,11 +24,11 @@ def check_new(path: epath.PathLike) -> epath.Path:
 
 @contextlib.contextmanager
 def new_folder(path: epath.PathLike) -> Iterator[pathlib.Path]:
-    """A local folder to fill, which is at `path` afterwards unless an error comes.
+    """Yields a local folder to fill, which is moved to `path` if no error is raised.
 
     Args:
-      path: nothing, or an empty folder; may be in a bucket, where files come one by
-        one, the last by name last.
+      path: a path where there is nothing or an empty folder. It may be in a bucket, to
+        which files are copied one by one, in the order of their names.
 
     Raises:
       ValueError: there is something already.
@@ -46,7 +46,7 @@ def new_folder(path: epath.PathLike) -> Iterator[pathlib.Path]:
         return
     final = pathlib.Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its final place, so that the last step is a renaming.
+    # The folder is filled beside its final place, so that the last step is a renaming.
     unfinished = final.with_name(f"{final.name}.unfinished.{os.getpid()}")
     unfinished.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Named tensors as our parameter tree."""
+"""Reads named tensors as our parameter tree."""
 
 import concurrent.futures
 from typing import Any
@@ -16,11 +16,11 @@ NUM_THREADS = 4
 def read_params(
     checkpoint: Checkpoint, naming: Naming, table: Table, architecture: Architecture
 ) -> dict[str, Any]:
-    """Our parameters in float32, at the checkpoint's own sizes.
+    """Returns our parameters in float32, at the stored sizes.
 
-    They are views of what was read where the layout is another, so that each number is
-    in memory once. The position embedding of the class token, where the checkpoint has
-    one, is added into the class token.
+    Parameters of another layout are views of what was read, so that each number is in
+    memory once. The position embedding of the class token, if the checkpoint has one,
+    is added to the class token.
 
     Raises:
       ValueError: a tensor is not finite, not of floats, or cannot be read.

@@ -1,8 +1,8 @@
-"""Names of tensors without what trainers put in front of them.
+"""Removes the prefixes that trainers put before the names of tensors.
 
 DistributedDataParallel adds `module.`, Lightning often `model.`, a detector `backbone.`,
-torch.compile `_orig_mod`; a self-distillation keeps a `teacher` beside a `student`, and
-others an average of the weights, EMA, beside the weights.
+torch.compile `_orig_mod`. A self-distillation stores a `teacher` beside a `student`,
+and other trainings an average of the weights, EMA, beside the weights.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from eomt_jax.weights.torch_file import choose_copy
 from eomt_jax.weights.wording import listed
 
 COMPILED = "_orig_mod"  # what torch.compile adds to names
-# Heads that a self-supervised training has beside its backbone.
+# Names of the heads that a self-supervised training has beside its backbone.
 _HEADS = ("dino_head", "ibot_head", "dino_loss", "ibot_patch_loss", "koleo_loss")
 _MAX_PREFIX = 8  # components
 
 
 def with_plain_names(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the names that some library gave the network itself.
+    """Returns the checkpoint with the names that a library gives the network itself.
 
-    What cannot be named so stays as it is, for the reader's message. Of several copies of
-    a network an average of the weights is taken, and the checkpoint's notes say so.
+    Names that stay unknown don't change, so that messages show them. If there are
+    several copies of a network, an average of the weights is taken, and a note says so.
 
     Raises:
       ValueError: two tensors would have one name.
@@ -52,7 +52,7 @@ def with_plain_names(checkpoint: Checkpoint) -> Checkpoint:
 def _one_of(
     checkpoint: Checkpoint, groups: Mapping[str, list[str]], shared: str
 ) -> Checkpoint:
-    """The checkpoint with the tensors of one copy of a network alone."""
+    """Returns the checkpoint with the tensors of one copy of a network alone."""
     copies = {}
     for key, names in groups.items():
         prefix = f"{shared}{key}."
@@ -78,7 +78,7 @@ def _describe_choice(key: str, keys: Collection[str]) -> str:
 
 
 def _groups(names: Collection[str], shared: str) -> dict[str, list[str]]:
-    """Names by their first component after `shared`; none where one has no more."""
+    """Groups names by their component after `shared`; empty if a name has none."""
     groups: dict[str, list[str]] = {}
     for name in names:
         key, dot, _ = name[len(shared) :].partition(".")
@@ -89,7 +89,7 @@ def _groups(names: Collection[str], shared: str) -> dict[str, list[str]]:
 
 
 def _is_known(checkpoint: Checkpoint, plain: Mapping[str, str]) -> bool:
-    # Quick to see, where a naming takes a while to try.
+    # This is quick to test, while trying a naming takes a while.
     if not any(re.search(r"(^|\.)\d+\.", name) for name in plain):
         return False
     renamed = _renamed(checkpoint, plain)
@@ -97,7 +97,7 @@ def _is_known(checkpoint: Checkpoint, plain: Mapping[str, str]) -> bool:
 
 
 def _renamed(checkpoint: Checkpoint, plain: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint's tensors under other names; `plain` has the old by the new."""
+    """Returns the checkpoint with other names; `plain` maps the new to the old ones."""
     return dataclasses.replace(
         checkpoint,
         shapes={name: checkpoint.shapes[old] for name, old in plain.items()},
@@ -106,11 +106,14 @@ def _renamed(checkpoint: Checkpoint, plain: Mapping[str, str]) -> Checkpoint:
 
 
 def _without_wrappers(checkpoint: Checkpoint) -> dict[str, str]:
-    """Names before torch.compile and DINOv2's chunks of blocks; what they are now."""
+    """Maps names without torch.compile's and DINOv2's additions to the present names.
+
+    DINOv2 may store its blocks in chunks.
+    """
     original: dict[str, str] = {}
     for name in checkpoint.shapes:
         plain = ".".join(part for part in name.split(".") if part != COMPILED)
-        # A chunk numbers its blocks as the whole network does.
+        # Blocks in a chunk have the numbers that they have in the whole network.
         plain = re.sub(r"(^|\.)blocks\.\d+\.(\d+\.)", r"\1blocks.\2", plain)
         if plain in original:
             raise ValueError(

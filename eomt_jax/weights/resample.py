@@ -1,7 +1,7 @@
-"""Weights of a ViT at another patch and image size.
+"""Resamples a ViT's weights to another patch and image size.
 
-Everything is computed in float64 by small dense matrices and returned in the dtype
-that came in. Where nothing changes the array itself comes back, bit for bit.
+Everything is computed in float64 by small dense matrices and returned in the dtype of
+the argument. If the size doesn't change, the array itself is returned.
 
 Legend: p q patch sizes, h w patch grid, D embedding.
 """
@@ -17,11 +17,11 @@ CUBIC = -0.5  # Keys' a; PyTorch takes -0.75 without antialiasing and -0.5 with 
 
 
 def bicubic_matrix(in_size: int, out_size: int) -> Float64[np.ndarray, "out in"]:
-    """Antialiased bicubic resize of one axis as a matrix, half-pixel centres.
+    """Returns the matrix of an antialiased bicubic resize of one axis.
 
-    When shrinking the kernel is stretched by in/out, so that it reaches every input
-    sample. Each row sums to 1, at the borders too. Equals PyTorch's
-    `interpolate(mode="bicubic", antialias=True)`.
+    Pixels have half-pixel centres. When it shrinks, the kernel is stretched by in/out,
+    so that it reaches every input sample. Each row sums to 1, also at the borders. It
+    equals PyTorch's `interpolate(mode="bicubic", antialias=True)`.
     """
     stretch = max(in_size / out_size, 1.0)
     centers = (np.arange(out_size) + 0.5) * in_size / out_size
@@ -33,12 +33,12 @@ def bicubic_matrix(in_size: int, out_size: int) -> Float64[np.ndarray, "out in"]
 def resample_patch_kernel(
     kernel: Float[np.ndarray, "p p 3 D"], patch_size: int
 ) -> Float[np.ndarray, "q q 3 D"]:
-    """Patch-embedding kernel for another patch size (FlexiViT, arXiv 2212.08013).
+    """Resamples a patch embedding's kernel by FlexiViT (arXiv 2212.08013).
 
-    With B the matrix that resizes a patch, W' = (Bᵀ)⁺ W makes the embedding of a resized
-    patch the embedding of the patch, exactly when it grows and in the least-squares
-    sense when it shrinks. B is a Kronecker product of two one-axis
-    resizes and so is its pseudo-inverse: each axis is treated by itself.
+    With B the matrix that resizes a patch, W' = (Bᵀ)⁺ W gives a resized patch the
+    embedding of the patch, exactly when it grows and in the least-squares sense when it
+    shrinks. B is a Kronecker product of the resizes of two axes, and so is its
+    pseudo-inverse: each axis is computed by itself.
     """
     old_size = kernel.shape[0]
     if old_size == patch_size:
@@ -51,7 +51,7 @@ def resample_patch_kernel(
 def resample_position_embedding(
     embedding: Float[np.ndarray, "h w D"], grid_size: tuple[int, int]
 ) -> Float[np.ndarray, "h2 w2 D"]:
-    """Position embedding for another patch grid (rows, columns)."""
+    """Resamples a position embedding to another patch grid (rows, columns)."""
     old_rows, old_columns, _ = embedding.shape
     rows, columns = grid_size
     if (old_rows, old_columns) == (rows, columns):
@@ -65,10 +65,10 @@ def resample_position_embedding(
 def resample_vit(
     params: dict[str, Any], *, grid_size: tuple[int, int], patch_size: int
 ) -> dict[str, Any]:
-    """The parameter tree of a ViT with its size-dependent leaves resampled.
+    """Returns the parameter tree of a ViT with its size-dependent leaves resampled.
 
     They are the patch kernel and, unless positions are rotary, the position embedding.
-    The tree that came in is not changed; all other leaves are shared with it.
+    The argument is not changed; all other leaves are shared with it.
     """
     patch_embedding = params["patch_embedding"]
     kernel = resample_patch_kernel(patch_embedding["kernel"], patch_size)
@@ -93,7 +93,7 @@ def resampled_params(stored: ViT, wanted: ViT) -> set[str]:
 
 
 def _keys_kernel(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
-    """Keys' cubic convolution kernel, zero from |x| = 2 on."""
+    """Returns Keys' cubic convolution kernel at x, which is 0 for |x| ≥ 2."""
     x = np.abs(x)
     near = ((CUBIC + 2) * x - (CUBIC + 3)) * x**2 + 1
     far = CUBIC * (((x - 5) * x + 8) * x - 4)

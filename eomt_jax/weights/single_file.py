@@ -1,7 +1,7 @@
-"""A model of ours in one safetensors file, with a checksum.
+"""Reads and writes our model as one safetensors file with a checksum.
 
 The tensors are the parameters, in float32, by their paths ("vit/block_0/norm1/scale").
-The metadata holds what a folder of ours has in model.json, and a checksum of it all.
+The metadata holds the text of model.json, and a checksum of parameters and text.
 """
 
 import zlib
@@ -20,7 +20,7 @@ CHECKSUM_KEY = "crc32"
 
 
 def read_text(path: epath.PathLike) -> str | None:
-    """What the file says of its model; None for what is no readable file of ours."""
+    """Returns the file's text of model.json; None if it is no readable file of ours."""
     path = epath.Path(path).expanduser()
     if path.suffix != SUFFIX:
         return None
@@ -32,10 +32,10 @@ def read_text(path: epath.PathLike) -> str | None:
 
 
 def read_params(path: epath.PathLike) -> dict[str, Any]:
-    """The parameters, exactly as they were written.
+    """Returns the parameters, exactly as they were written.
 
     Raises:
-      ValueError: the file, its metadata included, is not as it was written.
+      ValueError: the file or its metadata is not as it was written.
     """
     with open_checkpoint(path) as checkpoint:
         _check_names(path, checkpoint.shapes)
@@ -47,7 +47,7 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _check_names(path: epath.PathLike, names: Collection[str]) -> None:
-    """Raises ValueError where a tensor's name is that of a folder of others."""
+    """Raises ValueError if a tensor's name is also the path to other tensors."""
     for name in names:
         parts = name.split("/")
         folders = ("/".join(parts[:i]) for i in range(1, len(parts)))
@@ -79,9 +79,9 @@ def write(path: epath.PathLike, text: str, params: dict[str, Any]) -> None:
 
 
 def checksum(params: dict[str, Any], text: str = "") -> str:
-    """Of parameters in float32 by their paths, and a text, in hexadecimal.
+    """Returns the checksum of float32 parameters by path and a text, in hexadecimal.
 
-    It finds what is damaged, not what someone changed on purpose.
+    It detects damage, not changes on purpose.
     """
     flat = traverse_util.flatten_dict(params, sep="/")
     total = zlib.crc32(text.encode())

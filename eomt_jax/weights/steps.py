@@ -1,4 +1,4 @@
-"""Folders of a checkpoint's steps: which are complete, what lies in one."""
+"""Finds the complete steps and the best step in a checkpoint's folder."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,16 @@ from etils import epath
 from eomt_jax import json_files
 
 PARAMS_ITEM = "params"
-# What a training's step says of itself, see training/stored_step.py.
+# Item of a training's step that describes the step, see training/stored_step.py.
 ABOUT_ITEM = "about"
-# By which orbax knows that what it finds in a bucket is whole.
+# orbax's mark of a complete item in a bucket.
 COMMIT_FILE = "commit_success.txt"
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
-    """The steps in a folder of steps that are written to their end, in order.
+    """Returns the completely written steps in a folder of steps, in order.
 
-    An unfinished one has another name while it is written, or, in a bucket, no mark of
-    success.
+    An unfinished step has another name, or, in a bucket, no mark of success.
     """
     import orbax.checkpoint as ocp  # here, for it takes a second
 
@@ -30,14 +29,15 @@ def complete_steps(folder: epath.Path) -> list[int]:
 
 
 def best_step(folder: epath.Path, complete: Sequence[int]) -> tuple[int, str] | None:
-    """The step that a training's evaluations scored best, and its score in words.
+    """Returns the step that a training's evaluations scored best, and its score.
 
     Args:
-      folder: of steps.
-      complete: those among which to choose; of equally good ones the later.
+      folder: the folder of steps.
+      complete: the steps among which to choose; the later of equally good ones is best.
 
     Returns:
-      None where none has a score, as in a training that doesn't keep the best.
+      The step, and its score in words; None if no step has a score, as in a training
+      that doesn't keep the best.
     """
     scored = []
     for step in complete:
@@ -55,7 +55,7 @@ def best_step(folder: epath.Path, complete: Sequence[int]) -> tuple[int, str] | 
 
 
 def training_checksums(step: epath.Path) -> dict[str, int] | None:
-    """What a training noted of a step's parameters; None where no training wrote it."""
+    """Returns the checksums that a training stored; None for a step of no training."""
     file = step / ABOUT_ITEM / "metadata"
     if not file.exists():
         return None
@@ -63,7 +63,7 @@ def training_checksums(step: epath.Path) -> dict[str, int] | None:
 
 
 def instead_of(step: epath.Path) -> str:
-    """What to do about a damaged step: another one of the folder may be sound."""
+    """Returns a sentence on what to do about a damaged step."""
     others = [n for n in complete_steps(step.parent) if str(n) != step.name]
     if not others:
         return "Copy or convert it again."

@@ -1,4 +1,4 @@
-"""Whatever a path holds, as fields and parameters at the sizes that are stored."""
+"""Reads any supported checkpoint as fields and parameters at the stored sizes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,27 +23,27 @@ from eomt_jax.weights.files import open_checkpoint
 from eomt_jax.weights.prefixes import with_plain_names
 from eomt_jax.weights.wording import listed
 
-# What neither shapes nor names tell, and a config.json only if there is one.
+# Options that cannot be inferred from tensor names or shapes.
 OPTIONS = ("num_heads", "layer_norm_eps", "rope_theta")
 ASSUMED_SIDE = 640  # pixels, of most published models
 PROCESSOR_FILE = "preprocessor_config.json"
 
 
 class BackboneError(ValueError):
-    """A whole network was asked for where there is a backbone alone."""
+    """A whole network was asked for, and the checkpoint holds only a backbone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What a path holds.
+    """The network that a path holds.
 
     Attributes:
       kind: the name of the network's class, or "ViT" for a backbone alone.
-      vit_fields: of the backbone; empty for a network without one.
-      fields: of the network beside its backbone; empty for a backbone alone.
-      params: of the network, float32.
-      dataset_info: of the classes, where that is told.
-      notes: what a user should know.
+      vit_fields: fields of the backbone; empty for a network without one.
+      fields: fields of the network beside its backbone; empty for a backbone alone.
+      params: float32 parameters of the network.
+      dataset_info: the class table, if it is known.
+      notes: sentences for the user.
       checked: whether fields and parameters are known to fit.
     """
 
@@ -62,9 +62,9 @@ class Stored:
 
 
 def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> Stored:
-    """A backbone, or an EoMT that is whole.
+    """Reads a backbone, or an EoMT that needs no other backbone.
 
-    `options` has some of OPTIONS, and image_size: see `infer_architecture`.
+    `options` holds some of OPTIONS, and image_size: see `infer_architecture`.
     """
     source = hub.resolve(path)
     if native.is_native(source):
@@ -92,9 +92,9 @@ def read_stored_network(
     delta: bool | None,
     options: Mapping[str, Any],
 ) -> Stored:
-    """Reads a network; arguments as those of `load.open_network`.
+    """Reads a network; for the arguments see `load.open_network`.
 
-    `options` has some of OPTIONS, and num_query_blocks.
+    `options` holds some of OPTIONS, and num_query_blocks.
     """
     source = hub.resolve(path)
     if native.is_native(source):
@@ -116,7 +116,7 @@ def read_stored_network(
             )
         if str(backbone) and holds_differences(checkpoint, delta):
             base = read_stored_backbone(backbone, options)
-            # It may tell what its differences don't.
+            # The backbone may have options that its differences don't have.
             told = base.vit_fields
             known = {k: told.get(k) if v is None else v for k, v in known.items()}
         side = published_name(str(path))[1] or ASSUMED_SIDE
@@ -167,7 +167,7 @@ def _known(options: Mapping[str, Any]) -> dict[str, Any]:
 def _num_query_blocks(
     path: str, eomt: StoredEomt, given: int | None
 ) -> tuple[int, list[str]]:
-    """How many blocks see the queries, and what to know of them."""
+    """Returns how many blocks see the queries, and notes on them."""
     a, notes = eomt.architecture, []
     found = eomt.num_query_blocks or given
     if found is None:

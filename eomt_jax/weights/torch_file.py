@@ -1,4 +1,4 @@
-"""PyTorch's files: pickles, of which nothing but tensors in plain containers is read."""
+"""Reads PyTorch's files, which are pickles, without running any code in them."""
 
 import re
 import zipfile
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
-# Lightning's and others' keys of the tensors, by preference.
+# Keys under which Lightning and others store the tensors, by preference.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
-# Words in a key of weights that are averaged over a training, which are the better ones.
+# Words in the keys of weights averaged over a training, which are better than the last.
 _AVERAGES = ("ema", "teacher")
 _MAX_DEPTH = 4
 _MAX_PICKLE = 64 << 20  # bytes of the names and shapes
@@ -27,14 +27,14 @@ _MAX_MEMBERS = 50_000
 def read_state(
     path: epath.Path, local_path: str
 ) -> tuple[dict[str, "torch.Tensor"], tuple[str, ...]]:
-    """Tensors by name; mapped, so that those not asked for are never read.
+    """Returns tensors by name; the file is mapped, so unused tensors are never read.
 
     Args:
       path: for messages.
       local_path: the file, or a local copy of it.
 
     Returns:
-      The tensors, and notes on which were taken where there are several.
+      The tensors, and notes on which were taken if there are several sets.
 
     Raises:
       ImportError: there is no torch.
@@ -51,7 +51,7 @@ def read_state(
         is_zip = zipfile.is_zipfile(local_path)
         if is_zip:
             _check_archive(local_path)
-        # Only zip files can be mapped; old ones are read whole.
+        # Only zip files can be mapped; files of the older format are read whole.
         state = torch.load(
             local_path, map_location="cpu", weights_only=True, mmap=is_zip
         )
@@ -85,7 +85,7 @@ def read_state(
 def _find_tensors(
     state: dict[Any, Any], path: epath.Path, depth: int = 0
 ) -> tuple[dict[str, "torch.Tensor"] | None, tuple[str, ...]]:
-    """The dictionary of tensors within others, and what was chosen on the way to it."""
+    """Returns the dictionary of tensors within others, and the keys that lead to it."""
     import torch
 
     if state and all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -106,11 +106,11 @@ def _find_tensors(
 
 
 def choose_copy(keys: Collection[str], path: epath.PathLike) -> str:
-    """The key whose weights to take: averaged ones, else the usual ones.
+    """Returns the key of the weights to take: averaged ones, or the usual ones.
 
     Args:
-      keys: of weights, one at least.
-      path: of the file, for the message.
+      keys: keys of weights, at least one.
+      path: path of the file, for the message.
 
     Raises:
       ValueError: there are several of unknown names.
@@ -128,10 +128,10 @@ def choose_copy(keys: Collection[str], path: epath.PathLike) -> str:
 
 
 def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
-    """A copy in memory of its own; bfloat16, which torch doesn't hand over, as float32.
+    """Returns a NumPy copy; bfloat16, which torch can't convert, becomes float32.
 
     Raises:
-      ValueError: it repeats its values and may be far larger than its file.
+      ValueError: the tensor repeats stored values, and may be far larger than its file.
     """
     import torch
 
@@ -146,9 +146,9 @@ def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
 
 
 def _check_archive(local_path: str) -> None:
-    """Raises an error where a file isn't as PyTorch wrote it.
+    """Raises an error if a file isn't as PyTorch wrote it.
 
-    It stores its members as they are, with a checksum of each that it doesn't look at.
+    PyTorch stores its members uncompressed, with checksums that it doesn't verify.
     """
     with open(local_path, "rb") as stream, zip_archives.open_zip(stream) as archive:
         for member in archive.infolist():

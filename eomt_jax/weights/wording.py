@@ -1,4 +1,4 @@
-"""Names, values and errors in messages, none of them longer than a person reads."""
+"""Shortens names, values and errors for messages."""
 
 import reprlib
 from collections.abc import Collection
@@ -13,7 +13,7 @@ _SHORT.maxlevel = 3
 
 
 def listed(names: Collection[str]) -> str:
-    """Names in words, neither too many nor too long."""
+    """Returns names joined by commas, neither too many nor too long."""
     if not names:
         return "none"
     some = [_cut(name) for name, _ in zip(names, range(MAX_LISTED))]
@@ -22,12 +22,12 @@ def listed(names: Collection[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value from a file as Python writes it, shortened."""
+    """Returns a value from a file in Python's notation, shortened."""
     return _cut(_SHORT.repr(value))
 
 
 def reason(error: Exception) -> str:
-    """Why something could not be read, in words of the file and not of the code."""
+    """Returns why something could not be read, in words that fit the file."""
     if isinstance(error, KeyError):
         return (
             f"{shown(error.args[0])} is missing" if error.args else "a key is missing"
