@@ -1,7 +1,7 @@
-"""The range of every field of a recipe, checked before anything is read or compiled.
+"""Checks the range of every field of a recipe, before anything is read or compiled.
 
-A field that is missing here is refused by name, so that a new one cannot be forgotten.
-What two fields or a field and the data must agree on is checked where they meet.
+A field without a range here is an error, so that a new field cannot be forgotten. Rules
+about several fields, or about a field and the data, are checked where these are used.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from eomt_jax.task_registry import task_names
 
 # Schedules are computed in float32, which counts exactly up to here.
 _MAX_STEPS = 2**24
-# Problems in one message.
+# A message lists at most so many problems.
 _MAX_LISTED = 8
 
 
@@ -60,7 +60,7 @@ class Real:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Two finite numbers, the second not smaller, both from `low` to `high`."""
+    """Two finite numbers from `low` to `high`, the smaller one first."""
 
     low: float
     high: float
@@ -79,7 +79,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A printable text of one line that matches `pattern`, in words `words`."""
+    """A printable text of one line that matches `pattern`; `words` describes it."""
 
     pattern: str = r".{0,4096}"
     words: str = "a text of one line"
@@ -260,7 +260,7 @@ def check_config(config: Any) -> None:
 
 
 def fields_of(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a tree of mappings by their dotted names."""
+    """Returns the values of a tree of mappings by their dotted names."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):

@@ -1,13 +1,13 @@
-"""File names made of names that come from data: image ids, datasets, shards.
+"""Makes safe file names from names in data, such as image ids, datasets and shards.
 
-Whoever writes a file under such a name, or opens one, asks `path_below` for its path.
+All code that writes or opens a file of such a name gets its path from `path_below`.
 """
 
 import unicodedata
 
 from etils import epath
 
-# File systems take 255 bytes; a file that isn't finished yet has a longer name.
+# File systems take 255 bytes, and an unfinished file has a longer name.
 MAX_BYTES = 235
 
 
@@ -20,9 +20,9 @@ def path_below(
 
     Args:
       folder: a local folder or a bucket.
-      name: from data, not checked.
+      name: a name from data, not checked.
       what: the kind of name, for the error's text, such as "image id".
-      ending: of the file, such as ".png".
+      ending: ending of the file, such as ".png".
 
     Raises:
       ValueError: the name would leave the folder, or no file can have it.
@@ -32,7 +32,7 @@ def path_below(
 
 
 def check_name(name: str, *, what: str) -> None:
-    """Raises ValueError where `path_below` would refuse the name."""
+    """Raises ValueError if no file can have the name, see `path_below`."""
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):
         problem = "its parts between slashes must be names, not empty, . or .."

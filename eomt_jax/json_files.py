@@ -1,4 +1,4 @@
-"""JSON files, read through one door: regular files of bounded size, and parsed safely."""
+"""Reads JSON files; all code reads them here, so that size and content are checked."""
 
 import json
 from typing import Any
@@ -12,8 +12,8 @@ def read_object(path: epath.PathLike) -> dict[str, Any]:
     """Returns the object that a JSON file holds.
 
     Raises:
-      ValueError: naming the file, which is no regular one, too large, no JSON or holds
-        something else.
+      ValueError: the file is no regular one, too large, no JSON or holds something
+        else; the message names it.
     """
     value = read_value(path)
     if isinstance(value, dict):
@@ -35,11 +35,12 @@ def parse(text: str | bytes, *, source: str) -> Any:
     """Returns the value of a JSON text.
 
     Args:
-      text: of the file, or its bytes.
-      source: what the text is of, for messages.
+      text: the text, or its bytes.
+      source: the file or other origin of the text, for messages.
 
     Raises:
-      ValueError: naming the source, whose text is no JSON or is nested too deeply.
+      ValueError: the text is no JSON or is nested too deeply; the message names the
+        source.
     """
     try:
         return json.loads(text)

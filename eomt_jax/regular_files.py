@@ -1,7 +1,7 @@
-"""Refuses files that are none: pipes, devices, sockets, and what the kernel makes up.
+"""Refuses paths that are no regular files, such as pipes, devices, sockets and /proc.
 
-Reading them waits for ever, or never ends. Whoever opens a file that a user named, or that
-lies in a folder that a user named, asks here first.
+To read them may never end. All code that opens a file that a user named, or that is in
+a folder that a user named, checks it here first.
 """
 
 import os
@@ -10,7 +10,7 @@ import stat
 from etils import epath
 
 MAX_JSON = 1 << 28
-"""Bytes of a JSON that describes a network, a file of weights or a class table."""
+"""Most bytes of a JSON that describes a network, a file of weights or a class table."""
 
 _KERNEL_FOLDERS = ("/proc", "/sys")
 
@@ -26,12 +26,12 @@ _KINDS = (
 def check_regular(path: epath.PathLike, *, max_bytes: int | None = None) -> None:
     """Raises ValueError unless a path is a regular file, before a byte of it is read.
 
-    A file that does not exist passes; whoever opens it says so. So do files in buckets,
-    which are regular always.
+    A path where there is nothing passes, since opening it raises an error of its own.
+    So do files in buckets, which are always regular.
 
     Args:
-      path: of a file or a link to one.
-      max_bytes: the file may have; any number by default.
+      path: path of a file, or of a link to one.
+      max_bytes: most bytes that the file may have; any number by default.
     """
     local = os.fspath(path)
     if "://" in local:

@@ -1,8 +1,8 @@
-"""The one rule by which pixels of a file become RGB, for training and for prediction.
+"""Opens photographs and converts them to RGB, for training and prediction alike.
 
-Whoever reads a photograph, of a prepared dataset or of a user, opens it with
-`open_photograph` and converts it with `to_rgb`. So a network sees the colours in use that
-it has seen in training. Pixels of RGB photographs without transparency stay as they are.
+All photographs, of prepared datasets and of users, are opened by `open_photograph` and
+converted by `to_rgb`, so that a network sees the same colours in prediction as in
+training. Pixels of RGB photographs without transparency don't change.
 
 Legend: H W pixels.
 """
@@ -19,7 +19,7 @@ from PIL import Image
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "MPO", "AVIF", "JPEG2000"),
 )
-"""Formats that Pillow decodes itself. For others, such as EPS, it starts programs."""
+"""Formats that Pillow decodes itself; for others, such as EPS, it starts programs."""
 
 _WHITE = (255, 255, 255, 255)
 _STRIP = 1 << 22  # pixels that are laid on white at a time, in 4 bytes and copies
@@ -32,7 +32,7 @@ def open_photograph(encoded: bytes) -> Image.Image:
 
     Raises:
       ValueError: the bytes are no picture in one of FORMATS, or claim more pixels than
-        Pillow's limit against decompression bombs. Its cause is Pillow's own error.
+        Pillow's limit against decompression bombs. Pillow's own error is its cause.
     """
     try:
         return Image.open(io.BytesIO(encoded), formats=_formats())
@@ -45,7 +45,7 @@ def open_photograph(encoded: bytes) -> Image.Image:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """FORMATS that this Pillow was built with."""
+    """Returns those of FORMATS that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -59,8 +59,8 @@ def short_reason(error: Exception) -> str:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Returns EXIF's orientation, 1 to 8; 1, upright, where none can be read."""
-    # EXIF that can't be read says nothing; the pixels are whole all the same.
+    """Returns EXIF's orientation, 1 to 8, or 1 (upright) if none can be read."""
+    # EXIF that can't be read is ignored, since the pixels may still be whole.
     with contextlib.suppress(Exception):
         found: Any = image.getexif().get(_ORIENTATION)
         if found in range(1, 9):
@@ -69,21 +69,22 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image in mode RGB, as viewers show it.
+    """Returns an image in mode RGB, with the colours that viewers show.
 
     Grey, palettes and CMYK become RGB without regard to colour profiles. Transparent
-    pixels lie on white, whichever way the file marks them. Of 16 bits the upper 8 count.
-    The orientation in EXIF is the caller's.
+    pixels lie on white, whichever way the file marks them. The upper 8 of 16 bits are
+    taken. The orientation in EXIF is left to the caller.
 
     Raises:
       ValueError: the pixels are floating-point numbers or integers of more than 16 bits,
-        of which nobody knows what is white.
+        for which it isn't known which value is white.
     """
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
-    # In strips, since several copies of a large photograph would be in memory otherwise.
+    # It works in strips, since otherwise several copies of a large photograph would be
+    # in memory.
     width, height = image.size
     rows = max(1, _STRIP // width)
     whole = Image.new("RGB", image.size)
@@ -101,7 +102,7 @@ def upper_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
 
 
 def _to_8_bits(pixels: np.ndarray) -> UInt8[np.ndarray, "H W"]:
-    """Grey of 16 bits, in whichever of Pillow's modes."""
+    """Returns 8 bits from 16 bits of grey, in any of Pillow's modes."""
     if pixels.dtype.kind == "f" or not 0 <= pixels.min() <= pixels.max() <= 65_535:
         raise ValueError(
             f"pixels of type {pixels.dtype} from {pixels.min()} to {pixels.max()}, of "

@@ -1,4 +1,4 @@
-"""The values that the library's packages hand to one another.
+"""Types of the values that the library's packages exchange.
 
 Legend: B batch, Q queries, T targets (padded), T8 bytes for T bits, K classes, H W
 pixels, S side of the network's input, h w patch grid.
@@ -21,21 +21,22 @@ Array = jax.Array | np.ndarray
 
 @flax.struct.dataclass
 class Targets:
-    """What a batch shows, with masks in one of two compact forms or in none.
+    """Targets of a batch, with masks in one of two compact forms or without masks.
 
-    Segments that don't overlap travel as one id map an image, those that may as one bit
-    a target and pixel. The evaluation of instances needs labels alone on the device.
+    Segments that don't overlap are one id map for each image. Segments that may overlap
+    have one bit for each target and pixel. The evaluation of instances needs only
+    labels on the device.
 
     Attributes:
       labels: class index of each target, 0 in padded rows.
       valid: False in padded rows.
       is_crowd: True for crowd regions; training drops them, evaluation keeps them.
       id_map: 0 where a pixel belongs to no target (void, padding, a dropped crowd),
-        t + 1 where it belongs to target t. uint8 up to 255 targets, else uint16.
+        t + 1 where it belongs to target t; uint8 up to 255 targets, otherwise uint16.
       mask_bits: bit t % 8 of byte t // 8 is set where a pixel belongs to target t.
 
-    Training with `ignore_void` marks void pixels and dropped crowds as a target T that
-    has no row: T + 1 in the id map, or bit T. Padding stays 0.
+    Training with `ignore_void` marks void pixels and dropped crowds as an extra target
+    T without a row, that is T + 1 in the id map, or bit T. Padding stays 0.
     """
 
     labels: Int[Array, "B T"]
@@ -47,24 +48,24 @@ class Targets:
 
 @flax.struct.dataclass
 class Batch:
-    """Images and targets as they travel to the device.
+    """Images and targets of a batch.
 
     In training the targets have the image's size. In evaluation `targets.id_map` has
     each photograph's original size, in the top left of one canvas for all, so that
     quality is measured on the pixels that were annotated.
 
     Attributes:
-      image: RGB; rows and columns past `content_size` are 0. Evaluated in windows, an
-        image has a further axis for them; those past the photograph's last are 0.
+      image: RGB; rows and columns past `content_size` are 0. For an evaluation in
+        windows there is a further axis for them; those past the photograph's last are
+        0.
       targets: see Targets.
       valid: False for rows that only fill up the last batch of an evaluation.
       example_index: position of each image in its prepared split.
-      content_size: (height, width) that the photograph takes in `image`; in windows,
-        of the resized photograph that they are cut from.
+      content_size: (height, width) of the photograph within `image`; with windows, of
+        the resized photograph that they are cut from.
       original_size: (height, width) of the photograph as published.
-      replaced: True where another photograph stands in for the one whose turn it was,
-        because that one is damaged or shows no target. None in evaluation, where
-        nothing is ever replaced.
+      replaced: True if another photograph stands in for one that is damaged or shows no
+        target. None in evaluation, where nothing is replaced.
     """
 
     image: UInt8[Array, "B *windows S S 3"]
@@ -78,11 +79,11 @@ class Batch:
 
 @flax.struct.dataclass
 class Outputs:
-    """Predictions of the network, first to last; without masking only the last.
+    """Predictions of the network, first to last, or only the last without masking.
 
     Attributes:
-      mask_logits: float32, at a quarter of the image's size.
-      class_logits: float32, the last class is "no object".
+      mask_logits: float32 logits at a quarter of the image's size.
+      class_logits: float32 logits; the last class is "no object".
     """
 
     mask_logits: tuple[Float[Array, "B Q h4 w4"], ...]
@@ -94,8 +95,8 @@ class ClassInfo:
     """One class of a dataset; its position in the table is the label in training.
 
     Attributes:
-      id: the number the dataset's own files use.
-      name: as published.
+      id: the class's number in the dataset's own files.
+      name: the published name.
       is_thing: True for countable objects, False for stuff.
       color: RGB, 0 to 255, for pictures.
     """
@@ -107,7 +108,7 @@ class ClassInfo:
 
 
 def _check_info(fields: Any) -> None:
-    """Raises ValueError naming the first field that isn't as DatasetInfo has it."""
+    """Raises ValueError for the first field that isn't of DatasetInfo's types."""
 
     def check(name: str, good: bool, wanted: str, value: Any) -> None:
         if not good:
@@ -155,7 +156,7 @@ def _check_info(fields: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a prepared dataset says of itself.
+    """Description of a prepared dataset: its classes and sizes.
 
     Attributes:
       name: the prepared dataset's name.
@@ -164,7 +165,7 @@ class DatasetInfo:
       max_image_size: largest (height, width) over all photographs of all splits.
       max_segments: most segments in one image, crowds included.
       num_examples: images in each split.
-      max_aspect_ratio: of the longest and thinnest photograph, long side over short.
+      max_aspect_ratio: largest ratio of long to short side over all photographs.
     """
 
     name: str
@@ -181,12 +182,12 @@ class DatasetInfo:
 
     @property
     def is_thing(self) -> np.ndarray:
-        """bool [K], in label order."""
+        """True for things, bool [K], in label order."""
         return np.array([c.is_thing for c in self.classes], dtype=bool)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the classes or the number of images, not with the folder."""
+        """Hash of the classes and the numbers of images, independent of the folder."""
         content = {"classes": self.classes, "num_examples": self.num_examples}
         text = json.dumps(content, default=dataclasses.asdict, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Zip archives that are opened only where they are what they seem to be."""
+"""Opens zip archives after checking them for forged contents."""
 
 import lzma
 import struct
@@ -7,11 +7,11 @@ import zlib
 from typing import Any
 
 MAX_TABLE = 64 << 20  # bytes of the table of contents, some 500,000 names
-# A member may grow to this many bytes, or by this factor.
+# A member may unpack to this many bytes, or grow by this factor.
 MAX_GROWN = 256 << 20
 MAX_GROWTH = 200
 _HEADER = 30  # bytes in front of a member's name
-# zipfile lets errors of the modules below it through.
+# zipfile raises errors of the modules that it uses too.
 ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -30,11 +30,11 @@ def open_zip(stream: Any) -> zipfile.ZipFile:
 
     Raises:
       zipfile.BadZipFile: it has no table of contents or one that is too long, two
-        members of one name, members that share bytes, or one that grows to far more
+        members of one name, members that share bytes, or one that unpacks to far more
         than is stored.
     """
     try:
-        # ZipFile looks for this record first, and then reads a table of any length.
+        # ZipFile would read a table of any length, so its record is read first.
         found: Any = getattr(zipfile, "_EndRecData")(stream)  # noqa: B009
         if found and found[5] > MAX_TABLE:
             raise zipfile.BadZipFile(

@@ -1,1 +1,1 @@
-"""Command-line tools, each a thin main."""
+"""Command-line tools, each of which parses its arguments and calls the library."""

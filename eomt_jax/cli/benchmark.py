@@ -1,13 +1,14 @@
-"""eomt-benchmark: what a config takes, of memory and time.
+"""eomt-benchmark measures the memory and the time that a config takes.
 
 eomt-benchmark --config=configs/coco_panoptic_vits_640_2x.py --measure=inference
 eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 
-The first times what --measure names on this machine's devices: inference, train_step,
-input_pipeline (samples a second of one core) or evaluation (photographs on disk to PQ).
-With --against=transformers PyTorch does the same, all taking turns. The second compiles
-training and evaluation for a TPU slice that needn't be here, and says per chip how much
-memory they take and how long they take at least.
+The first command times on this machine's devices what --measure names: inference,
+train_step, input_pipeline (samples a second of one core) or evaluation (from
+photographs on disk to PQ). With --against=transformers PyTorch does the same work, and
+they take turns. The second command compiles training and evaluation for a TPU slice
+that need not be present, and prints how much memory and at least how much time they
+take on a chip.
 """
 
 import json
@@ -21,43 +22,43 @@ from eomt_jax.cli import config_flag
 
 _CONFIG = config_flag.define_config_flag()
 _COMPILE_FOR = flags.DEFINE_string(
-    "compile_for", None, "A TPU slice that needn't be here, such as v5e:4x4."
+    "compile_for", None, "A TPU slice that need not be present, such as v5e:4x4."
 )
 _PROGRAMS = flags.DEFINE_list(
-    "programs", ["train", "eval"], "Which of the two to compile."
+    "programs", ["train", "eval"], "Programs to compile: train, eval or both."
 )
 _MEASURE = flags.DEFINE_list(
-    "measure", [], "inference, train_step, input_pipeline, evaluation: what to time."
+    "measure", [], "What to time: inference, train_step, input_pipeline, evaluation."
 )
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Of inference.")
 _IMAGES = flags.DEFINE_integer(
-    "images", 16, "Evaluated a round: the first of the validation split."
+    "images", 16, "Images evaluated in a round, the first of the validation split."
 )
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 10, "In which all that is compared takes turns."
+    "rounds", 10, "Rounds, in each of which all that is compared takes a turn."
 )
 _AGAINST = flags.DEFINE_enum(
-    "against", "", ["", "transformers"], "PyTorch's, in the same rounds."
+    "against", "", ["", "transformers"], "Times PyTorch's EoMT in the same rounds."
 )
 _MODES = flags.DEFINE_list(
     "torch_modes",
     ["eager", "compiled"],
-    "How PyTorch's network is called: eager, compiled, max-autotune.",
+    "Modes of PyTorch's network: eager, compiled, max-autotune.",
 )
 _THREADS = flags.DEFINE_integer(
-    "torch_threads", 0, "Of torch, on CPU; 0: the processors that JAX takes."
+    "torch_threads", 0, "Threads of torch on a CPU; 0 takes as many as JAX."
 )
-_OUT = flags.DEFINE_string("out", "", "JSON file for the numbers as well.")
+_OUT = flags.DEFINE_string("out", "", "JSON file to which the numbers are written.")
 flags.mark_flag_as_required("config")
 
 _MEASURES = ("inference", "train_step", "input_pipeline", "evaluation")
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     # Recipes import one another from the folder that the command is called in.
     sys.path.insert(0, os.getcwd())
-    # absl spells flags with underscores.
+    # absl's flags have underscores.
     arguments = [
         argument.replace("--compile-for", "--compile_for", 1) for argument in sys.argv
     ]
@@ -89,7 +90,7 @@ def _compile() -> tuple[bool, dict[str, Any]]:
     unknown = set(_PROGRAMS.value) - {"train", "eval"}
     if unknown or not _PROGRAMS.value:
         raise app.UsageError(f"--programs takes train and eval, not {sorted(unknown)}")
-    # Before jax is imported: what compiles for a device must not look for one.
+    # This must be set before jax is imported, so that JAX doesn't look for devices.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from eomt_jax.benchmark import ahead_of_time, compile_report
     from eomt_jax.benchmark.target import open_target
@@ -115,7 +116,7 @@ def _measure() -> tuple[bool, dict[str, Any]]:
         raise app.UsageError(f"--rounds={_ROUNDS.value}: at least 1")
     if _IMAGES.value < 1:
         raise app.UsageError(f"--images={_IMAGES.value}: at least 1")
-    # Beside torch, JAX must not take all of a GPU's memory.
+    # JAX must leave some of a GPU's memory to torch.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from eomt_jax.benchmark import machine, measure
     from eomt_jax.parallel.host_memory import keep_freed_memory

@@ -1,4 +1,4 @@
-"""Arguments of the tools that open somebody's weights."""
+"""Arguments of the tools that open a checkpoint."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,8 @@ from typing import Any
 from eomt_jax.pipeline.info_sources import open_info
 from eomt_jax.weights.load import Loaded, open_network
 
-# Fields of the model that shapes don't tell and a checkpoint's config may not either.
+# Fields of the model that neither shapes nor, in some checkpoints, the config
+# determine.
 NUMBERS = {
     "num_heads": (int, "attention heads; default: the config's, else width / 64"),
     "num_query_blocks": (int, "blocks that see the queries; default: the checkpoint's"),
@@ -17,7 +18,7 @@ NUMBERS = {
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> None:
-    """The checkpoint, and what `overrides` reads."""
+    """Adds the checkpoint and the options that `overrides` reads."""
     parser.add_argument(
         "checkpoint",
         help=f"{noun}: a file, a folder or a name on the Hugging Face hub; may be in a "
@@ -52,15 +53,15 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> N
 
 
 def open_checkpoint(options: argparse.Namespace, **fields: Any) -> Loaded:
-    """The EoMT that the arguments name, with the classes of --dataset if given.
+    """Opens the EoMT that the arguments name, with the classes of --dataset if given.
 
     Args:
-      options: parsed.
-      **fields: further ones for `open_network`.
+      options: the parsed arguments.
+      **fields: further arguments of `open_network`.
 
     Raises:
-      ValueError: as `open_network` and `open_info`, or the dataset has another number of
-        classes.
+      ValueError: `open_network` or `open_info` raises it, or the dataset has another
+        number of classes.
     """
     info = open_info(options.dataset) if options.dataset else None
     loaded = open_network(
@@ -73,13 +74,13 @@ def open_checkpoint(options: argparse.Namespace, **fields: Any) -> Loaded:
             f"{options.checkpoint} predicts {loaded.model.num_classes} classes, "
             f"--dataset {options.dataset} has {info.num_classes}."
         )
-    # It tells what these notes ask for.
+    # --dataset gives what these notes ask for.
     notes = tuple(note for note in loaded.notes if "dataset_info" not in note)
     return dataclasses.replace(loaded, dataset_info=info, notes=notes)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Keywords for `load` of what was given."""
+    """Returns the keyword arguments for `load` that the user gave."""
     given = {name: getattr(options, name) for name in ("delta", *NUMBERS)}
     given["image_size"] = tuple(options.image_size) if options.image_size else None
     return {name: value for name, value in given.items() if value is not None}

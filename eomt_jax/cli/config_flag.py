@@ -16,19 +16,19 @@ def define_config_flag() -> flags.FlagHolder:
 
 
 def given_fields() -> set[str]:
-    """Dotted names of the config's fields that the command line sets."""
+    """Returns the dotted names of the config's fields that the command line sets."""
     return set(config_flags.get_override_values(flags.FLAGS["config"]))
 
 
 def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
-    """For app.run(main, flags_parser=parse_flags): absl's parser with plain errors.
+    """Parses absl's flags with plain errors, as the flags_parser of app.run.
 
     A misspelt field, a value of the wrong type or a missing file ends the program with
     exit code 2 and one message, not with a traceback.
 
     Args:
       argv: the program's name and its arguments.
-      default: the recipe where the arguments name none.
+      default: the recipe that is taken if the arguments name none.
     """
     if default and not any(re.match(r"--?config(=|$)", arg) for arg in argv):
         # ml_collections reads the overrides of a flag's own default too early.
@@ -36,7 +36,7 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-            # A recipe that cannot be loaded shows itself only here.
+            # A recipe that cannot be loaded raises its error only here.
             _ = flags.FLAGS.config.is_locked
         return rest
     except (AttributeError, KeyError) as error:
@@ -51,7 +51,7 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
 
 
 def _unknown_field(error: str, argv: Sequence[str]) -> str:
-    """Names the flag whose field isn't there, and the field that comes closest."""
+    """Returns a message with the unknown field and the field that is most alike."""
     match = re.search(r"Did you mean \"(\w+)\" instead of \"(\w+)\"", error)
     wrong = match[2] if match else error.strip("\\\"' ")
     given = [arg for arg in argv if re.match(rf"--config\.([\w.]+\.)?{wrong}\b", arg)]

@@ -1,4 +1,4 @@
-"""eomt-convert: weights from anywhere as a folder, a file, or for transformers."""
+"""eomt-convert writes supported weights as our folder or file, or for transformers."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ FORMATS = ("eomt_jax", "safetensors", "huggingface")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Converts and says what came out; returns the exit status."""
+    """Converts, and prints the network's sizes; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="eomt-convert",
         description="Writes an EoMT or a backbone (DINOv2, DINOv3) in another form: for "
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Source(NamedTuple):
-    """What is converted; a backbone's classes are None."""
+    """The network that is converted; the classes of a backbone are None."""
 
     model: Any
     params: dict[str, Any]

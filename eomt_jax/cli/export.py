@@ -1,4 +1,4 @@
-"""eomt-export: a network as a program that runs without this library."""
+"""eomt-export writes a network as a program that runs without this library."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports and says what came out; returns the exit status."""
+    """Exports, and prints the program's inputs; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="eomt-export",
         description="Writes an EoMT as a folder with a StableHLO program that jax.export "

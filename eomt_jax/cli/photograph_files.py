@@ -1,4 +1,4 @@
-"""Which photographs a user means, and what the files beside them are called."""
+"""Finds the photographs that a user names, and names the files of their results."""
 
 import collections
 import contextlib
@@ -14,24 +14,24 @@ from eomt_jax.regular_files import check_regular
 
 _MAGIC = ("*", "?", "[")
 _JSON_BEGIN = f'{{\n "info": {{\n  "description": "{DESCRIPTION}"'.encode()
-"""Of what eomt-predict writes."""
+"""Beginning of the JSON files that eomt-predict writes."""
 
 
 def find_photographs(
     arguments: Sequence[str], *, leave_out: epath.Path
 ) -> dict[epath.Path, str]:
-    """The photographs that files, folders and patterns name, each once.
+    """Returns the photographs that files, folders and patterns name, each once.
 
-    A folder stands for all pictures in it and below; what is hidden is left out.
+    A folder stands for all pictures in it and below, except for hidden ones.
 
     Args:
       arguments: paths; patterns such as "photos/*.jpg" or "photos/**/*.jpg".
-      leave_out: the folder that is written; where it lies below one that is read, its
-        pictures are not meant.
+      leave_out: the folder that is written; its pictures are left out if it lies below
+        one that is read.
 
     Returns:
-      Each photograph, and its path without the ending below the folder or the pattern
-      that it comes from.
+      Each photograph, and its path below the folder or the pattern that it comes from,
+      without its ending.
 
     Raises:
       ValueError: an argument names no photograph.
@@ -58,10 +58,10 @@ def find_photographs(
 
 
 def output_names(photographs: dict[epath.Path, str]) -> dict[epath.Path, str]:
-    """A name of its own for each photograph's files.
+    """Returns a different name for each photograph's files.
 
-    Usually it is the photograph's. Where two would have the same, as a.jpg and a.png, or
-    x/a.jpg and y/a.jpg, the ending is added and, if need be, a number.
+    Usually it is the photograph's name. If two have the same, as a.jpg and a.png, or
+    x/a.jpg and y/a.jpg, the ending is added and, if necessary, a number.
     """
     count = collections.Counter(name.lower() for name in photographs.values())
     names: dict[epath.Path, str] = {}
@@ -78,15 +78,15 @@ def output_names(photographs: dict[epath.Path, str]) -> dict[epath.Path, str]:
 def check_outputs(
     names: dict[epath.Path, str], out: epath.Path, endings: Sequence[str]
 ) -> None:
-    """Nothing that is read may be written over, nor annotations that lie beside it.
+    """Raises an error if results would replace a photograph or an annotation.
 
     Args:
       names: each photograph, and its name below `out`.
       out: the folder that is written.
-      endings: of the files that a photograph gets.
+      endings: endings of the files of each photograph.
 
     Raises:
-      ValueError: naming the file.
+      ValueError: a file would be replaced; the message names it.
     """
     inputs = {path.resolve() for path in names}
     writers: dict[str, epath.Path] = {}
@@ -114,7 +114,7 @@ def check_outputs(
 
 
 def check_writable(folder: epath.Path) -> None:
-    """Makes a folder; says at once what would otherwise come after minutes.
+    """Makes a folder and writes to it, so that errors come before minutes of work.
 
     Raises:
       ValueError: nothing can be written into it.
@@ -130,7 +130,7 @@ def check_writable(folder: epath.Path) -> None:
 
 @contextlib.contextmanager
 def no_empty_folder(folder: epath.Path) -> Iterator[None]:
-    """Removes a folder, and those above it, that the block made and left empty."""
+    """Removes a folder and its parents that the block made and left empty."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield
@@ -156,12 +156,12 @@ def _candidates(name: str) -> Iterator[str]:
 
 
 def _expand(argument: str) -> tuple[epath.Path, list[epath.Path]]:
-    """The folder that names are counted from, and the files."""
+    """Returns the folder that names are relative to, and the files."""
     path = epath.Path(argument).expanduser()
     if path.is_dir():
         return path, sorted(_pictures(_walk(path)))
     if path.exists() or not any(sign in argument for sign in _MAGIC):
-        # A missing file is one that can't be read, told beside the damaged ones.
+        # A missing file is reported with the damaged ones, as one that can't be read.
         return path.parent, [path]
     parts = path.parts
     first = next(i for i, part in enumerate(parts) if any(s in part for s in _MAGIC))
@@ -186,7 +186,7 @@ def _walk(folder: epath.Path) -> Iterator[epath.Path]:
     for path in folder.iterdir():
         if not path.is_dir():
             yield path
-        # A link to a folder may lead back here.
+        # Links to folders are left out, since they may lead back here.
         elif not path.name.startswith(".") and not os.path.islink(path):
             yield from _walk(path)
 

@@ -1,4 +1,4 @@
-"""eomt-predict: photographs in; overlays and JSON out."""
+"""eomt-predict writes overlays and JSON files of the segments on photographs."""
 
 import argparse
 import collections
@@ -32,15 +32,19 @@ from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.task_registry import task_names
 
 _LONG_SIDES = 1024, 2048
-"""Overlays have the photograph's own size within these: small ones are worth enlarging,
-for outlines and names are drawn afterwards; large ones only take time."""
+"""Limits of an overlay's long side, which otherwise equals the photograph's.
+
+Outlines and names are drawn after enlarging, so small photographs gain by it; large
+overlays only take time."""
 _MAX_WAITING = 2**30
-"""Bytes of results that are not written yet; instances of a large photograph have many,
-and looking at the next one is slower than drawing it."""
+"""Most bytes of results that wait to be written.
+
+Instances of a large photograph have many bytes. Few results wait, since predicting a
+photograph takes longer than drawing it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predicts, says how fast, lists what could not be read; returns the exit status."""
+    """Predicts, prints the speed and unreadable files; returns the exit status."""
     options = _parse(arguments)
     try:
         out = epath.Path(options.out).expanduser()
@@ -170,7 +174,7 @@ def _positive(text: str) -> int:
 
 
 def _endings(options: argparse.Namespace) -> list[str]:
-    """Of the files that a photograph gets."""
+    """Returns the endings of the files of each photograph."""
     overlay = [] if options.no_overlay else [".png"]
     return [*overlay, *([".masks.png"] if options.masks else []), ".json"]
 
@@ -205,14 +209,14 @@ def _predict(
     out: epath.Path,
     options: argparse.Namespace,
 ) -> list[str]:
-    """Writes everything; returns what could not be read, and why."""
+    """Predicts and writes all results; returns unreadable files with the reasons."""
     problems: list[str] = []
     num_done = 0
     progress = Progress()
     begin = time.monotonic()
 
     def speed() -> float:
-        """Photographs a second, compiling apart."""
+        """Returns the photographs a second, without the time of compiling."""
         seconds = time.monotonic() - begin - segmenter.network.compile_seconds
         return num_done / max(seconds, 1e-9)
 
@@ -279,7 +283,7 @@ def _encode_png(picture: np.ndarray) -> bytes:
 
 
 def _write_whole(path: epath.Path, ending: str, content: Any) -> None:
-    """A reader finds no half of it; what an earlier call wrote is replaced."""
+    """Writes a file whole or not at all; replaces the result of an earlier call."""
     unfinished = path.parent / f".{path.name}{ending}.unfinished"
     try:
         unfinished.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Flags that join several processes into one run, and how such a run ends."""
+"""Flags that join several processes to one run, and the context of such a run."""
 
 import contextlib
 import sys
@@ -21,19 +21,20 @@ def define_process_flags() -> None:
 
 @contextlib.contextmanager
 def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
-    """Around what a program does: joins the other processes, and ends with them.
+    """Joins the other processes of a run for a `with` block, and ends with them.
 
-    An error that the user can do something about becomes one line and exit code 1; in
-    a run of several processes it ends all of them, see `parallel.ending`.
+    An error that the user can fix becomes one line and exit code 1. In a run of several
+    processes it ends all of them, see `parallel.ending`.
 
     Args:
       saves_on_sigterm: see `parallel.processes.initialize`.
     """
-    # After the flags, so that --help and misspelt fields answer at once.
+    # These are imported after parsing the flags, so that --help and misspelt fields are
+    # answered at once.
     from eomt_jax.parallel import ending, gpu_memory, processes
     from eomt_jax.training import hooks
 
-    # ImportError: of an extra that only some inputs need.
+    # An ImportError may come from an extra that only some inputs need.
     told = (
         *(ValueError, OSError, ImportError),
         *(hooks.NonFiniteError, hooks.OutOfMemoryError),

@@ -1,18 +1,18 @@
-"""How far a long command is."""
+"""Shows the progress of a long command."""
 
 import sys
 import time
 
 
 class Progress:
-    """A live line on a terminal; elsewhere a line every half minute."""
+    """Updates a line on a terminal; elsewhere prints a line every half minute."""
 
     def __init__(self):
         self._live = sys.stderr.isatty()
         self._next = 0.0
 
     def __call__(self, done: int, total: int, speed: float) -> None:
-        """Tells of images done, of images in all, and images a second (0: unknown)."""
+        """Shows images done, images in all, and images a second (0 is unknown)."""
         if not self._live and time.monotonic() < self._next and done < total:
             return
         self._next = time.monotonic() + 30

@@ -1,6 +1,6 @@
 """Class tables of the published datasets, in label order.
 
-Read by the builders, and by whoever wants names and colours without a prepared
+The builders read them, and all code that needs names and colours without a prepared
 dataset. A class's position in its table is its label.
 """
 
@@ -15,14 +15,14 @@ ClassTable = tuple[ClassInfo, ...]
 
 
 def available() -> tuple[str, ...]:
-    """Names of the datasets whose class tables are here."""
+    """Returns the names of the datasets whose class tables are here."""
     files = resources.files(__name__).iterdir()
     tables = [f.name[:-5] for f in files if f.name.endswith(".json")]
     return tuple(sorted([*tables, *_DERIVED]))
 
 
 def load_classes(name: str) -> ClassTable:
-    """Class table of the published dataset `name`; ValueError for an unknown one."""
+    """Returns the class table of the dataset `name`; ValueError if it is unknown."""
     if name in _DERIVED:
         other, derive = _DERIVED[name]
         return derive(load_classes(other))
@@ -37,10 +37,10 @@ def load_classes(name: str) -> ClassTable:
 
 
 def published_info(name: str) -> DatasetInfo:
-    """Classes and task of the published dataset `name`, without a prepared one's sizes.
+    """Returns classes and task of the published dataset `name`, without sizes.
 
     Raises:
-      ValueError: no such class table.
+      ValueError: there is no such class table.
     """
     return DatasetInfo(
         name=name,
@@ -55,12 +55,12 @@ def published_info(name: str) -> DatasetInfo:
 def find_published(
     class_names: Sequence[str], task: str | None = None
 ) -> DatasetInfo | None:
-    """The published dataset whose classes have these names in this order, if any.
+    """Returns the published dataset whose classes have these names in this order.
 
     Args:
-      class_names: in label order.
-      task: where two datasets share their classes, as ADE20K's do; None takes the
-        panoptic one, which knows things from stuff.
+      class_names: names in label order.
+      task: chooses between two datasets that share their classes, as ADE20K's do; None
+        takes the panoptic one, which distinguishes things and stuff.
     """
     for name in available():
         info = published_info(name)
@@ -75,11 +75,11 @@ def _only_things(classes: ClassTable) -> ClassTable:
 
 
 def _only_regions(classes: ClassTable) -> ClassTable:
-    """Semantic segmentation tells no objects apart."""
+    """Returns the classes as stuff, since a semantic task has no objects."""
     return tuple(dataclasses.replace(c, is_thing=False) for c in classes)
 
 
-# Tables that are others in part, with the same ids, names and colours.
+# Tables that are parts of others, with the same ids, names and colours.
 _DERIVED: dict[str, tuple[str, Callable[[ClassTable], ClassTable]]] = {
     "ade20k_semantic": ("ade20k_panoptic", _only_regions),
     "coco_instance": ("coco_panoptic", _only_things),

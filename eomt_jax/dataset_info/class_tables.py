@@ -38,7 +38,7 @@ def make_class_table(
 
 
 def _read_color(text: str, file: str) -> tuple[int, ...]:
-    """RGB of a text as annotation tools write it; empty where it is no colour."""
+    """Returns RGB from the text of an annotation tool; empty if it is no colour."""
     try:
         return ImageColor.getrgb(text.strip())[:3]
     except ValueError:
