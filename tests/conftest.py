@@ -1,17 +1,18 @@
-"""Eight fake CPU devices, quick compiling and checked shapes."""
+"""Sets up eight fake CPU devices, quick compiling and checked shapes."""
 
 import importlib.metadata
 import os
 
-# Before jax is imported. NPROC sizes XLA's CPU thread pool: with as few threads as a
-# small machine has cores, collectives over eight devices wait for one another forever.
+# This must be set before jax is imported. NPROC is the size of XLA's CPU thread pool:
+# with as few threads as a small machine has cores, collectives over eight devices
+# deadlock.
 os.environ.setdefault("NPROC", "32")
-# Compiling takes most of the time here and running next to none, so programs are left
-# as they come: a training step compiles four times as fast. What needs optimized ones
-# asks for them (`optimized_programs`, tests/quickstart).
+# Compiling takes most of the time here and running very little. So programs are not
+# optimized, and a training step compiles four times as fast. Tests that need optimized
+# programs ask for them (`optimized_programs`, tests/quickstart).
 _flags = "--xla_force_host_platform_device_count=8"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # A flag that later ones don't know, and XLA ends the process over an unknown one.
+    # Later versions don't have this flag, and XLA ends the process for an unknown flag.
     _flags += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", _flags)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -24,7 +25,7 @@ _struct_dataclass = flax.struct.dataclass
 
 
 def _pytree_dataclass(cls=None, **kwargs):
-    """JAX rebuilds pytrees with shardings and placeholders for leaves: unchecked."""
+    """Makes an unchecked dataclass, since JAX also fills fields with placeholders."""
     if cls is None:
         return lambda cls: _pytree_dataclass(cls, **kwargs)
     cls = _struct_dataclass(cls, **kwargs)
@@ -32,7 +33,7 @@ def _pytree_dataclass(cls=None, **kwargs):
     return cls
 
 
-# Function arguments and results are checked against their shapes in every test.
+# Arguments and results of functions are checked against their shapes in every test.
 flax.struct.dataclass = _pytree_dataclass
 install_import_hook("eomt_jax", "beartype.beartype")
 
@@ -42,17 +43,17 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int | None:
-    """No workers for a single file: all its tests would go to one of them."""
+    """Returns 0 workers for a single file, whose tests would all go to one worker."""
     files = {argument.split("::")[0] for argument in config.args}
     return 0 if len(files) == 1 and files.pop().endswith(".py") else None
 
 
 @pytest.fixture(scope="module")
 def optimized_programs():
-    """Programs as users run them, for comparisons to the last digits.
+    """Compiles optimized programs, as for users, for comparisons to the last digits.
 
-    Without optimizing, logits that are computed twice may differ in the last bit, and the
-    loss then chooses a point less than it should.
+    In programs that are not optimized, logits that are computed twice may differ in the
+    last bit, and the loss may then choose a point too few.
     """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""Several real processes of one run over 127.0.0.1, for tests of what they agree on."""
+"""Runs several real processes over 127.0.0.1, for tests of runs with processes."""
 
 import dataclasses
 import os
@@ -16,11 +16,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
-      returncode: negative where a signal ended it.
-      output: what it printed, both streams.
+      returncode: its exit status; negative if a signal ended it.
+      output: its output on both streams.
     """
 
     returncode: int
@@ -28,7 +28,7 @@ class Ended:
 
 
 class Processes:
-    """The processes of one run, started at once; a context manager that ends them.
+    """The processes of one run, which are started at once; a context that ends them.
 
     Attributes:
       running: the `subprocess.Popen`s, in the order of their process ids.
@@ -47,12 +47,12 @@ class Processes:
         """Starts `python -m module arguments…` as processes 0 to count − 1.
 
         Args:
-          module: one that calls `parallel.processes.initialize()`.
-          arguments: the same for all.
-          count: one process joins nobody.
-          devices: fake CPU devices of each process.
-          folder: for the logs, which are read back as `Ended.output`.
-          variables: of the environment, for all or one mapping for each.
+          module: a module that calls `parallel.processes.initialize()`.
+          arguments: arguments of all processes.
+          count: number of processes; a single one joins no others.
+          devices: number of fake CPU devices of each process.
+          folder: folder of the logs, which are read as `Ended.output`.
+          variables: variables of the environment, for all, or a mapping for each.
         """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -64,7 +64,7 @@ class Processes:
         for i, log in enumerate(self._logs):
             environment = os.environ | {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                # As many threads as all devices together can wait with.
+                # All devices together must have a thread each to wait in.
                 "NPROC": "32",
                 "JAX_PLATFORMS": "cpu",
             }
@@ -88,11 +88,11 @@ class Processes:
                 )
 
     def output(self, index: int) -> str:
-        """What process `index` has printed so far."""
+        """Returns the output of process `index` so far."""
         return self._logs[index].read_text(errors="replace")
 
     def wait(self, *, timeout: float) -> list[Ended]:
-        """Until all have ended; TimeoutError, with their output, after `timeout` s."""
+        """Waits until all have ended; TimeoutError, with output, after `timeout` s."""
         deadline = time.monotonic() + timeout
         for process in self.running:
             try:
@@ -113,10 +113,10 @@ class Processes:
 
 
 def run_processes(module: str, arguments: Sequence[Any] = (), **options: Any):
-    """Runs them to their end; see Processes, and `timeout`, 200 s by default.
+    """Runs processes to their end; takes Processes' options, and `timeout` (200 s).
 
     Returns:
-      Each one's `Ended`; AssertionError, with the output, unless all ended well.
+      The `Ended` of each; AssertionError with the output if one ended badly.
     """
     timeout = options.pop("timeout", 200.0)
     with Processes(module, arguments, **options) as processes:

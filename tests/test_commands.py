@@ -1,4 +1,4 @@
-"""Commands in the documents name files, flags and fields that there are."""
+"""Commands in the documents name files, flags and fields that exist."""
 
 import importlib
 import pathlib
@@ -17,16 +17,16 @@ DOCUMENTS = [
 
 
 def commands(text):
-    """Argument lists of what is called in `text`, over lines that end in a backslash."""
+    """Returns the argument lists of commands in `text`, also over several lines."""
     text = re.sub(r"\\\n\s*", " ", text)
     for script, rest in re.findall(rf"python ({'|'.join(SCRIPTS)})\b(.*)", text):
-        # A sentence may go on after a command in backquotes.
+        # A sentence may continue after a command in backquotes.
         rest = rest.split("`")[0].split(" && ")[0]
         yield script, shlex.split(rest, comments=True)
 
 
 def quoted_words(script):
-    """Flags are among them, however they are defined."""
+    """Returns the quoted words of a script, which contain its flags."""
     source = (ROOT / script).read_text()
     for module in re.findall(r"(\w+)\.define_process_flags\(\)", source):
         source += (ROOT / f"eomt_jax/cli/{module}.py").read_text()

@@ -1,4 +1,4 @@
-"""Ranges of all fields, of all recipes."""
+"""Values of all fields of all recipes are in their ranges, and others are refused."""
 
 import copy
 import math
@@ -13,12 +13,12 @@ from eomt_jax.training import moments
 from eomt_jax.training.initialization import CLASS_HEAD_CHOICES
 from tests.configs.golden import RECIPES, fields, get_config
 
-# No field takes any of these, whatever its type.
+# No field, of any type, takes one of these.
 NEVER = (math.nan, math.inf, -math.inf, 1e30, -1e30, None, [], "a\0b", -2)
 
 
 def with_value(name, value):
-    """The base of all recipes with one field replaced, whatever its type."""
+    """Returns the base of all recipes with one field replaced by any value."""
     config = common.get_config().copy_and_resolve_references()
     config = config.unlock()
     section, _, field = name.rpartition(".")

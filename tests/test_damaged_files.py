@@ -1,7 +1,7 @@
-"""Files that users bring are damaged in many ways: an error names the file, or they load.
+"""Files of users that are damaged in many ways load, or an error names them.
 
-Weights have tests of their own (weights/test_fuzz.py), and so have the fields of COCO's
-JSON (data/test_coco_schema.py).
+Weights are tested in weights/test_fuzz.py, and the fields of COCO's JSON in
+data/test_coco_schema.py.
 """
 
 import io
@@ -68,7 +68,7 @@ def read_table(module):
 
 CLASSES = json.dumps([{"id": 1, "name": "cat", "color": [1, 2, 3], "isthing": 1}])
 FILES = {"a.png": picture("PNG"), "b/c.txt": b"text" * 90, "d.jpg": picture("JPEG")}
-# Name of the file, its bytes, and what reads it.
+# Name of the file, its bytes, and the function that reads it.
 READERS = {
     **{
         f"photograph {kind}": (

@@ -1,4 +1,4 @@
-"""Names that come from data: no file is written outside the folder that was named."""
+"""Names in data never lead to a file outside of the folder that was named."""
 
 import dataclasses
 import random
@@ -33,7 +33,7 @@ HARMLESS = (
 
 
 def random_names(count):
-    """Names that are put together from the parts that paths are made of."""
+    """Returns names that are made of parts of paths."""
     rng = random.Random(0)
     parts = ("/", "..", ".", "a", "b", "~", "\\", ":", "\0", " ", "\u00e9", "tmp")
     return ["".join(rng.choices(parts, k=rng.randint(0, 6))) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""Packages of the library import only packages below them."""
 
 import ast
 import pathlib
@@ -6,7 +6,7 @@ import re
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# Packages of the library, each with those below it that it may import.
+# Packages of the library, each with the packages below it that it may import.
 ALLOWED = {
     "cli": {"*"},
     "benchmark": {"*"},
@@ -36,7 +36,7 @@ RECIPES = {"configs", "data", "train", "eval", "tests"}
 
 
 def imported_modules(path: pathlib.Path) -> set[str]:
-    """Absolute names, imports inside functions included."""
+    """Returns the absolute names of a file's imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

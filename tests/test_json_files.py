@@ -1,4 +1,4 @@
-"""JSON files: one door, and every error names the file."""
+"""JSON files are all read in one place, and every error names the file."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Pipes, devices and the like are refused by what they are, in every reader."""
+"""Every reader refuses pipes, devices and the like, and says what they are."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ def make_pipe(path):
 
 
 def make_socket(path):
-    # The path of a socket may have 108 bytes; that of a test's folder has more.
+    # The path of a socket may have 108 bytes, and a test's folder has a longer one.
     with socket.socket(socket.AF_UNIX) as opened:
         here = os.getcwd()
         os.chdir(path.parent)
@@ -75,7 +75,7 @@ def read_coco(path):
     builder._read_table(path)
 
 
-# Name of the file, and what reads it.
+# Name of the file, and the function that reads it.
 READERS = {
     "photograph": ("a.jpg", read_photograph),
     "member of a folder": ("a.jpg", read_folder),
@@ -112,7 +112,7 @@ def test_readers_refuse_what_is_no_regular_file(tmp_path, reader, kind):
     name, read = READERS[reader]
     make, message = SPECIAL[kind]
     make(tmp_path / name)
-    # Some say first that it is no file.
+    # Some readers check first whether it is a file.
     with pytest.raises(ValueError, match=rf"{name}.*({message}|is no file)"):
         read(epath.Path(tmp_path / name))
 

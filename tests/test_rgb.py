@@ -1,4 +1,4 @@
-"""One photograph, one picture: what training, prediction and preview see of a file."""
+"""Training, prediction and preview see the same pixels of a file."""
 
 import io
 
@@ -15,7 +15,7 @@ from eomt_jax import rgb
 from eomt_jax.inference.photographs import read_photograph
 from eomt_jax.pipeline.transforms import decode_image
 
-# A red square in the middle; everything around it is transparent and black below.
+# A red square is in the middle; the pixels around it are transparent and black.
 COLORS = np.zeros((8, 8, 3), np.uint8)
 COLORS[2:6, 2:6] = (200, 40, 40)
 ALPHA = np.uint8(255) * (COLORS[..., 0] > 0)
@@ -37,7 +37,7 @@ PALETTE = picture(COLORS).quantize(4)
 BACKGROUND = PALETTE.getpixel((0, 0))
 RGBA = Image.fromarray(np.dstack([COLORS, ALPHA]))
 LA = Image.merge("LA", [picture(COLORS[..., 0]), picture(ALPHA)])
-# File, and the colours of its corner and its middle.
+# The file, and the colours of its corner and its middle.
 FILES = {
     "RGB": (encode(picture(COLORS)), BLACK, RED),
     "RGBA": (encode(RGBA), WHITE, RED),

@@ -1,4 +1,4 @@
-"""A dataset's description is read with its types, or refused by its field."""
+"""A dataset's description has values of the right types, or an error names a field."""
 
 import json
 

@@ -17,7 +17,7 @@ CHIP = Device(1e9, 16e9, 1e9, 1e6)
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """(run, target, programs) of a recipe for a data set that isn't prepared."""
+    """Returns (run, target, programs) of a recipe whose dataset isn't prepared."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
         register_micro_variant()
@@ -39,12 +39,12 @@ def test_memory_and_work_of_a_config_are_counted(compiled):
     whole = 4 * sum(leaf.size for leaf in leaves)
     for program in (train, evaluation):
         assert whole / 2 <= program.held["parameters"] < 0.7 * whole
-        # Two moments of each parameter, and a counter.
+        # The optimizer holds two moments of each parameter, and a counter.
         assert program.held["optimizer"] == 2 * program.held["parameters"] + 4
         assert program.fits
         assert program.temporaries > 0
         assert program.total == sum(program.held.values()) + program.temporaries
-    # An image each on a quarter of the devices, its labels and ids.
+    # Each of a quarter of the devices has an image with its labels and ids.
     assert train.held["batch"] > 2 * 32 * 32 * 4
     assert evaluation.held["batch"] > 640 * 640
     assert (train.images, evaluation.images) == (8, 4)
@@ -80,5 +80,5 @@ def test_report_says_what_to_turn_where_it_does_not_fit(compiled):
     assert "--config.model.remat=true" in text
     assert "--config.mesh.fsdp=4" in text
     assert "1.00 GB too much" in text
-    # Two passes of the two rows that a device has are all there are.
+    # A device has two rows, so there can't be more than the two passes.
     assert "--config.accumulation" not in text

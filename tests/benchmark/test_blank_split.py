@@ -1,4 +1,4 @@
-"""Blank photographs run through the pipeline as a prepared dataset's do."""
+"""Blank photographs run through the pipeline like those of a prepared dataset."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What devices send one another, read from compiled programs."""
+"""The bytes that devices send one another are read from compiled programs."""
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -7,8 +7,8 @@ from eomt_jax.benchmark import hlo
 from eomt_jax.benchmark.collectives import Collective, add_up, collectives
 from eomt_jax.parallel.mesh import create_mesh
 
-# A scan of ten passes, each with one reduction over four devices; and a gather of eight
-# floats that is written in two pieces.
+# The program has a scan of ten passes, each with one reduction over four devices, and a
+# gather of eight floats that is written in two pieces.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {

@@ -1,4 +1,4 @@
-"""Comparing two metrics.jsonl, by hand."""
+"""Two metrics.jsonl are compared, with numbers worked out by hand."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_curve_gives_each_step_the_mean_it_was_recorded_in(tmp_path):
 def test_deviation_of_smoothed_curves_by_hand():
     ours, theirs = np.array([4.0, 2.0, 4.0, 2.0]), np.array([2.0, 4.0, 2.0, 0.0])
     found = curves.deviation(ours, theirs, window=2)
-    # Averages 3, 3, 3 against 3, 3, 1.
+    # The averages are 3, 3, 3 and 3, 3, 1.
     assert found.largest == pytest.approx(2.0)
     assert found.step == 4
     assert found.mean == pytest.approx(2 / 3)

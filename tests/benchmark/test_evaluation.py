@@ -31,7 +31,7 @@ def config(data_dir, monkeypatch):
 
 @pytest.fixture
 def job(config):
-    """Model, parameters and source."""
+    """Returns model, parameters and source."""
     run = setup(config, devices=jax.devices()[:1])
     source = open_split(config.dataset.data_dir, "shapes", "validation")
     return run.initialization.model, run.create_state().params, source

@@ -1,4 +1,4 @@
-"""Counting matrix products."""
+"""The FLOPs of matrix products are counted."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_loops_branches_and_what_is_computed_again():
         return jnp.sin(jnp.sin(x @ w) @ w).sum()
 
     plain = count(jax.grad(loss), SQUARE, X)
-    # Two products forward; backward one for x and two for w.
+    # There are two products forward, and backward one for x and two for w.
     assert plain == 5 * 512
     assert count(jax.grad(jax.checkpoint(loss)), SQUARE, X) > plain
 
@@ -70,7 +70,7 @@ def test_shards_are_counted_together():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_forward_pass_of_a_published_network(training):
-    """By hand: blocks of D² and N²·D products, and what predicts."""
+    """The expected FLOPs are worked out by hand for blocks and predictions."""
     model = variants.create_eomt(
         "small", num_classes=133, num_queries=200, image_size=(640, 640)
     )
@@ -84,5 +84,5 @@ def test_forward_pass_of_a_published_network(training):
     heads = 2 * 200 * dim * (3 * dim + 134) + 2 * 200 * 160 * 160 * dim
     expected = embed + blocks + (upscale + heads) * (4 if training else 1)
     found = flops.forward_flops(model, training=training)
-    # Resizing the masks, in training, is all that is left.
+    # Only resizing the masks, in training, isn't in the expected number.
     assert expected <= found < 1.02 * expected

@@ -1,4 +1,4 @@
-"""Compiling for GPUs; collected only where JAX's CUDA plugin is installed."""
+"""Programs are compiled for GPUs, if JAX's CUDA plugin is installed."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from tests.training.conftest import make_config
 
 
 def compile_for(name, tmp_path, monkeypatch, **fields):
-    """(run, target, programs) of a network of two blocks with heads of 64 channels."""
+    """Returns (run, target, programs) of a network with heads of 64 channels."""
     monkeypatch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
     variants.VARIANTS["micro"] = variants.Variant(128, 2, 2, 32, 1)
     config = make_config(str(tmp_path))
@@ -27,7 +27,7 @@ def compile_for(name, tmp_path, monkeypatch, **fields):
 def test_program_for_one_card_calls_cudnn(tmp_path, monkeypatch):
     target, run, programs = compile_for("l4:1", tmp_path, monkeypatch)
     train, evaluation = programs
-    # One row block of the second attends with a mask, the rest by cuDNN.
+    # The queries of the second block attend with a mask, all other rows by cuDNN.
     assert train.attention == {"cuDNN forward": 2, "cuDNN backward": 2}
     assert evaluation.attention == {"cuDNN forward": 2}
     for program in programs:

@@ -1,4 +1,4 @@
-"""The tables of GPUs hold every recipe, and what its files say."""
+"""The tables of GPUs hold every recipe, with the numbers of its files."""
 
 import importlib
 import json
@@ -67,7 +67,7 @@ def test_cudnn_computes_attention_of_every_block(recipe, num_blocks, num_heads):
         if point.program == "train":
             expected["cuDNN backward"] = num_blocks
         assert result["attention"] == expected, point.command
-        # Nothing is as large as the float32 logits of all tokens would be.
+        # No array is as large as the float32 logits of all tokens would be.
         dtype, dims = result["largest_array"].rstrip("]").split("[")
         size = hlo.Array(dtype, tuple(map(int, dims.split(",")))).bytes
         assert size < 4 * point.batch * num_heads * 1605**2, point.command
@@ -110,20 +110,20 @@ def test_missing_points_are_compiled_once(tmp_path, monkeypatch):
     assert gpu_table.main(["ade20k_semantic_vitl"]) == 1
     assert len(commands) == 6
     assert "| `ade20k_semantic_vitl`" not in pathlib.Path("docs/gpus.md").read_text()
-    # Called again, it compiles what was killed and nothing else.
+    # Called again, it compiles only the program that was killed.
     assert gpu_table.main(["ade20k_semantic_vitl"]) == 0
     assert len(commands) == 7
     assert commands[-1][:-1] == commands[3][:-1]
     text = pathlib.Path("docs/gpus.md").read_text()
     row = "| `ade20k_semantic_vitl` | off | 4.00 GB | 1.00 GB | 10 (2) | 17 (1) |"
     assert text.startswith("Text.\n") and row in text and "old" not in text
-    # A prediction does without the optimizer's state.
+    # A prediction needs no state of the optimizer.
     assert "| `ade20k_semantic_vitl` | 2.00 GB | 1.00 GB | 12 | 19 |" in text
 
 
 def test_cells_say_how_many_fit_and_in_how_many_passes():
-    # 76.2 GB of the H200's 151 are fixed: what is left of its 135.3 takes 5 images; 16
-    # go in 4 passes of 4, with 2 GB of gradients beside them.
+    # Of the H200's 151 GB 135.3 are usable, of which 76.2 are fixed. The rest takes 5
+    # images. 16 images go in 4 passes of 4, with 2 GB of gradients beside them.
     line = MemoryLine(fixed=76.2e9, per_image=10e9)
     result = {"held": {"parameters": 2e9, "batch": 4e6}, "batch": 2}
     assert gpu_table._training_cell(line, result, "h200") == "5 (4)"

@@ -1,11 +1,11 @@
-"""Reading compiled programs."""
+"""The text of compiled programs is read."""
 
 import pytest
 
 from eomt_jax.benchmark import hlo
 
-# A loop of twelve passes, as a GPU's compiler says; one that its condition counts; a
-# branch; and kernels that call computations of their own.
+# The program has a loop of twelve passes by a GPU's compiler, a loop that is counted by
+# its condition, a branch, and kernels that call computations of their own.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {

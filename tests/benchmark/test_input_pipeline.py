@@ -1,4 +1,4 @@
-"""Preparation of samples beside decoding, on a handful of small photographs."""
+"""Preparing samples and only decoding are timed, on a few small photographs."""
 
 import os
 
@@ -23,7 +23,7 @@ def test_preparation_is_timed_beside_decoding_and_taken_apart(source):
     crop_image = transforms.crop_image
     options = TrainOptions(image_size=32, color_jitter=True)
     result = input_pipeline.measure(source, options, rounds=3)
-    # What was changed to measure is as before.
+    # The measurement restores what it changed.
     assert os.sched_getaffinity(0) == cores
     assert transforms.crop_image is crop_image
 
@@ -31,7 +31,7 @@ def test_preparation_is_timed_beside_decoding_and_taken_apart(source):
     prepared = result.timings[input_pipeline.PREPARE]
     decoded = result.timings[input_pipeline.DECODE]
     assert len(prepared.seconds) == len(decoded.seconds) == 3
-    # Preparing a sample decodes its photograph, and then goes on.
+    # Preparing a sample includes decoding its photograph.
     assert 0 < result.ratio < 1
     assert len(result.parts) == 6 and min(result.parts.values()) > 0
     table = input_pipeline.format_result(result)

@@ -1,4 +1,4 @@
-"""What eomt-benchmark times, on a network too small for the numbers to matter."""
+"""eomt-benchmark's measurements run on a small network, whose times don't matter."""
 
 import jax
 import pytest

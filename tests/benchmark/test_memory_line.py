@@ -1,4 +1,4 @@
-"""Lines through what a compiler says of a few batches."""
+"""Lines go through the compiler's numbers for a few batches."""
 
 import pytest
 
@@ -37,6 +37,6 @@ def test_passes_are_as_few_as_fit(available, passes):
 
 
 def test_passes_divide_the_batch():
-    # Eight images fit a pass; of 12 in equal passes that is 6.
+    # Eight images fit a pass, and 12 images in equal passes are 6 in each.
     assert passes_for(12, LINE, 22.5e9, gradients=1e9, per_input=0.0) == 2
     assert passes_for(7, LINE, 17e9, gradients=1e9, per_input=0.0) == 7

@@ -1,4 +1,7 @@
-"""Targets by name. .ci/tpu compiles for a TPU, test_gpu_compile.py for a GPU."""
+"""Targets are found by name.
+
+.ci/tpu compiles for a TPU, and test_gpu_compile.py for a GPU.
+"""
 
 import importlib.util
 import re
@@ -45,8 +48,8 @@ def test_programs_leave_a_tenth_and_a_gigabyte_of_a_card():
 
 
 def test_peaks_agree_with_clocks_and_tensor_cores():
-    # Dense multiply-adds with float32 sums that a multiprocessor begins in a clock; an
-    # H100 lowers its clock for them.
+    # These are the dense multiply-adds with float32 sums that a multiprocessor begins
+    # in a clock. An H100 lowers its clock for them.
     expected = {"h200": 2048, "h100": 2048, "a100": 1024, "a100_40gb": 1024}
     expected |= dict.fromkeys(("a6000", "l40s", "l4"), 512)
     expected |= dict.fromkeys(("rtx5090", "rtx4090", "rtx3090", "a10g", "rtx4080"), 256)

@@ -1,4 +1,4 @@
-"""How jobs are timed beside one another."""
+"""Jobs are timed in turns."""
 
 import jax.numpy as jnp
 import pytest
@@ -29,7 +29,7 @@ def test_ratio_is_of_the_rounds_and_not_of_the_medians():
     theirs = Timing("theirs", (2.0, 4.0, 8.0), first=9.0)
     assert ours.ratio_to(theirs) == 2.0
     assert ours.median == 2.0
-    # Quartiles 1.5 and 5.
+    # The quartiles are 1.5 and 5.
     assert ours.spread == pytest.approx((5 - 1.5) / 2 / 2)
     assert Timing("one", (3.0,), first=3.0).spread == 0.0
 

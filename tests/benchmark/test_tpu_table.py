@@ -1,4 +1,4 @@
-"""The table of slices holds every recipe, and what its files say."""
+"""The table of slices holds every recipe, with the numbers of its files."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 from eomt_jax.benchmark import tpu_table
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-# Theirs is whoever's data.
+# These configs have no published dataset.
 OTHERS = {"common", "quickstart", "finetune", "__init__"}
 
 

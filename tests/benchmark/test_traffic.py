@@ -1,4 +1,4 @@
-"""What programs read and write, on text whose bytes are counted by hand."""
+"""Bytes that programs read and write are counted, and compared with counts by hand."""
 
 import jax
 import jax.numpy as jnp

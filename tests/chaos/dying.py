@@ -1,10 +1,11 @@
-"""train.py, killed with -9 at a named point.
+"""Runs train.py and kills it with -9 at a named point.
 
 python -m tests.chaos.dying POINT STEP --config=… --workdir=…
 
-POINT is where it dies: `writing` the checkpoint of STEP, when all of it lies there but
-for the rename that completes it; `restoring` it, with the parameters read and the rest
-not; or `before` STEP begins, with the last checkpoint complete.
+At POINT `writing`, it dies when the checkpoint of STEP is written but not yet renamed,
+which completes it. At `restoring`, it dies when the checkpoint's parameters are read
+and the rest isn't. At `before`, it dies before STEP begins, with the last checkpoint
+complete.
 """
 
 import os
@@ -25,7 +26,7 @@ def die() -> None:
 
 
 def die_renaming(path_part: str) -> None:
-    """Dies when Python renames a file to such a path, as its audit events tell."""
+    """Dies when Python renames a file to such a path, by an audit hook."""
 
     def audit(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename" and path_part in str(arguments[1]):

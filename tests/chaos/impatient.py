@@ -1,4 +1,4 @@
-"""train.py with ten steps a second at most, whose processes miss one another soon.
+"""Runs train.py with at most ten steps a second and short limits for lost processes.
 
 python -m tests.chaos.impatient --config=… --workdir=…
 """
@@ -16,7 +16,7 @@ remember = hooks.NonFiniteGuard.remember
 
 
 def remember_slowly(*arguments):
-    """Before each step. A signal takes a second until all processes know of it."""
+    """Sleeps before each step, since a signal takes a second to reach all processes."""
     time.sleep(0.1)
     remember(*arguments)
 

@@ -1,4 +1,4 @@
-"""What a run left behind, read without the code that wrote it, to be compared."""
+"""Reads the files of a run without the code that wrote them, to compare two runs."""
 
 import dataclasses
 import json
@@ -10,21 +10,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from tensorboard.backend.event_processing import event_accumulator
 
-# Of the clock: no two runs agree.
+# Values measured by the clock differ between any two runs.
 _TIMES = ("seconds", "images_per_second", "eval/seconds", "eval/images_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """All that two equal runs have in common.
+    """Everything that must be equal in two equal runs.
 
     Attributes:
-      step: of the newest checkpoint.
-      state: everything in it by name: arrays, and the data position's fields.
-      records: metrics.jsonl, a list of the lines.
-      events: name → (step, value) of scalars, (step, bytes of the PNG) of pictures,
+      step: step of the newest checkpoint.
+      state: content of that checkpoint by name: arrays, and the data position's fields.
+      records: the lines of metrics.jsonl.
+      events: (step, value) of scalars and (step, bytes of the PNG) of pictures by name,
         in the order in which TensorBoard shows them.
-      files: name → content of evaluations and pictures.
+      files: content of evaluations and pictures by name.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def read_outcome(workdir: pathlib.Path) -> Outcome:
-    """Reads the run in `workdir`, of one process or several, on any mesh."""
+    """Reads the run in `workdir`, of any number of processes and on any mesh."""
     steps = [p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()]
     newest = max(steps, key=lambda path: int(path.name))
     return Outcome(
@@ -57,7 +57,7 @@ def read_outcome(workdir: pathlib.Path) -> Outcome:
 
 
 def differences(actual: Outcome, expected: Outcome) -> list[str]:
-    """A line for each thing that differs, to the last bit; none for equal runs."""
+    """Returns a line for each difference, to the last bit; none for equal runs."""
     found = []
     if actual.step != expected.step:
         found.append(f"last checkpoint: {actual.step}, not {expected.step}")
@@ -82,7 +82,7 @@ def differences(actual: Outcome, expected: Outcome) -> list[str]:
 def _read_state(folder: pathlib.Path) -> dict[str, Any]:
     state = {}
     for item in ("params", "training"):
-        # As NumPy arrays, whatever devices they came from.
+        # Arrays are restored as NumPy arrays, whatever devices they came from.
         handler = ocp.PyTreeCheckpointHandler()
         tree = handler.metadata(folder / item).tree
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), tree)
@@ -96,7 +96,7 @@ def _read_state(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_events(folder: pathlib.Path) -> dict[str, list[tuple[int, Any]]]:
-    # It warns of each restart that it tidies up after.
+    # TensorBoard warns of each restart whose repeated steps it drops.
     event_accumulator.logger.setLevel("ERROR")
     everything = {"scalars": 0, "images": 0}
     accumulator = event_accumulator.EventAccumulator(str(folder), everything)

@@ -1,4 +1,4 @@
-"""A run of seconds that does everything a long one does, for what is killed here.
+"""A recipe that does everything a long run does in seconds, for runs that are killed.
 
 python train.py --config=tests/chaos/recipe.py --workdir=… --config.dataset.data_dir=…
 """

@@ -1,11 +1,11 @@
-"""Kills a training at random moments and asks whether it ends as if nothing had been.
+"""Kills a training at random moments and checks that its result doesn't change.
 
 python -m tests.chaos.run [--kills=12] [--seed=0] [--processes=1] [--config=RECIPE]
 
-Trains once undisturbed and once under a scheduler that ends the run by SIGKILL or
-SIGTERM again and again and starts it again each time. Parameters, optimizer and data
-position must be equal to the last bit, and metrics.jsonl and TensorBoard must tell
-each step once. Anything after `--` goes to train.py.
+It trains once undisturbed, and once under a scheduler that repeatedly ends the run by
+SIGKILL or SIGTERM and starts it again. Parameters, optimizer and data position must be
+equal to the last bit, and metrics.jsonl and TensorBoard must have each step once.
+Arguments after `--` go to train.py.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.processes import Ended, Processes
 
 RUN_AGAIN = 75
 _TIMEOUT = 600.0
-# Promised: once a process is hit, the whole run has ended after this.
+# After a process is killed, the whole run must end within this time.
 _SECONDS_TO_END = 60.0
 
 Start = Callable[[pathlib.Path], Processes]
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def prepare_few_shapes(data_dir: pathlib.Path) -> None:
-    """Drawn images for a run of seconds; nothing where they are prepared already."""
+    """Prepares drawn images for a run of seconds, if they aren't prepared yet."""
     shapes.NUM_EXAMPLES = {"train": 10, "validation": 3}
     prepare.ensure("shapes", str(data_dir))
 
@@ -92,14 +92,14 @@ def kill_and_restart(
     rng: random.Random,
     startup: float,
 ) -> None:
-    """Runs to the end, and prints a line for each kill.
+    """Runs to the end with kills, and prints a line for each of them.
 
     Args:
-      start: starts the run in a work directory.
-      workdir: the run's.
-      kills: signals to send; fewer where the run is done before.
-      rng: chooses signal, process and moment.
-      startup: seconds until a start's first step, about.
+      start: function that starts the run in a work directory.
+      workdir: the work directory.
+      kills: number of signals to send; fewer are sent if the run ends before.
+      rng: random generator that chooses signal, process and moment.
+      startup: approximate seconds until the first step after a start.
     """
     print(
         "kill  signal   process  after    while                        ended",
@@ -108,7 +108,7 @@ def kill_and_restart(
     for number in range(1, kills + 1):
         begin = time.monotonic()
         with start(workdir) as run:
-            # Half of them hit the start: reading, compiling, restoring.
+            # Half of the signals come during the start: reading, compiling, restoring.
             if rng.random() < 0.5:
                 wait(run, rng.uniform(0.0, startup))
             else:
@@ -136,7 +136,7 @@ def kill_and_restart(
 
 
 def seconds_until_steps(run: Processes, steps: int) -> float:
-    """Waits until a start has told so many steps or has ended."""
+    """Waits until a start has printed so many steps or has ended; returns seconds."""
     begin = time.monotonic()
     while run.output(0).count("\nstep ") < steps and run.running[0].poll() is None:
         time.sleep(0.005)
@@ -144,14 +144,14 @@ def seconds_until_steps(run: Processes, steps: int) -> float:
 
 
 def wait(run: Processes, seconds: float) -> None:
-    """Sleeps, but not past the end of process 0."""
+    """Sleeps, at most until the end of process 0."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and run.running[0].poll() is None:
         time.sleep(0.005)
 
 
 def what_goes_on(run: Processes, workdir: pathlib.Path) -> str:
-    """A few words, from what the run says and what lies in its folder."""
+    """Returns what a run is doing in a few words, by its output and its folder."""
     lines = run.output(0).splitlines()
     line = lines[-1] if lines else "starting"
     doing = " ".join(re.split(r"[|,…:]", line)[0].split()[:4])[:24]
@@ -165,10 +165,10 @@ def what_goes_on(run: Processes, workdir: pathlib.Path) -> str:
 def expect_run_again(
     ended: Sequence[Ended], *, victim: int, sent: signal.Signals
 ) -> None:
-    """Exits unless each process ended in a way that a scheduler starts again.
+    """Exits unless each process ended in a way after which a scheduler starts it again.
 
-    SIGTERM saves all processes or, before they train, ends one as it would any program.
-    Where one is lost the others say so.
+    After SIGTERM all processes save and end, or, before they train, one ends like any
+    program. If one is lost, the others must print that.
     """
     codes = {one.returncode for one in ended}
     if sent == signal.SIGTERM and codes in ({RUN_AGAIN}, {0}):

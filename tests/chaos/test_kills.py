@@ -1,4 +1,4 @@
-"""A run killed with -9 at the worst moments ends as one that nothing disturbed."""
+"""A run killed with -9 at the worst moments ends like an undisturbed one."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from tests.processes import Processes
 
 @pytest.mark.timeout(280)
 def test_run_killed_between_while_restoring_and_while_writing_checkpoints(tmp_path):
-    """All one after the other; the last start is left alone."""
+    """The kills come one after the other; the last start is not killed."""
     prepare_few_shapes(tmp_path / "data")
 
     def start(workdir, module, *arguments):

@@ -1,4 +1,4 @@
-"""train.py as two processes: what happens to one of them happens to the run."""
+"""train.py runs as two processes, and ends as a whole if one of them ends."""
 
 import shutil
 import signal
@@ -39,7 +39,7 @@ def start(folder, workdir, *, variables=(), **fields):
 
 
 def wait_until(run, is_true):
-    """Until process 0 has printed lines of which `is_true`."""
+    """Waits until `is_true` of the lines that process 0 has printed."""
     deadline = time.monotonic() + TIMEOUT
     while not is_true(run.output(0).splitlines()):
         assert run.running[0].poll() is None, run.output(0)
@@ -52,7 +52,7 @@ def wait_for(run, text):
 
 
 def wait_for_step(run, step):
-    """Until process 0 has told of a step, of `step` or a later one."""
+    """Waits until process 0 has printed `step` or a later one."""
 
     def told(lines):
         steps = [line.split("/")[0].split()[1] for line in lines if line[:5] == "step "]
@@ -63,7 +63,7 @@ def wait_for_step(run, step):
 
 @pytest.mark.timeout(600)
 def test_run_of_two_processes_survives_what_hits_one_of_them(tmp_path):
-    """SIGTERM, then -9, then nothing more: it ends as one that ran undisturbed."""
+    """After SIGTERM and then -9, it ends like an undisturbed run."""
     prepare_few_shapes(tmp_path / "data")
     checkpoints = tmp_path / "hit/checkpoints"
     with start(tmp_path, "undisturbed") as undisturbed:
@@ -77,7 +77,8 @@ def test_run_of_two_processes_survives_what_hits_one_of_them(tmp_path):
         saved = max(int(p.name) for p in checkpoints.iterdir() if p.name.isdecimal())
         assert 1 < saved < 40
 
-        # Before the first step of a run that goes on: after it, all stop.
+        # The signal comes before the first step after a restart; after the step all
+        # stop.
         with start(tmp_path, "hit") as run:
             wait_for(run, "Compiling the training step")
             run.running[1].send_signal(signal.SIGTERM)

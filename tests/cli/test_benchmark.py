@@ -1,4 +1,4 @@
-"""eomt-benchmark as it is called; what it finds is tested in tests/benchmark."""
+"""eomt-benchmark's command line; tests/benchmark tests the measurements."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Errors of the command line, as a newcomer meets them."""
+"""Wrong flags give errors that a newcomer can act on."""
 
 import pathlib
 import subprocess

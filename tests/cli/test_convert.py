@@ -13,7 +13,7 @@ from tests.weights.test_huggingface import small_eomt
 
 
 def timm_tensors() -> dict[str, np.ndarray]:
-    """A ViT of one block, width 64, with timm's names and two registers."""
+    """Returns a ViT of one block, width 64, with timm's names and two registers."""
     shapes = {
         "cls_token": (1, 1, 64),
         "reg_token": (1, 2, 64),
@@ -43,7 +43,7 @@ def backbone(tmp_path):
 
 @pytest.fixture(scope="module")
 def eomts(tmp_path_factory):
-    """The same EoMT of 80 classes as a Hugging Face folder with names and without."""
+    """Returns an EoMT of 80 classes as two Hugging Face folders, one without names."""
     folder = tmp_path_factory.mktemp("eomts")
     model, params = small_eomt()
     info = published_info("coco_instance")

@@ -48,7 +48,7 @@ def test_find_photographs_relative_to_here(folder, monkeypatch):
 
 
 def test_find_photographs_files_as_they_are_named(folder):
-    """Whether they are there and pictures, reading them tells."""
+    """A named file need not exist or be a picture; reading it raises the error."""
     assert found(folder / "notes.txt", folder / "missing.jpg") == ["notes", "missing"]
     (folder / "[1].png").write_bytes(b"")
     assert found(folder / "[1].png") == ["[1]"]

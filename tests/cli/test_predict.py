@@ -16,7 +16,7 @@ from tests.inference.channel_network import INFO, SIZE
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A random EoMT in one file."""
+    """Returns a random EoMT in one file."""
     vit = ViT(
         embed_dim=16,
         depth=1,

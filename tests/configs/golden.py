@@ -1,6 +1,6 @@
-"""Every recipe as it resolves, written down: a change to common.py shows what it moves.
+"""Writes the fields of every recipe to texts, which show the effects of a change.
 
-Rewrites the texts, whose difference then goes into the same commit:
+This rewrites the texts, whose changes belong to the same commit:
 
     python -m tests.configs.golden
 """
@@ -22,14 +22,14 @@ RECIPES = sorted(
 
 
 def get_config(name: str) -> ml_collections.ConfigDict:
-    """The recipe `name`."""
+    """Returns the recipe `name`."""
     return importlib.import_module(f"configs.{name}").get_config()
 
 
 def fields(
     config: ml_collections.ConfigDict, prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every field, in alphabetical order."""
+    """Yields (dotted name, value) of every field, in alphabetical order."""
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             yield from fields(value, f"{prefix}{name}.")
@@ -38,7 +38,7 @@ def fields(
 
 
 def resolved_text(name: str) -> str:
-    """One line for each field of the recipe `name`."""
+    """Returns one line for each field of the recipe `name`."""
     lines = [f"{path} = {value!r}" for path, value in fields(get_config(name))]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Recipes load, are locked, and have no field that nobody reads."""
+"""Recipes load, are locked, and have no field that no code reads."""
 
 import importlib
 import re
@@ -10,7 +10,7 @@ from eomt_jax.models import variants
 from eomt_jax.training.setup import annealing_steps, count_steps
 from tests.configs.golden import RECIPES, ROOT, fields, get_config
 
-# COCO's photographs with panoptic annotations.
+# Number of COCO's photographs with panoptic annotations.
 COCO_IMAGES = 118_262
 
 
@@ -38,7 +38,7 @@ def test_every_field_has_a_reader():
     # The table of ranges names every field and reads none.
     sources.remove(ROOT / "eomt_jax" / "config_ranges.py")
     text = "\n".join(path.read_text() for path in sources)
-    # What functions that are handed a section alone call it.
+    # Names of a section in functions that take only this section.
     shorter = {"dataset": "data"}
 
     def has_reader(field):
@@ -46,7 +46,7 @@ def test_every_field_has_a_reader():
         if not section:
             return re.search(rf"config\.{name}\b", text)
         (section,) = section
-        # Spread over a call, a field that no parameter takes is an error.
+        # In a call with **section, a field that no parameter takes is an error.
         spread = f"**config.{section}" in text
         names = f"{section}|{shorter.get(section, section)}"
         return spread or re.search(rf"\b({names})\.{name}\b", text)
@@ -55,7 +55,7 @@ def test_every_field_has_a_reader():
     assert not has_reader("eval.name") and not has_reader("name")
 
 
-# (starts, ends) of the release's lists, configs/**/*.yaml.
+# (starts, ends) in the release's configs/**/*.yaml.
 COCO = ((14782, 29564, 44346, 59128), (29564, 44346, 59128, 73910))
 COCO_2X = ((29564, 73910, 118256), (59128, 103474, 147820))
 COCO_1X_3 = ((14782, 36955, 59128), (29564, 51737, 73910))
@@ -102,7 +102,7 @@ def test_published_recipe_has_the_published_length_and_annealing(
     config = get_config(name)
     steps = count_steps(config, num_examples=num_examples)
     assert steps == total_steps
-    # The published warm-ups, not shortened.
+    # The published warm-ups are not shortened.
     assert config.optimizer.published_steps <= steps
     num_query_blocks = variants.get_variant(config.model.variant).num_query_blocks
     spans = annealing_steps(

@@ -9,5 +9,5 @@ def test_every_golden_text_has_its_recipe():
 
 @pytest.mark.parametrize("name", golden.RECIPES)
 def test_recipe_resolves_as_written_down(name):
-    """Where a change is wanted: python -m tests.configs.golden, and commit it too."""
+    """If a change is wanted, python -m tests.configs.golden writes the texts anew."""
     assert golden.resolved_text(name) == (golden.FOLDER / f"{name}.txt").read_text()

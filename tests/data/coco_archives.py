@@ -1,9 +1,9 @@
-"""Miniature COCO archives in the official names and layout.
+"""Makes miniature COCO archives with the official names and layout.
 
     write_archives(folder)                                  # three and two pictures
     write_archives(folder, train=draw_pictures(8, size=(64, 96)))
 
-Pictures are bright rectangles (things, the last of some a crowd) on one stuff.
+Pictures are bright rectangles, which are things or a crowd, on one class of stuff.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Picture:
     Attributes:
       image_id: COCO's number, which gives the file names.
       image: uint8 [H, W, 3].
-      id_map: int [H, W], COCO's segment ids (up to 24 bits), 0 void.
+      id_map: int [H, W], COCO's segment ids (up to 24 bits); 0 is void.
       segments: rows of `segments_info`.
     """
 
@@ -49,7 +49,7 @@ class Picture:
 def draw_pictures(
     number: int, *, size: tuple[int, int] = (48, 64), seed: int = 0
 ) -> list[Picture]:
-    """`number` pictures of `size` (height, width), turned on their side now and then."""
+    """Returns `number` pictures of `size` (height, width), some of them turned."""
     rng = np.random.default_rng(seed)
     return [
         _draw_picture(rng, 1000 * (seed + 1) + i, size if i % 3 else size[::-1])
@@ -68,11 +68,11 @@ def write_archives(
     """Writes the photographs' and the panoptic archives into `folder`.
 
     Args:
-      folder: is made where it doesn't exist.
-      train: pictures of train2017; three where None.
-      validation: pictures of val2017; two where None.
-      edit_json: changes each split's JSON before it is written.
-      inner_compression: how the nested archives lie in the outer one.
+      folder: a folder, which is made if it is missing.
+      train: pictures of train2017; None takes three.
+      validation: pictures of val2017; None takes two.
+      edit_json: function that changes each split's JSON before it is written.
+      inner_compression: compression of the nested archives in the outer one.
 
     Returns:
       The pictures by prepared split.
@@ -101,7 +101,7 @@ def write_archives(
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """A zip archive of `files`, stored as COCO's are."""
+    """Returns a zip archive of `files`, stored like COCO's."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files.items():
@@ -110,7 +110,7 @@ def zip_bytes(files: Mapping[str, bytes]) -> bytes:
 
 
 def edit_zip(path: pathlib.Path, change: Callable[[dict[str, bytes]], None]) -> None:
-    """Rewrites an archive after `change` has had its files by name."""
+    """Rewrites an archive after `change` has changed its files by name."""
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     change(files)
@@ -175,10 +175,10 @@ def panoptic_json(pictures: Sequence[Picture]) -> dict[str, Any]:
 
 
 def instances_json(pictures: Sequence[Picture]) -> dict[str, Any]:
-    """The pictures' things; masks in all forms, each overlapping the next one.
+    """Returns the things of the pictures; masks of all forms overlap the next one.
 
-    Every first thing of a picture is two polygons, the second one run lengths, the
-    third one, a crowd, run lengths as well.
+    The first thing of a picture is two polygons, the second one run lengths, and the
+    third one, a crowd, run lengths too.
     """
     classes = {c.id: c for c in dataset_info.load_classes("coco_instance")}
     annotations = []
@@ -221,7 +221,7 @@ def write_instances(
     *,
     edit_json: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Writes annotations_trainval2017.zip beside what `write_archives` wrote."""
+    """Writes annotations_trainval2017.zip beside the archives of `write_archives`."""
     files = {}
     for split, name in SPLITS.items():
         table = instances_json(pictures[split])
@@ -232,7 +232,7 @@ def write_instances(
 
 
 def _run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's uncompressed form: column by column, the first run is of zeros."""
+    """Returns COCO's uncompressed form: column by column, beginning with zeros."""
     flat = mask.ravel(order="F")
     ends = np.append(np.flatnonzero(np.diff(flat)) + 1, flat.size)
     runs = np.diff(ends, prepend=0).tolist()

@@ -1,6 +1,6 @@
-"""Miniature datasets of label maps: ADE20K's archives, Cityscapes', a user's folders.
+"""Makes miniature datasets of label maps: ADE20K, Cityscapes, a user's folders.
 
-Photographs are noise, for nothing here looks at them; label maps are random blocks.
+Photographs are noise, since no test looks at them; label maps are random blocks.
 """
 
 import io
@@ -23,7 +23,7 @@ Files = dict[str, bytes]
 def draw_blocks(
     rng: np.random.Generator, values: range, *, size: tuple[int, int] = (24, 32)
 ) -> np.ndarray:
-    """uint8 [H, W] of blocks of eight pixels that have values of a range each."""
+    """Returns uint8 [H, W] of blocks of eight pixels with random values."""
     blocks = rng.integers(values.start, values.stop, (size[0] // 8, size[1] // 8))
     return blocks.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
 
@@ -31,24 +31,24 @@ def draw_blocks(
 def photograph(
     rng: np.random.Generator, size: tuple[int, int] = (24, 32), format: str = "JPEG"
 ) -> bytes:
-    """A picture file of noise."""
+    """Returns a picture file of noise."""
     return encode(rng.integers(0, 256, (*size, 3)).astype(np.uint8), format)
 
 
 def encode(pixels: np.ndarray, format: str = "PNG", **options) -> bytes:
-    """A picture file of given pixels."""
+    """Returns a picture file of given pixels."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format=format, **options)
     return stream.getvalue()
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Pixels of a picture file."""
+    """Returns the pixels of a picture file."""
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
 def draw_ade20k(number: Mapping[str, int]) -> tuple[Files, Files]:
-    """(files of the scenes' archive, files of the instances' one), by folder's number."""
+    """Returns the files of the scenes' archive and of the instances' archive."""
     rng = np.random.default_rng(0)
     scenes, instances = {}, {}
     for folder, count in number.items():
@@ -71,7 +71,7 @@ def draw_ade20k(number: Mapping[str, int]) -> tuple[Files, Files]:
 def write_ade20k(
     folder: pathlib.Path, scenes: Files, instances: Files, *, tar: bool = True
 ) -> None:
-    """Writes the two archives, the second as published or zipped again."""
+    """Writes the two archives; the second one as published or zipped again."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCENES).write_bytes(zip_bytes(scenes))
     if tar:
@@ -81,7 +81,7 @@ def write_ade20k(
 
 
 def draw_cityscapes() -> tuple[Files, Files]:
-    """(photographs, annotations) of two cities for training and one for validation."""
+    """Returns (photographs, annotations) of two training cities and one validation."""
     rng = np.random.default_rng(1)
     photographs, annotations = {}, {}
     for name in (
@@ -111,7 +111,7 @@ def write_cityscapes(
 
 
 def write_files(folder: pathlib.Path, files: Mapping[str, bytes]) -> pathlib.Path:
-    """Writes files below `folder`, as a user has them."""
+    """Writes files below `folder`."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def write_files(folder: pathlib.Path, files: Mapping[str, bytes]) -> pathlib.Pat
 
 
 def write_zip(path: pathlib.Path, files: Mapping[str, bytes]) -> pathlib.Path:
-    """Writes files as an archive with compression, as a user has them."""
+    """Writes files as an archive with compression, like those of users."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
@@ -128,7 +128,7 @@ def write_zip(path: pathlib.Path, files: Mapping[str, bytes]) -> pathlib.Path:
 
 
 def tar_bytes(files: Mapping[str, bytes]) -> bytes:
-    """A tar archive of `files`, each below "./" and with its folders as members."""
+    """Returns a tar archive of `files`, each below "./", with folders as members."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for folder in sorted({name.rpartition("/")[0] for name in files} - {""}):

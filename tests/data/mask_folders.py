@@ -1,4 +1,4 @@
-"""A user's folders of photographs and masks, and their build."""
+"""Makes a user's folders of photographs and masks, and prepares them."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ CLASSES = "background\nroad\ncar\n"
 
 
 def draw(number=4, *, folder=""):
-    """(photographs, masks) of classes 0, 1, 2 and ignored pixels, by file name."""
+    """Returns (photographs, masks) of classes 0, 1, 2 and ignored pixels, by name."""
     rng = np.random.default_rng(number)
     photographs, masks = {}, {}
     for i in range(number):

@@ -1,4 +1,4 @@
-"""ADE20K from miniature archives: what is read, and what is refused."""
+"""ADE20K is read from miniature archives, and damaged archives are refused."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ FIRST = "training/ADE_tra_00000000"
 
 @pytest.fixture
 def drawn():
-    """(files of the scenes' archive, files of the instances' one)"""
+    """Returns (files of the scenes' archive, files of the instances' archive)."""
     return map_archives.draw_ade20k(NUMBER)
 
 
@@ -29,14 +29,14 @@ def build(tmp_path, drawn, name, *, tar=True):
 
 
 def open_all(tmp_path, name):
-    """(folder in the archives, record) of every record."""
+    """Returns (folder in the archives, record) of every record."""
     for split, folder in (("train", "training"), ("validation", "validation")):
         for record in records.open_split(tmp_path / "prepared", name, split):
             yield folder, record
 
 
 def assert_masks_equal(record, expected):
-    """`expected`: (label, mask) of each segment, in any order."""
+    """Compares with `expected`, (label, mask) of each segment in any order."""
     masks = record.masks()
     found = [(int(n), masks[..., t].tobytes()) for t, n in enumerate(record.labels)]
     assert sorted(found) == sorted((label, m.tobytes()) for label, m in expected)

@@ -1,4 +1,4 @@
-"""What every builder does with records, problems and what is left out."""
+"""Every builder writes records, lists problems, and counts what is left out."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ CLASSES = (ClassInfo(1, "a", False, (1, 1, 1)), ClassInfo(2, "b", False, (2, 2, 
 
 
 class Listed(builder.RecordBuilder):
-    """Builds what it is told: words by split, or (height, width)."""
+    """A dataset of listed items: words by split, or (height, width)."""
 
     VERSION = builder.RecordBuilder.VERSION
     classes = CLASSES

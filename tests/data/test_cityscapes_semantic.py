@@ -1,4 +1,4 @@
-"""Cityscapes from miniature archives: what is read, and what is refused."""
+"""Cityscapes is read from miniature archives, and damaged archives are refused."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ FIRST = "train/aachen/aachen_000000_000019"
 
 @pytest.fixture
 def drawn():
-    """(photographs, annotations)"""
+    """Returns (photographs, annotations)."""
     return map_archives.draw_cityscapes()
 
 

@@ -1,4 +1,4 @@
-"""A user's own dataset in COCO's formats: what is read, and what is refused."""
+"""A user's own dataset in COCO's formats is read, or refused with a reason."""
 
 import io
 import json
@@ -19,9 +19,9 @@ from tests.data.map_archives import encode
 
 
 class OwnData:
-    """Pictures in a folder of one's own, and the dataset prepared from it.
+    """Pictures in a user's folder, and the dataset prepared from it.
 
-    Photographs are called photo_0.jpg …, their ids count from 7.
+    Photographs have the names photo_0.jpg …, and ids from 7 on.
     """
 
     def __init__(self, folder):
@@ -49,7 +49,7 @@ class OwnData:
                     row["file_name"] = f"photo_{row['image_id'] - 7}.png"
 
     def write(self, name, content):
-        """A JSON, zip archive or folder of `content`; its path."""
+        """Writes a JSON, zip archive or folder of `content`; returns its path."""
         path = self.folder / name
         if name.endswith(".json"):
             path.write_text(json.dumps(content))
@@ -166,7 +166,7 @@ def test_colors_of_the_json_are_kept(own):
 
 
 def test_roboflow_group_is_no_class(own, caplog):
-    """Roboflow adds a category 0 that no object has, here called as one of its own."""
+    """Roboflow adds a category 0 without objects, here with the name of another one."""
     for row in own.instances["categories"]:
         row["supercategory"] = "person"
     group = {"id": 0, "name": "person", "supercategory": "none"}
@@ -242,7 +242,7 @@ def test_damaged_photographs_are_left_out_on_request(own, caplog):
     [("WEBP", {"lossless": True}), ("TIFF", {}), ("BMP", {}), ("PNG 16", {})],
 )
 def test_photographs_of_other_formats_are_taken(own, format, options):
-    """Picture 0 is as EXIF turns it where the format has EXIF."""
+    """Picture 0 is turned by EXIF if the format has EXIF."""
     picture = own.pictures[0].image
     expected = picture
     if format == "PNG 16":
@@ -265,7 +265,7 @@ def test_photographs_of_other_formats_are_taken(own, format, options):
 
 
 def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
-    """The first three are annotated as they are shown, the last as it is stored."""
+    """The first three are annotated upright, and the last one as it is stored."""
     turned = {}
     for i, orientation in enumerate([6, 8, 3, 6]):
         picture = own.pictures[i]
@@ -284,27 +284,27 @@ def test_photographs_that_exif_turns_lie_as_they_were_annotated(own):
         picture = own.pictures[number]
         image = np.asarray(Image.open(io.BytesIO(record.image_bytes)))
         assert image.shape == picture.image.shape
-        # JPEG of a few colours: close on average, far off where turned wrongly.
+        # A JPEG of a few colours is close on average, unless it is turned wrongly.
         assert np.abs(image.astype(int) - picture.image).mean() < 8
         if number >= 3:
             assert record.image_bytes == own.photographs[f"photo_{number}.jpg"]
 
 
 def stored_with(picture, orientation, steps):
-    """JPEG of a picture that was turned by `steps` quarters when it was stored."""
+    """Returns a JPEG of a picture that is turned by `steps` quarters for storage."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encode(np.rot90(picture.image, steps), "JPEG", exif=exif, quality=95)
 
 
 def describe_as_stored(own, number):
-    """Gives the JSON the size that photograph `number` has before EXIF turns it."""
+    """Writes photograph `number`'s size before EXIF turns it into the JSON."""
     row = next(r for r in own.instances["images"] if r["id"] == 7 + number)
     row["height"], row["width"] = row["width"], row["height"]
 
 
 def set_outline(own, number, corners):
-    """Makes `corners` the only object of photograph `number`."""
+    """Sets the only object of photograph `number` to `corners`."""
     rows = [a for a in own.instances["annotations"] if a["image_id"] == 7 + number]
     for row in rows[1:]:
         own.instances["annotations"].remove(row)
@@ -313,7 +313,7 @@ def set_outline(own, number, corners):
 
 
 def test_stored_sizes_beside_upright_corners_are_turned(own, caplog):
-    """Pictures of 48 x 64 px, stored on their side and described so; one fits both."""
+    """Pictures of 48 x 64 px are stored and described turned; one object fits both."""
     for i in (1, 2):
         own.photographs[f"photo_{i}.jpg"] = stored_with(own.pictures[i], 6, 1)
         describe_as_stored(own, i)
@@ -337,7 +337,7 @@ def test_stored_sizes_beside_upright_corners_are_turned(own, caplog):
 
 
 def test_upright_sizes_beside_stored_corners_stay_as_stored(own, caplog):
-    """Picture 1 has 48 x 64 px as stored; its size is written as EXIF turns it."""
+    """Picture 1 is stored with 48 x 64 px, and its size is written as upright."""
     own.photographs["photo_1.jpg"] = stored_with(own.pictures[1], 6, 0)
     describe_as_stored(own, 1)
     set_outline(own, 1, [50, 10, 62, 10, 62, 20, 50, 20])
@@ -531,7 +531,7 @@ def test_photographs_that_are_missing_or_not_unique_are_named(own):
 
 
 def test_file_that_two_names_would_share_is_refused(own):
-    """Of cam1/0.jpg and cam2/0.jpg one is missing; the other isn't taken for it."""
+    """One of cam1/0.jpg and cam2/0.jpg is missing; the other isn't taken for it."""
     for row in own.instances["images"]:
         if row["id"] < 9:
             row["file_name"] = f"cam{row['id'] - 6}/0.jpg"

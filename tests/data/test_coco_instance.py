@@ -1,4 +1,4 @@
-"""COCO instances: masks as pycocotools reads them, and what is refused."""
+"""Masks of COCO instances are read like by pycocotools, and bad ones refused."""
 
 import zipfile
 
@@ -18,7 +18,7 @@ NAME = "coco_instance"
 
 @pytest.fixture
 def folders(tmp_path):
-    """(archives, data_dir)"""
+    """Returns (archives, data_dir)."""
     return tmp_path / "archives", tmp_path / "prepared"
 
 
@@ -216,7 +216,7 @@ def set_first(**values):
             "annotation 1 of 0+1000.jpg is no mask in compressed",
         ),
         (
-            # 3072 pixels up to the NUL, as our count has them; pycocotools ends there.
+            # There are 3072 pixels up to the NUL by our count; pycocotools ends there.
             set_first(segmentation={"size": [64, 48], "counts": "Xo0\\P1`0\0"}),
             "annotation 1 of 0+1000.jpg is no mask in compressed run lengths of 64 x 48",
         ),

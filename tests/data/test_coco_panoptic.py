@@ -1,4 +1,4 @@
-"""COCO panoptic from miniature archives: what is read, and what is refused."""
+"""COCO panoptic is read from miniature archives, and damaged archives are refused."""
 
 import json
 import zipfile
@@ -17,7 +17,7 @@ NAME = "coco_panoptic"
 
 @pytest.fixture
 def folders(tmp_path):
-    """(archives, data_dir)"""
+    """Returns (archives, data_dir)."""
     return tmp_path / "archives", tmp_path / "prepared"
 
 
@@ -300,7 +300,7 @@ def test_missing_categories_are_named(folders):
 
 
 def edit_inner(archives, change):
-    """Changes the nested archive of the training PNGs."""
+    """Changes the nested archive of the PNGs of training."""
 
     def change_outer(files):
         inner = archives / "inner.zip"

@@ -1,4 +1,4 @@
-"""JSON of any shape: refused by file and field, or read as it is meant."""
+"""JSON of any shape is read correctly, or an error names the file and the field."""
 
 import copy
 import json
@@ -39,7 +39,7 @@ def places(value):
     for key, child in items:
         yield (key,)
         if isinstance(child, dict | list):
-            # The first two of a list stand for the others.
+            # Only the first two elements of a nested list are visited.
             inside = ((key, *place) for place in places(child))
             yield from (p for p in inside if isinstance(p[1], str) or p[1] < 2)
 
@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 
 
 def shrunk(table):
-    """With the categories that are used, and no more."""
+    """Returns the table with only the categories that are used."""
     used = set()
     for row in table["annotations"]:
         used |= {s["category_id"] for s in row.get("segments_info", [row])}

@@ -1,4 +1,4 @@
-"""Class lists, tables and masks with random damage end in a ValueError, or are read."""
+"""Class lists, tables and masks with random damage are read or raise a ValueError."""
 
 import contextlib
 import random

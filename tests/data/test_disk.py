@@ -1,4 +1,4 @@
-"""Places where no dataset can be: found before a build, and nothing is left."""
+"""Folders that no dataset can be written to are found before a build."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from tests.data.mask_folders import build, draw
 
 @pytest.fixture
 def no_build(monkeypatch):
-    """Building would raise."""
+    """Makes building raise an error."""
     monkeypatch.setattr(shapes, "draw_record", None)
 
 

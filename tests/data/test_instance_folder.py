@@ -1,4 +1,4 @@
-"""A user's photographs with PNGs of numbered objects."""
+"""A user's photographs with PNGs of numbered objects are read."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIZE = (24, 32)
 
 
 def draw_objects(*ids, seed=0, dtype=np.uint8):
-    """A map of rectangles with these numbers on 0."""
+    """Returns a map of rectangles with these numbers on 0."""
     values = np.zeros(SIZE, dtype)
     for i, object_id in enumerate(ids):
         values[4 * i : 4 * i + 3, seed : seed + 9] = object_id
@@ -41,7 +41,7 @@ def build(folder, photographs, masks, *, classes="cell\n", table="", **options):
 
 
 def read_all(folder):
-    """(label, mask) of all objects, by image id."""
+    """Returns (label, mask) of all objects, by image id."""
     found = {}
     info = records.read_info(folder / "out", "mine")
     for split in info.num_examples:
@@ -56,7 +56,7 @@ def read_all(folder):
 
 
 def assert_objects(found, expected):
-    """expected: (label, mask) in any order."""
+    """Compares with `expected`, (label, mask) in any order."""
     assert len(found) == len(expected)
     for label, mask in expected:
         assert any(l == label and np.array_equal(m, mask) for l, m in found)
@@ -72,7 +72,7 @@ def test_objects_of_the_only_class(tmp_path, photographs, caplog):
     info = build(tmp_path, photographs, masks, ignore_label=255, validation=0.4)
     assert info.task == "instance"
     assert [(c.name, c.is_thing) for c in info.classes] == [("cell", True)]
-    # Only 255: nothing to learn, left out where it is a training photograph.
+    # A mask of only 255 has nothing to learn; it is left out of the training split.
     found = read_all(tmp_path)
     assert_objects(found["0"], [(0, maps["0_mask"] == i) for i in (1, 7, 300)])
     assert_objects(found["2"], [(0, maps["2_mask"] == 3)])

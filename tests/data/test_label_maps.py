@@ -1,4 +1,4 @@
-"""Label maps: the numbers in a PNG, what they stand for, and segments of them."""
+"""The numbers in a PNG of labels are read, mapped to classes and made segments."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ CLASSES = (ClassInfo(4, "a", False, (1, 1, 1)), ClassInfo(2, "b", False, (2, 2, 
 
 
 def test_colors_of_16_bits_are_refused():
-    """Pillow would drop the lower 8, and with them the numbers of all classes."""
+    """Pillow would drop the lower 8 bits, and with them the numbers of all classes."""
     rows = b"".join(b"\0" + bytes([0, 3] * 3 * 4) for _ in range(2))
     header = struct.pack(">IIBBBBB", 4, 2, 16, 2, 0, 0, 0)
     encoded = join_chunks({b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""})
@@ -39,7 +39,7 @@ def test_sixteen_bits_are_read():
 
 
 def write_png(values, bits, *, palette):
-    """A PNG of few bits a pixel; Pillow chooses the number by itself."""
+    """Writes a PNG of a few bits a pixel, whose number Pillow would choose itself."""
     height, width = values.shape
     each = 8 // bits
     shifts = 8 - bits * (1 + np.arange(each))
@@ -55,7 +55,7 @@ def write_png(values, bits, *, palette):
 
 
 def join_chunks(chunks):
-    """A PNG of these chunks, content by name."""
+    """Returns a PNG of these chunks, given as content by name."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + name

@@ -1,4 +1,4 @@
-"""A user's photographs and masks: what is read."""
+"""A user's photographs and masks are read."""
 
 import io
 import json
@@ -23,7 +23,7 @@ ORIENTATION = 0x0112
 
 
 def read_all(tmp_path):
-    """Records by image id."""
+    """Returns the records by image id."""
     found = {}
     for split in ("train", "validation"):
         for record in records.open_split(tmp_path / "out", "mine", split):
@@ -32,7 +32,7 @@ def read_all(tmp_path):
 
 
 def label_map(record):
-    """int [H, W]: label, -1 where there is none."""
+    """Returns the labels as int [H, W], -1 where there is none."""
     return np.array([-1, *record.labels])[record.segment_map]
 
 
@@ -184,7 +184,7 @@ def test_remap_moves_values_to_classes_and_to_none(tmp_path):
 
 
 def turned_photograph(orientation):
-    """(JPEG that EXIF says to turn, its pixels as stored): bright in one corner."""
+    """Returns (JPEG that EXIF turns, its stored pixels), bright in one corner."""
     pixels = np.zeros((24, 32, 3), np.uint8)
     pixels[:8, :8] = 255
     exif = Image.Exif()
@@ -293,7 +293,7 @@ JSON = json.dumps(
 
 
 def paint(values):
-    """RGB of values 0 to 2."""
+    """Returns the RGB of values 0 to 2."""
     return np.array([COLORS[i] for i in range(3)], np.uint8)[values]
 
 
@@ -308,7 +308,7 @@ SEMICOLONS = CAMVID.replace(",", ";").replace("name", '"Name"')
     ],
 )
 def test_colored_masks_with_a_table_of_colors(tmp_path, class_list, mode):
-    """Numbers of an adaptive palette mean nothing where its colours are classes'."""
+    """The numbers of an adaptive palette are ignored if its colours are classes'."""
     photographs, masks = draw(2)
     values = np.random.default_rng(0).integers(0, 3, (24, 32))
     image = Image.fromarray(paint(values))
@@ -340,7 +340,7 @@ def test_colors_of_no_class_are_named_or_remapped(tmp_path):
 
 
 def test_colors_of_pictures_alone_leave_numbers_alone(tmp_path):
-    """A VOC palette, and grey, beside a list whose colours are for drawing."""
+    """There is a VOC palette, or grey, and a list whose colours are for drawing."""
     photographs, masks = draw(2)
     values = np.random.default_rng(0).integers(0, 3, (24, 32)).astype(np.uint8)
     palette = Image.fromarray(values)

@@ -1,4 +1,4 @@
-"""A user's photographs and masks: what is refused, and how it is said."""
+"""A user's photographs and masks are refused with a reason."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""prepare.py: a dataset is either whole or not there, and TensorFlow stays out."""
+"""prepare.py writes a dataset whole or not at all, and imports no TensorFlow."""
 
 import os
 import pathlib

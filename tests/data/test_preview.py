@@ -1,4 +1,4 @@
-"""preview.py: counts by hand, warnings, and a sheet that shows the samples."""
+"""preview.py counts and warns as by hand, and draws the samples on a sheet."""
 
 import dataclasses
 import io
@@ -170,7 +170,7 @@ def test_find_problems_background_among_the_classes(two_records, task):
 def test_draw_sheet_shows_photographs_beside_their_segments(two_records):
     sheet = np.asarray(preview.draw_sheet(two_records, INFO, panel=400))
 
-    # Two samples beside one another, each two panels wide, half as high as wide.
+    # Two samples are side by side, each two panels wide and half as high as wide.
     assert sheet.shape[1] == 12 + 2 * (2 * 400 + 6 + 12)
     assert sheet.shape[0] == 12 + 200 + 18 + 12
     np.testing.assert_array_equal(sheet[12 + 100, 12 + 200], (120, 130, 140))

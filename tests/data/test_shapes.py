@@ -1,4 +1,4 @@
-"""The drawn dataset: what every picture must be like."""
+"""Every picture of the drawn dataset has the promised shapes and sizes."""
 
 import io
 
@@ -49,7 +49,7 @@ def test_every_pixel_has_a_segment_and_no_segment_is_tiny(drawn):
         assert pixels[0] == 0
         is_stuff = record.labels >= 3
         assert pixels[1:][is_stuff].min() >= shapes.MIN_STUFF_PIXELS
-        # The smallest shape is a triangle 24 wide; MIN_VISIBLE of it stays in sight.
+        # The smallest shape is a triangle 24 wide, of which MIN_VISIBLE is visible.
         assert pixels[1:][~is_stuff].min() >= shapes.MIN_VISIBLE * 220
 
 

@@ -1,4 +1,4 @@
-"""Files of archives and folders: bounded memory, messages short enough to read."""
+"""Files of archives and folders are read in bounded memory; messages are short."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def test_inner_archive_is_read_in_order_without_being_held(tmp_path, compression
             assert inner.read(name) == files[name]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # zipfile skips ahead 16 MiB at a time; the inner archive has 128.
+    # zipfile skips ahead 16 MiB at a time, and the inner archive has 128 MiB.
     assert peak < 64 * MIB
 
 

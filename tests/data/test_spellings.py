@@ -1,4 +1,4 @@
-"""Names that differ in spelling, or by what is added to all of them."""
+"""Names are matched that differ in spelling, or by an addition to all of them."""
 
 import unicodedata
 
@@ -33,11 +33,11 @@ def test_by_spelling_knows_no_single_name_of_two():
         (["IMG_1"], ["img_1"], {"img_1": "IMG_1"}),
         (["1", "11"], ["1_mask", "11_mask"], {"1_mask": "1", "11_mask": "11"}),
         (["a/1", "b/1"], ["a/m1", "b/m1"], {"a/m1": "a/1", "b/m1": "b/1"}),
-        # One photograph has no mask, and one mask no photograph.
+        # A photograph has no mask, and a mask no photograph.
         (["1", "2", "3"], ["1_gt", "2_gt", "9_gt"], {"1_gt": "1", "2_gt": "2"}),
-        # Exact names leave nothing to guess.
+        # Exact names need no guess.
         (["1", "2"], ["1", "2_mask"], {"1": "1"}),
-        # Masks of two kinds: which one is meant?
+        # There are masks of two kinds, so none is taken.
         (["1", "2"], ["1_a", "1_b", "2_a", "2_b"], {}),
         (["cat"], ["dog"], {}),
     ],

@@ -1,4 +1,4 @@
-"""Splits of a user's images: by the paths given, and at random."""
+"""A user's images are split by the given paths, or at random."""
 
 import pytest
 
@@ -79,7 +79,7 @@ def test_random_split_leaves_no_split_empty(validation):
 
 
 def test_random_split_into_three_leaves_validation_what_it_was():
-    """Images of the test split come from training's."""
+    """Images of the test split are taken from those of training."""
     two = random_split(NAMES, shares={"validation": 0.1}, seed=0)
     three = random_split(NAMES, shares={"validation": 0.1, "test": 0.25}, seed=0)
     assert list(three) == ["train", "validation", "test"]

@@ -1,4 +1,4 @@
-"""Twelve photographs of 6 × 4 pixels, in records and as batches of eight."""
+"""Twelve photographs of 6 × 4 pixels, as records and in batches of eight."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LABELS = np.array([3, 0], np.int32)
 
 
 class Photographs:
-    """A prepared split without the files.
+    """A prepared split that needs no files.
 
     The left 3 columns of each are class 3, which is stuff, the fourth is class 0.
     """
@@ -54,7 +54,7 @@ class Photographs:
         return Record(self.image_bytes, LABELS, crowd, str(index), 6, 4, **masks)
 
     def batches(self, num_images=12):
-        """In host memory; the last one is short."""
+        """Yields batches in host memory; the last one is filled up."""
         for start in range(0, num_images, BATCH):
             rows = start + np.arange(BATCH)
             id_map = np.zeros((BATCH, *CANVAS), np.uint8)
@@ -77,5 +77,5 @@ class Photographs:
 
 @pytest.fixture
 def photographs():
-    """task → the split as annotated for that task."""
+    """Returns a function from a task to the split with annotations for it."""
     return Photographs

@@ -1,4 +1,4 @@
-"""One of the processes of test_several_processes: scores a class and a network.
+"""Evaluates a constant class and a network, as one process of test_several_processes.
 
 python -m tests.evaluation.scoring_process DATA_DIR OUT TENSOR
 """
@@ -39,7 +39,7 @@ def main(data_dir: str, out: str, tensor: str) -> None:
         source = records.open_split(data_dir, name, "train")
         constant = baseline.ConstantClass(0, source.info, task=task, mesh=mesh)
         scores["class"][task] = score(constant, {}, source)
-        # Thresholds that its predictions pass here and fail there.
+        # Some of its predictions exceed these thresholds and others don't.
         network = Runner(
             network_of(source.info),
             source.info,
@@ -57,9 +57,9 @@ def main(data_dir: str, out: str, tensor: str) -> None:
 
 
 def paired_devices(tensor: int) -> list[jax.Device]:
-    """All devices; for tensor = 2 each pair is of both halves, the second one turned.
+    """Returns all devices; for tensor = 2 each pair has a device of both processes.
 
-    Of two processes each then has the first device, and so the rows, of one pair.
+    Each of two processes then has the first device of one pair, and so its rows.
     """
     devices = jax.devices()
     if tensor == 1:
@@ -69,7 +69,7 @@ def paired_devices(tensor: int) -> list[jax.Device]:
 
 
 def score(predictor: Any, params: Any, source: Any, **options: Any) -> dict[str, Any]:
-    """Results without what the clock says."""
+    """Returns the results without times."""
     reader = reader_of(predictor.mesh)
     batches = loader.eval_batches(
         source,
@@ -100,7 +100,7 @@ def network_of(info: DatasetInfo) -> EoMT:
 
 
 def draw_params(model: EoMT, mesh: Mesh, *, seed: int = 6) -> Any:
-    """Parameters with which queries differ in what they say and are sure of it."""
+    """Returns parameters with which queries predict different classes surely."""
     rng = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -108,7 +108,7 @@ def draw_params(model: EoMT, mesh: Mesh, *, seed: int = 6) -> Any:
             return np.full(leaf.shape, path[-1].key in ("scale", "gamma"), leaf.dtype)
         return 0.5 * rng.standard_normal(leaf.shape, leaf.dtype)
 
-    # Not drawn by JAX, which compiles for longer than all else here takes.
+    # JAX would compile for longer than all else here takes, so NumPy draws them.
     params = jax.tree_util.tree_map_with_path(draw, param_shapes(model))
     return jax.tree.map(place, params, param_shardings(params, mesh, EOMT_RULES))
 

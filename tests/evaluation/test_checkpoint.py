@@ -18,7 +18,7 @@ from eomt_jax.weights.load import load
 
 
 class DrawnShapes:
-    """A prepared split without the files."""
+    """A prepared split that needs no files."""
 
     split = "validation"
     info = DatasetInfo("shapes", shapes.CLASSES, (96, 96), 8, {"validation": 12})
@@ -70,7 +70,7 @@ def test_evaluate_checkpoint_scores_every_image_once(config, folder):
     assert calls == [(8, 12), (12, 12)]
     assert (results["step"], results["split"]) == (0, "validation")
     assert results["checkpoint"] == str(folder / "checkpoints" / "0")
-    # All queries are equal and unsure, so nothing is predicted and all is missed.
+    # All queries are equal and unsure, so nothing is predicted and all targets missed.
     segments = sum(
         len(record.labels) for record in map(DrawnShapes().__getitem__, range(12))
     )
@@ -100,7 +100,7 @@ def test_evaluate_checkpoint_skips_padding_on_request(config, folder, monkeypatc
     config.eval.skip_padding = True
     found = checkpoint.evaluate_checkpoint(config, folder)
     assert predicted == [[index] for index in range(12)]
-    # Drawn squares have none.
+    # Drawn squares have no padding.
     assert found["per_class"] == expected["per_class"]
 
 
@@ -151,7 +151,7 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
         num_pictures=2,
         predictions=tmp_path / "predictions",
     )
-    # All queries are equal and unsure: class 0 everywhere.
+    # All queries are equal and unsure, so class 0 is predicted everywhere.
     assert results["task"] == "semantic" and results["num_images"] == 9
     assert 0 < results["per_class"][0]["iou"] < 100
     assert not np.array(results["confusion"])[:, 1:].any()

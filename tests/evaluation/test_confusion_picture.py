@@ -12,7 +12,7 @@ def draw(confusion, name="a class"):
 
 
 def find_cells(picture):
-    """Top left corner of the matrix, and how many lines it has each way."""
+    """Returns the matrix's top left corner, and how many lines it has each way."""
     line = (picture == (226, 229, 234)).all(-1)
     rows = np.flatnonzero(line.sum(1) > 0.9 * line.sum(1).max())
     columns = np.flatnonzero(line.sum(0) > 0.9 * line.sum(0).max())
@@ -30,7 +30,7 @@ def test_draw_confusion_colours_are_shares_of_rows():
     cells = picture[rows[:3, None] + 4, columns[:3] + 4]
     np.testing.assert_array_equal(cells[0], [DARK, LIGHT, LIGHT])
     np.testing.assert_array_equal(cells[2], [LIGHT, DARK, LIGHT])
-    # ¼ has the colour in the middle of a scale that goes with the root.
+    # A share of ¼ has the colour in the middle, since the scale shows the square root.
     np.testing.assert_array_equal(cells[1, 0], (96, 160, 204))
     assert (picture[0, 0] == WHITE).all()
 

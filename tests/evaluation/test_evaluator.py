@@ -29,7 +29,7 @@ def test_evaluate_panoptic_counts_each_image_once_on_any_mesh(photographs, num_d
     )
     assert calls == [8, 12]
     assert (results["task"], results["num_images"]) == ("panoptic", 12)
-    # One segment of class 3 over everything: IoU 3/4 in each image; class 0 missed.
+    # One segment of class 3 covers everything: its IoU is 3/4, and class 0 is missed.
     row = results["per_class"][3]
     assert (row["name"], row["tp"], row["fp"], row["fn"]) == ("class 3", 12, 0, 0)
     assert results["per_class"][0]["fn"] == 12
@@ -60,7 +60,7 @@ def test_evaluate_instance_counts_each_image_once_on_any_mesh(photographs, num_d
     source = photographs("instance")
     results = evaluate(source, num_devices=num_devices)
     assert (results["task"], results["num_images"]) == ("instance", 12)
-    # IoU 3/4: found at thresholds 0.5 to 0.75, that is 6 of 10.
+    # An IoU of 3/4 matches at thresholds 0.5 to 0.75, that is 6 of 10.
     assert results["per_class"][3]["ap"] == pytest.approx(60)
     assert results["per_class"][3]["num_objects"] == 12
     assert results["per_class"][0]["ap"] == 0

@@ -12,7 +12,7 @@ SIZE, CANVAS = (8, 10), (9, 13)
 
 
 class Records(list):
-    """A prepared split without the files."""
+    """A prepared split that needs no files."""
 
     info, split = None, "validation"
 
@@ -21,7 +21,7 @@ class Records(list):
 
 
 def bar(first, last):
-    """A mask of columns."""
+    """Returns a mask of columns."""
     mask = np.zeros(SIZE, bool)
     mask[:, first:last] = True
     return mask
@@ -42,7 +42,7 @@ def make_record(masks, labels, *, crowd=(), areas=None):
 
 
 def make_prediction(*images):
-    """From [(mask, label, score), …] an image, all with as many instances."""
+    """Makes a prediction from [(mask, label, score), …] for each image."""
     masks = np.zeros((len(images), len(images[0]), *CANVAS), bool)
     for i, instances in enumerate(images):
         for n, (mask, _, _) in enumerate(instances):
@@ -65,13 +65,14 @@ def measure(prediction, records, *, valid=None, index=None):
 
 
 def test_mask_ap_by_hand():
-    # IoU 1 at score 0.9, a wrong one at 0.8, IoU 0.6 (3 of 5 columns) at 0.7.
+    # The masks have IoU 1 at score 0.9, a wrong one at 0.8, and IoU 0.6 (3 of 5
+    # columns) at 0.7.
     prediction = make_prediction(
         [(bar(0, 4), 0, 0.9), (bar(8, 9), 0, 0.8), (bar(4, 7), 0, 0.7)]
     )
     record = make_record([bar(0, 4), bar(4, 9)], [0, 0])
     result = measure(prediction, [record]).compute()
-    # Recall ½ (51 of 101 points) at precision 1; the rest at ⅔ up to IoU 0.6, then 0.
+    # Recall ½ (51 of 101 points) has precision 1; the rest has ⅔ up to IoU 0.6, then 0.
     strict = 51 / 101
     loose = (51 + 50 * 2 / 3) / 101
     expected = (3 * loose + 7 * strict) / 10

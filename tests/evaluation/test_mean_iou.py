@@ -11,7 +11,7 @@ METRIC = MeanIoU.with_classes(3)
 
 
 def measure(label_map, id_map, labels, *, batch_valid=None, original_size=None):
-    """Metric of images that are rows of pixels, all with the same target labels."""
+    """Returns the metric of images of one row of pixels, with equal target labels."""
     label_map, id_map = np.array(label_map)[:, None], np.array(id_map)[:, None]
     batch_size, _, width = id_map.shape
     num_targets = 4  # Padded rows have label 0.
@@ -30,7 +30,7 @@ def measure(label_map, id_map, labels, *, batch_valid=None, original_size=None):
 
 
 def test_mean_iou_by_hand():
-    # Targets 2 2 2 2 0 0, predicted 2 2 2 0 0 0; segments 1 and 3 are one class.
+    # Targets are 2 2 2 2 0 0, predictions 2 2 2 0 0 0; segments 1 and 3 are one class.
     metric = measure([[2, 2, 2, 0, 0, 0]], [[1, 1, 3, 3, 2, 2]], [2, 0, 2])
     assert metric.confusion.tolist() == [[2, 0, 0], [0, 0, 0], [1, 0, 3]]
     result = metric.compute()

@@ -43,7 +43,7 @@ def measure(
     valid=True,
     original_size=None,
 ):
-    """Metric of one image that is a row of ids. Padded rows have label 0."""
+    """Returns the metric of an image of one row of ids; padded rows have label 0."""
     num_targets = len(target_labels)
     prediction = PanopticPrediction(
         id_map=pad(predicted, PIXELS)[None],
@@ -67,7 +67,7 @@ def counts(metric):
 
 
 def test_pq_by_hand():
-    # Class 0: 3 of 4 pixels. Class 2: half is not enough.
+    # Class 0 shares 3 of 4 pixels. For class 2 a half is not enough.
     metric = measure([1, 1, 1, 0, 2, 2, 0, 0], [0, 2], [1, 1, 1, 1, 2, 2, 2, 2], [0, 2])
     assert counts(metric) == [[0.75, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]]
     result = metric.compute()
@@ -78,7 +78,8 @@ def test_pq_by_hand():
 
 
 def test_pq_void_leaves_the_union():
-    # 2 shared, 1 missed, 3 of the prediction on void: 2 / 3.
+    # 2 pixels are shared, 1 is missed, and 3 of the prediction are void: the IoU is 2 /
+    # 3.
     metric = measure([1, 1, 0, 1, 1, 1], [0], [1, 1, 1, 0, 0, 0], [0])
     np.testing.assert_allclose(counts(metric)[0][0], 2 / 3, rtol=1e-6)
     assert counts(metric)[1:] == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]

@@ -10,7 +10,7 @@ from eomt_jax.inference.semantic import SemanticPrediction
 
 @pytest.fixture
 def source(photographs, monkeypatch):
-    """Photographs that can be opened, the first one named by folder and file."""
+    """Returns photographs that can be opened; the first one's name has a folder."""
     photograph = io.BytesIO()
     Image.new("RGB", (4, 6), (90, 120, 30)).save(photograph, format="PNG")
     monkeypatch.setattr(photographs, "image_bytes", photograph.getvalue())

@@ -7,7 +7,7 @@ from eomt_jax.evaluation.run_config import take_from_run
 
 
 def write(folder, **changes):
-    """A run's config.json, of a recipe with other values."""
+    """Writes a run's config.json, of a recipe with other values."""
     config = finetune.get_config()
     config.update_from_flattened_dict(changes)
     (folder / "config.json").write_text(config.to_json())

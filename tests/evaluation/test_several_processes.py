@@ -1,4 +1,4 @@
-"""Two processes over 127.0.0.1 score what one process scores, each image once."""
+"""Two processes over 127.0.0.1 have the scores of one process, and use images once."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ NUM_IMAGES = 5  # a full batch of four, and a last one whose only row is process
 
 
 class Bars(RecordBuilder):
-    """A bar from the left border, shorter from image to image, before background."""
+    """A dataset of bars from the left border that get shorter, on a background."""
 
     classes = (
         ClassInfo(1, "bar", True, (200, 0, 0)),
@@ -48,7 +48,7 @@ class Bars(RecordBuilder):
 
 
 class BarsInstance(Bars):
-    """The bars alone."""
+    """The bars without the background, for instances."""
 
     task = "instance"
     classes = Bars.classes[:1]
@@ -67,7 +67,7 @@ class BarsInstance(Bars):
 
 
 def score(data_dir, out, *, num_processes, tensor=1):
-    """What the processes together write: scores and submissions."""
+    """Runs the processes; returns the scores and submissions that they write."""
     run_processes(
         "tests.evaluation.scoring_process",
         (data_dir, out, tensor),
@@ -84,7 +84,7 @@ def score(data_dir, out, *, num_processes, tensor=1):
 
 
 def assert_same_files(files, expected_files, *, score_digits=17):
-    """But for the order of the rows in JSON files, and scores' further digits."""
+    """Ignores the order of rows in JSON files, and digits past `score_digits`."""
     assert files.keys() == expected_files.keys()
     for name, content in files.items():
         expected = expected_files[name]
@@ -112,14 +112,15 @@ def test_two_processes_score_and_write_what_one_does(tmp_path):
     together, files = score(tmp_path, tmp_path / "two", num_processes=2)
 
     assert together == alone
-    # Each image lies on devices of both processes, and counts once all the same. Half
-    # a layer on each of two devices is added up in another order.
+    # Each image lies on devices of both processes, and still counts once. The halves of
+    # a layer on two devices are added up in another order.
     shared, files_shared = score(
         tmp_path, tmp_path / "shared", num_processes=2, tensor=2
     )
     assert shared == alone
     assert_same_files(files_shared, files_alone, score_digits=5)
-    # Bars of 24, 21, 18, 15 and 12 of 24 columns, and all of them called bar.
+    # The bars have 24, 21, 18, 15 and 12 of 24 columns, and all pixels are predicted
+    # bar.
     constant = together["class"]
     assert constant["instance"]["num_images"] == NUM_IMAGES
     assert 0 < constant["instance"]["all"]["ap"] < constant["instance"]["all"]["ap50"]
@@ -127,7 +128,7 @@ def test_two_processes_score_and_write_what_one_does(tmp_path):
         100 * np.mean([24, 21, 18, 15]) / 24
     )
     assert constant["semantic"]["all"]["pixel_accuracy"] == pytest.approx(75.0)
-    # Of a network, whose numbers have digits to differ in.
+    # A network's scores have more digits that could differ.
     for task, name in (("instance", "ap"), ("panoptic", "pq"), ("semantic", "miou")):
         assert together["network"][task]["num_images"] == NUM_IMAGES
         assert 0.1 < together["network"][task]["all"][name] < 99.9

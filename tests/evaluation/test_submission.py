@@ -17,7 +17,7 @@ IDS = (1, 7, 90)
 
 
 class Source(list):
-    """Two photographs; as much of a split as writing asks for."""
+    """A split of two photographs, with the attributes that writing needs."""
 
     split = "validation"
 
@@ -36,7 +36,7 @@ class Source(list):
 
 
 def make_batch(*, index=(1, 0, -1), sizes=((4, 5), (6, 9), (6, 9))):
-    """By default the second photograph, the first, and a row that fills up."""
+    """Returns a batch, by default of two photographs and a row that fills up."""
     rows = len(index)
     padded = np.zeros((rows, 2), bool)
     return Batch(
@@ -52,7 +52,7 @@ def make_batch(*, index=(1, 0, -1), sizes=((4, 5), (6, 9), (6, 9))):
 
 
 def panoptic_prediction(rows=3):
-    """Query 300 on the left half, query 1 in the top right corner."""
+    """Returns query 300 on the left half, and query 1 in the top right corner."""
     id_map = np.zeros((rows, 6, 9), np.int32)
     id_map[:, :, :3], id_map[:, 0, 4:] = 301, 2
     labels = np.zeros((rows, 301), np.int32)

@@ -9,7 +9,7 @@ from eomt_jax.evaluation.baseline import ConstantClass
 
 @pytest.fixture
 def results(photographs):
-    """task → the results of calling everything class 3."""
+    """Returns a function from a task to results of predicting class 3 everywhere."""
 
     def measure(task):
         source = photographs(task)

@@ -1,4 +1,4 @@
-"""A network that is easily understood: it segments the colour channels."""
+"""A simple network that segments the colour channels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,7 @@ TRACES = []
 
 
 class BrightestChannel(Network):
-    """One query for each colour channel: its mask is where that channel is bright."""
+    """A network with a query for each colour channel, masked where it is bright."""
 
     @nn.compact
     def __call__(self, images, cropped=False):
@@ -53,7 +53,7 @@ class BrightestChannel(Network):
 
 
 def channel_params():
-    """Red is class 0, a thing; green class 3, stuff; blue class 1, a thing."""
+    """Returns parameters for classes 0 (red, a thing), 3 (green, stuff), 1 (blue)."""
     classes = np.zeros((3, INFO.num_classes + 1), np.float32)
     classes[[0, 1, 2], [0, 3, 1]] = 5.0, 6.0, 7.0
     return {"queries": classes}

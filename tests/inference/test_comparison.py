@@ -24,7 +24,7 @@ LABELS = np.array([0, 0, 1], np.int32)
 
 
 class Source:
-    """Three photographs of 24 × 32; number i is evenly 100 + i."""
+    """A split of three photographs of 24 × 32; all values of number i are 100 + i."""
 
     info, split = INFO, "validation"
 
@@ -56,7 +56,7 @@ def id_map():
 
 @pytest.fixture
 def batch():
-    """Photographs 2 and 1, and a row that fills up."""
+    """Returns a batch of photographs 2 and 1, and a row that fills up."""
     padded = np.zeros((3, 3), bool)
     return Batch(
         image=np.zeros((3, 64, 64, 3), np.uint8),
@@ -134,7 +134,8 @@ def test_draw_comparison_equal_panels_look_alike(batch):
     sheet = comparison.draw_comparison(pictures, INFO, panel=160)
     height, width = 120, 160
     assert sheet.shape[0] > 2 * height and sheet.shape[1] > 3 * width
-    # Prediction and target are equal here; the photograph beside them is plain.
+    # Prediction and target are equal; the photograph beside them has nothing drawn on
+    # it.
     left, middle, right = (
         sheet[30:130, start : start + width]
         for start in (8, 16 + width, 24 + 2 * width)

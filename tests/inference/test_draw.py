@@ -27,7 +27,7 @@ def image():
 
 @pytest.fixture
 def segmentation():
-    """Sky above grass, two cats, nothing at the right edge."""
+    """Returns sky above grass, two cats, and no segment at the right edge."""
     id_map = np.full((24, 32), 4)
     id_map[12:] = 3
     id_map[8:20, 3:11], id_map[8:20, 15:23] = 1, 2
@@ -100,7 +100,7 @@ def test_draw_segmentation_nothing_found(image):
 
 @pytest.fixture
 def overlapping():
-    """A cat over much of the left, a small one on it, half of it beside."""
+    """Returns a cat over much of the left, and a small one, half of it on the first."""
     masks = np.zeros((3, 24, 32), bool)
     masks[0, 4:20, 10:18] = True  # the small one first: order must not matter
     masks[1, 2:22, 2:14] = True
@@ -114,10 +114,10 @@ def test_draw_segmentation_small_masks_lie_over_large(image, overlapping):
     large, both, small = (picture[170, x].astype(int) for x in (60, 115, 165))
     assert np.abs(both - small).max() < 6
     assert np.abs(both - large).max() > 25
-    # The large one's hidden edge shows through, weaker than the edges on top.
+    # The hidden edge of the large one is visible, but weaker than the edges on top.
     hidden, edge = (picture[170, x - 6 : x + 6].min(-1).max() for x in (140, 180))
     assert small.min() + 30 < hidden < edge - 30
-    # Around the objects the photograph stays as it is.
+    # The photograph doesn't change outside of the objects.
     np.testing.assert_array_equal(picture[:, 250:], 128)
 
 

@@ -1,4 +1,4 @@
-"""The exported program, run by the reader of docs/export.md, gives the model's logits."""
+"""The exported program, run by the code of docs/export.md, gives the model's logits."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 48}
 
 
 def small_eomt(variant="small", **fields):
-    """Two blocks, one with queries, on images that aren't square."""
+    """Returns a network of two blocks, one with queries, for oblong images."""
     fields = {"image_size": (32, 48), **SIZES, **fields}
     model = create_eomt(
         variant, num_classes=4, num_queries=3, num_query_blocks=1, **fields
@@ -38,7 +38,7 @@ def some_images(number, size=(32, 48)):
 
 
 def reader():
-    """The first Python after the heading in the document."""
+    """Returns the first Python code after the heading in the document."""
     text = (ROOT / "docs/export.md").read_text()
     section = text[text.index("## A program for JAX") :]
     return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]

@@ -1,4 +1,4 @@
-"""The NumPy of docs/export.md does what the library does."""
+"""The NumPy code of docs/export.md has the results of the library."""
 
 import pathlib
 import re
@@ -47,7 +47,7 @@ def test_photograph_fits_the_networks_input(document):
 
 @pytest.mark.parametrize("size", [(48, 30), (17, 20), (32, 32)])
 def test_segments_are_those_of_the_library(size, document):
-    """Blobs of things and stuff, some of them unsure, some of them hidden."""
+    """The masks are blobs of things and stuff, some of them unsure, some hidden."""
     found_segments = 0
     for seed in range(4):
         rng = np.random.default_rng(seed)

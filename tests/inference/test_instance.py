@@ -18,7 +18,7 @@ def run(masks, classes, original_size, **options):
 
 
 def segment(masks, probs, *, original_size=CANVAS, **options):
-    """Instances from mask logits at full size and class probabilities, masks bool."""
+    """Returns instances from mask logits at full size and class probabilities."""
     padded = np.full((len(masks), *CANVAS), 7.0, np.float32)
     masks = np.asarray(masks, np.float32)
     padded[:, : masks.shape[1], : masks.shape[2]] = masks
@@ -36,7 +36,7 @@ def logit(probability):
 def test_instance_segmentation_score_is_probability_times_mean_inside():
     masks = [[[logit(0.6), logit(0.8), 0.0, -1.0]]]
     found, masks = segment(masks, [[0.5, 0.2, 0.3]], original_size=(1, 4))
-    # Inside: 0.6 and 0.8; a logit of 0 is not inside.
+    # The values 0.6 and 0.8 are inside; a logit of 0 is not.
     np.testing.assert_array_equal(found.labels, [0, 1])
     np.testing.assert_allclose(found.scores, [0.5 * 0.7, 0.2 * 0.7], rtol=1e-6)
     expected = np.zeros(CANVAS, bool)
@@ -108,12 +108,12 @@ def test_instance_segmentation_never_holds_the_canvas_in_floats():
         size,
         size,
     )
-    # 100 masks: 1.6 GB of floats, 50 MB of bits.
+    # 100 masks are 1.6 GB as floats and 50 MB as bits.
     assert compiled.compile().memory_analysis().temp_size_in_bytes < 250e6
 
 
 def test_stuff_takes_no_place_among_the_instances():
-    # Two queries are surer of class 1, which is stuff, than the third of a thing.
+    # Two queries are surer of class 1, which is stuff, than the third is of a thing.
     probs = [[0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.5, 0.2, 0.3]]
     found, _ = segment(
         np.ones((3, 2, 2)), probs, num_instances=2, is_thing=np.array([True, False])
@@ -123,7 +123,7 @@ def test_stuff_takes_no_place_among_the_instances():
 
 
 def masks_of_columns(*spans):
-    """Masks of one row, each from a first column to the one after its last."""
+    """Returns masks of one row, each from a first column to the one after its last."""
     masks = np.full((len(spans), 1, CANVAS[1]), -9.0)
     for mask, (begin, end) in zip(masks, spans, strict=True):
         mask[0, begin:end] = 20.0
@@ -135,15 +135,15 @@ def masks_of_columns(*spans):
     [
         (None, [0.9, 0.8, 0.7, 0.6, 0.5]),
         (1.0, [0.9, 0.8, 0.7, 0.6, 0.5]),
-        # The second hides nothing, for it is itself the duplicate of the first.
+        # The second removes no other, since it is itself a duplicate of the first.
         (0.72, [0.9, 0.0, 0.7, 0.6, 0.5]),
         (0.6, [0.9, 0.0, 0.0, 0.6, 0.5]),
         (0.45, [0.9, 0.0, 0.0, 0.0, 0.5]),
     ],
 )
 def test_instance_segmentation_duplicates_score_nothing(nms_iou, scores):
-    # IoU with the first: 0.8, 0.7, 0.5, 1; of the second and the third: 0.875. The last
-    # is of another class.
+    # The IoUs with the first are 0.8, 0.7, 0.5 and 1; that of the second and the third
+    # is 0.875. The last is of another class.
     masks = masks_of_columns((0, 10), (0, 8), (1, 8), (0, 5), (0, 10))
     probs = [[s, 0.0, 1 - s] for s in (0.9, 0.8, 0.7, 0.6)] + [[0.0, 0.5, 0.5]]
     with np.errstate(divide="ignore"):
@@ -154,7 +154,7 @@ def test_instance_segmentation_duplicates_score_nothing(nms_iou, scores):
 
 
 def test_instance_segmentation_duplicates_are_judged_by_score_not_by_class():
-    """A sure class on an unsure mask scores less than the other way round."""
+    """A sure class on an unsure mask has a lower score than the reverse."""
     masks = masks_of_columns((0, 10), (0, 10))
     masks[0] *= 0.01  # σ is 0.55 inside
     with np.errstate(divide="ignore"):

@@ -8,7 +8,7 @@ RED = np.array([[200, 0, 0]], np.uint8)
 
 
 def plates(index, names, *, size=(400, 300)):
-    """Boxes of the plates on a black picture, by name; plates have colours of theirs."""
+    """Returns the boxes of the plates on a black picture, by their names."""
     picture = Image.new("RGB", size)
     placed = {}
     original = name_plates._Places.find
@@ -65,7 +65,7 @@ def test_write_names_never_overlap_and_stay_inside(size):
 
 
 def test_write_names_letters_are_legible_on_a_phone():
-    """Capitals of at least 2.2 % of the long side, white on dark."""
+    """Capitals are white on dark, and at least 2.2 % of the long side high."""
     placed, picture = plates(np.zeros((30, 40), int), ["H"], size=(1080, 810))
     left, top, right, bottom = placed["H"]
     plate = picture[top:bottom, left:right].astype(float)
@@ -141,7 +141,7 @@ def test_write_names_tiny_segment_gets_none():
 
 
 def test_write_names_no_free_place(monkeypatch):
-    """A second name where the first fills the picture."""
+    """There is a second name, and the first one fills the picture."""
     monkeypatch.setattr(name_plates, "_MAX_COVERED", 1)
     index = np.zeros((10, 40), int)
     index[:, 20:] = 1

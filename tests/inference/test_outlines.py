@@ -27,7 +27,7 @@ def test_outline_segments_lines_are_as_wide_as_asked():
 
 
 def test_outline_segments_of_a_disc_are_smooth():
-    """Every direction's line lies on the circle and has its strength, enlarged too."""
+    """The line is on the circle and equally strong in every direction."""
     y, x = np.mgrid[:80, :80] - 39.5
     disc = (np.hypot(y, x) < 28).astype(int)
     for enlarged in (1, 4):

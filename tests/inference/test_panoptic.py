@@ -22,7 +22,7 @@ def run(masks, classes, original_size, **options):
 
 
 def segment(masks, labels, *, confidence=20.0, original_size=None, **options):
-    """Segments from mask logits at full size; the ids within it and what is valid."""
+    """Returns segments from mask logits at full size, within the photograph."""
     masks = np.array(masks, np.float32)
     count, height, width = masks.shape
     padded = np.full((max(count, QUERIES), *np.maximum(CANVAS, (height, width))), 5.0)
@@ -60,7 +60,7 @@ def test_panoptic_segmentation_first_stuff_dropped_second_takes_its_own_number()
     on, off = 9.0, -9.0
     masks = [[[on, on, on, off]], [[12.0, 12.0, off, off]], [[off, off, off, on]]]
     found = segment(masks, [STUFF, THING, STUFF])
-    # The first keeps 1 of 3 pixels, so the other stuff query speaks for the class.
+    # The first keeps 1 of 3 pixels, so the other query of its class gives the segment.
     np.testing.assert_array_equal(found.id_map, [[2, 2, 0, 3]])
     np.testing.assert_array_equal(found.valid, [False, True, True])
 

@@ -10,10 +10,10 @@ from eomt_jax.inference import photographs
 from eomt_jax.inference.photographs import read_ahead, read_photograph
 
 RED, GREEN, BLUE, GREY = (200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90)
-# Four corners that no turn or mirror maps onto themselves.
+# The corners are different, so that no turn or mirroring keeps the image.
 CORNERS = np.array([[RED, GREEN, GREEN], [BLUE, GREY, GREY]], np.uint8)
 
-# EXIF orientation: how the file's pixels come from the upright ones.
+# For each EXIF orientation, the function from upright pixels to the file's pixels.
 STORED_AS = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -100,7 +100,7 @@ def _encoded(suffix):
 
 
 def _bomb():
-    """A PNG whose header claims 40,000 × 40,000 pixels."""
+    """Returns a PNG whose header claims 40,000 × 40,000 pixels."""
     header = b"IHDR" + (40_000).to_bytes(4) * 2 + b"\x08\x02\x00\x00\x00"
     crc = zlib.crc32(header).to_bytes(4)
     signature = b"\x89PNG\r\n\x1a\n"
@@ -152,7 +152,7 @@ def test_read_photograph_other_arguments_are_refused(source, message):
 
 
 def test_large_photographs_are_decoded_one_after_the_other(tmp_path, monkeypatch):
-    """Two at a time would need the memory of two."""
+    """Decoding two at the same time would need the memory of two."""
     for name in "abc":
         Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
     at_once, most = 0, 0

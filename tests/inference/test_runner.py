@@ -30,7 +30,7 @@ def model():
 
 @functools.cache
 def runner_of(task, skip_padding=False):
-    """One for all tests: compiling takes longer than anything else here."""
+    """Returns a Runner that all tests share, since compiling takes the most time."""
     return Runner(BrightestChannel(), INFO, task=task, skip_padding=skip_padding)
 
 
@@ -65,7 +65,7 @@ def batch():
 
 @pytest.fixture
 def windows(batch):
-    """The batch as `task="semantic"` asks for it: photographs in up to 3 windows."""
+    """Returns the batch for `task="semantic"`: photographs in up to 3 windows."""
     rng = np.random.default_rng(1)
     original = batch.original_size.copy()
     original[:3] = [[40, 17], [16, 48], [9, 20]]
@@ -85,7 +85,8 @@ def test_runner_eight_devices_equal_one(
 ):
     batch = windows if task == "semantic" else batch
     if skip_padding:
-        # All photographs as wide as the first: a part of the input that holds them.
+        # All photographs are as wide as the first, so that a part of the input holds
+        # all.
         batch = batch.replace(content_size=np.full((BATCH, 2), (20, SIZE), np.int32))
     alone = runner_of(task, skip_padding)(params, batch)
     mesh = create_mesh(data=2, fsdp=2, tensor=2)
@@ -153,7 +154,7 @@ def test_runner_computes_the_part_that_shows_the_photographs(params, batch, task
     runner(params, batch.replace(content_size=content))
     assert TRACES[-1] == (1, 20, SIZE, 3)
     num_traces = len(TRACES)
-    # A row that only fills up the batch doesn't count, another photograph does.
+    # A row that only fills up the batch is ignored, another photograph isn't.
     content[-1] = SIZE
     valid = np.arange(BATCH) < BATCH - 1
     runner(params, batch.replace(content_size=content, valid=valid))
@@ -177,7 +178,7 @@ def test_runner_in_several_processes_does_not_skip_padding(model):
     mesh = unittest.mock.Mock(spec=jax.sharding.Mesh, is_multi_process=True)
     with pytest.raises(ValueError, match=r"eval\.skip_padding to False"):
         Runner(model, INFO, mesh=mesh, skip_padding=True)
-    # There is nothing to skip.
+    # The semantic task has no padding to skip.
     Runner(model, INFO, task="semantic", mesh=mesh, skip_padding=True)
 
 

@@ -52,7 +52,7 @@ def random_eomt():
 
 
 def photograph(size, seed=0):
-    """Blocks of red, green and blue, which survive resizing."""
+    """Returns blocks of red, green and blue, which stay recognisable when resized."""
     rng = np.random.default_rng(seed)
     colors = rng.integers(0, 3, (size[0] // 8 + 1, size[1] // 8 + 1))
     blocks = np.uint8(255) * np.eye(3, dtype=np.uint8)[colors]
@@ -61,7 +61,7 @@ def photograph(size, seed=0):
 
 @functools.cache
 def segmenter(skip_padding=True):
-    """One for most tests: compiling takes longer than anything else here."""
+    """Returns a Segmenter that most tests share, since compiling takes long."""
     return Segmenter(
         BrightestChannel(),
         channel_params(),
@@ -81,7 +81,7 @@ def assert_same(found, expected):
 
 
 class FakeSplit:
-    """The photographs as a prepared dataset without segments."""
+    """A split of the photographs, without segments."""
 
     info = dataclasses.replace(INFO, max_image_size=(64, 64), max_aspect_ratio=3.2)
     split = "validation"
@@ -292,7 +292,7 @@ def test_from_checkpoint_without_classes(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path):
-    """Folder of compiled programs; afterwards nothing is kept again."""
+    """Returns a folder of compiled programs; after the test none are kept again."""
     seconds = jax.config.jax_persistent_cache_min_compile_time_secs
     compilation_cache.reset_cache()
     yield tmp_path / "compiled"

@@ -1,4 +1,4 @@
-"""How many instances a Segmenter gives, and of duplicates the best."""
+"""A Segmenter gives the asked number of instances, and the best of duplicates."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.inference.test_segmenter import random_eomt
 
 
 def instances_of(masks, **options):
-    """Instances of given mask logits, each query with another probability."""
+    """Returns instances of mask logits; each query has another probability."""
     masks = np.asarray(masks, np.float32)
     model = random_eomt()[0].clone(num_queries=len(masks))
     segmenter = Segmenter(model, {}, INFO, task="instance", **options)
@@ -38,7 +38,7 @@ def test_segmenter_keeps_the_best_of_duplicates(monkeypatch):
     masks[:3, :4], masks[3:, 4:] = 5.0, 5.0
     assert len(instances_of(masks).labels) == 12
     kept = instances_of(masks, nms_iou=0.7)
-    # One of each class on each of the two places.
+    # There is one instance of each class at each of the two places.
     assert sorted(kept.labels) == [0, 0, 1, 1]
     assert kept.masks.sum((1, 2)).max() < 30 * 40
 

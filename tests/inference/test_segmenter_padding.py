@@ -1,4 +1,4 @@
-"""A Segmenter that computes the part that shows the photograph, and kept queries."""
+"""A Segmenter computes the part that shows the photograph, and the queries it keeps."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,8 @@ def test_segmenter_computes_the_part_that_shows_the_photograph(task, monkeypatch
         return logits(images, **options)
 
     monkeypatch.setattr(fitted.network, "logits", spy)
-    # 40 × 100 pixels become 13 × 32: one of two rows of patches, three rows of it black.
+    # 40 × 100 pixels become 13 × 32, in one of two rows of patches; 3 of its 16 rows of
+    # pixels are black.
     image = np.full((40, 100, 3), 200, np.uint8)
     fitted(image, task=task)
     fitted(image.swapaxes(0, 1), task=task)
@@ -79,7 +80,7 @@ def test_segmenter_photographs_of_one_input_share_programs(task):
     fresh = Segmenter(BrightestChannel(), channel_params(), INFO, skip_padding=True)
     fresh(photograph((24, 40)), task=task)
     before, num_traces = fresh.network.compile_seconds, len(TRACES)
-    # All become 18 to 20 rows of 32 pixels.
+    # All photographs become 18 to 20 rows of 32 pixels.
     for size in [(20, 32), (180, 320), (23, 40)]:
         fresh(photograph(size), task=task)
     assert (fresh.network.compile_seconds, len(TRACES)) == (before, num_traces)

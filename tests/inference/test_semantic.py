@@ -24,15 +24,15 @@ def logit(probability):
 
 
 def segment_tiny(masks, probs, original):
-    """Two windows of 2 × 2, two queries, two classes; "no object" comes last."""
+    """Returns labels for two windows of 2 × 2, two queries and two classes."""
     inputs = np.asarray(masks, np.float32), np.log(np.asarray(probs, np.float32))
     size = np.array(original)
     return run(*inputs, size, size, image_size=2, canvas_size=(3, 4))
 
 
 def test_semantic_segmentation_sums_mask_times_class_probability():
-    # Left: 0.9·0.3 + 0.2·0.9 against 0.9·0.6 + 0.2·0.1. Right: 0.1·0.3 + 0.8·0.9
-    # against 0.1·0.6 + 0.8·0.1. "No object" has the remaining 0.1 and no say.
+    # On the left the scores are 0.9·0.3 + 0.2·0.9 and 0.9·0.6 + 0.2·0.1; on the right
+    # 0.1·0.3 + 0.8·0.9 and 0.1·0.6 + 0.8·0.1. "No object" comes last, and has no score.
     masks = logit(np.array([[[0.9, 0.1]] * 2, [[0.2, 0.8]] * 2]))
     probs = [[0.3, 0.6, 0.1], [0.9, 0.1, 1e-9]]
     found = segment_tiny([masks, masks], [probs, probs], (2, 2))
@@ -42,8 +42,8 @@ def test_semantic_segmentation_sums_mask_times_class_probability():
 
 @pytest.mark.parametrize("upright", [False, True])
 def test_semantic_segmentation_averages_where_windows_overlap(upright):
-    # Two windows over 3 pixels: the middle one hears both. The second window is surer
-    # of class 1 than the first is of class 0.
+    # Two windows cover 3 pixels, the middle one twice. The second window is surer of
+    # class 1 than the first is of class 0.
     masks = np.full((2, 2, 2, 2), 20.0)
     probs = [[[0.6, 0.3, 0.1]] * 2, [[0.1, 0.8, 0.1]] * 2]
     expected = np.array([[0, 1, 1], [0, 1, 1]])
@@ -63,7 +63,7 @@ def test_semantic_segmentation_never_holds_all_scores_of_the_canvas():
         image_size=128,
         canvas_size=(2000, 2000),
     ).compile()
-    # 2.4 GB for 150 classes; the labels alone take 16 MB.
+    # Scores of 150 classes would take 2.4 GB; the labels alone take 16 MB.
     assert compiled.memory_analysis().temp_size_in_bytes < 150e6
 
 
@@ -75,7 +75,7 @@ def random_logits(seed):
 
 
 def class_scores(masks, classes, original):
-    """[K, H, W] in float64, everything at full size."""
+    """Returns [K, H, W] in float64, computed at full size."""
     content = cover_size(*original, SIZE)
     sums, counts = np.zeros((CLASSES, *content)), np.zeros(content)
     up = bilinear_matrix(LOGITS, SIZE)

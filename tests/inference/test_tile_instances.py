@@ -10,7 +10,7 @@ LEFT, RIGHT = Tile(0, 0, 10, 10), Tile(0, 6, 10, 16)
 
 
 def pieces(tile, *objects):
-    """What was found in a tile: (label, score, place in the photograph)."""
+    """Returns a tile's instances, given as (label, score, place in the photograph)."""
     masks = np.zeros((len(objects), *SIZE), bool)
     for mask, (_, _, place) in zip(masks, objects):
         mask[place] = True
@@ -51,7 +51,7 @@ def test_pieces_that_disagree(other, count):
 
 
 def test_pieces_join_each_with_one_other():
-    """Neighbours in one tile stay apart, whatever the other tile made of them."""
+    """Neighbours in one tile stay apart, even if the other tile joins them."""
     upper, lower = (1, 0.9, np.s_[0:3, 4:12]), (1, 0.8, np.s_[3:6, 4:12])
     both = [*pieces(LEFT, upper, lower), *pieces(RIGHT, lower, upper)]
     found = join_pieces(both, SIZE)

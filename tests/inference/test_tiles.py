@@ -31,12 +31,12 @@ def test_tile_starts_cover_and_overlap(length):
     assert max(starts[-1] + SIZE, length) == max(SIZE, length), "ends with the axis"
     for one, following in itertools.pairwise(starts):
         assert 0 < following - one <= SIZE * 3 // 4
-    # No more tiles than that asks for.
+    # There are no more tiles than necessary.
     assert len(starts) <= 1 + max(0, -(-(length - SIZE) // (SIZE * 3 // 4)))
 
 
 def bilinear(logits, size):
-    """Half-pixel centres, clamped, no antialiasing."""
+    """Resizes with half-pixel centres, clamped and without antialiasing."""
     for axis in (0, 1):
         count = logits.shape[axis]
         place = np.clip((np.arange(size) + 0.5) * count / size - 0.5, 0, count - 1)
@@ -50,7 +50,7 @@ def bilinear(logits, size):
 
 
 def reference(image):
-    """Class scores of whole tiles, averaged, at the photograph's full size."""
+    """Returns the class scores of whole tiles, averaged, at the photograph's size."""
     classes = channel_params()["queries"].astype(np.float64)
     probs = np.exp(classes) / np.exp(classes).sum(1, keepdims=True)
     scores = np.zeros((*image.shape[:2], INFO.num_classes))
@@ -70,7 +70,7 @@ def reference(image):
 @pytest.mark.parametrize("size", [(32, 32), (70, 90), (20, 110), (15, 9)])
 def test_semantic_tiles_are_averaged(size):
     rng = np.random.default_rng(0)
-    # Weak contrasts, so that tiles disagree where they overlap.
+    # The contrasts are weak, so that tiles disagree where they overlap.
     image = rng.integers(110, 145, (*size, 3), np.uint8)
     found = classes_of_tiles(network(), image)
     labels = np.append(-1, found.labels)[found.id_map]

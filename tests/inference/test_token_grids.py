@@ -45,7 +45,7 @@ def test_sides_are_twelfths_in_whole_patches(image_size, patch_size, patches):
 
 
 def batches_of(content_sizes, batch_size):
-    """Images 0, 1, 2 …; the last batch is filled up."""
+    """Yields batches of images 0, 1, 2 …; the last one is filled up."""
     sizes = [*content_sizes, *[(640, 640)] * (-len(content_sizes) % batch_size)]
     for begin in range(0, len(sizes), batch_size):
         index = np.arange(begin, begin + batch_size, dtype=np.int32)

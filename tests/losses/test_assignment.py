@@ -1,4 +1,4 @@
-"""The assignment under jit has the costs of scipy's."""
+"""The assignment under jit costs as much as scipy's."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from eomt_jax.losses.assignment import assign
 @pytest.mark.parametrize("kind", ["reals", "ties", "broken"])
 @pytest.mark.parametrize("shape", [(30, 30), (30, 7), (1, 1)], ids=str)
 def test_assignment_costs_as_little_as_scipys(shape, kind):
-    """Ties: of costs 0 to 3. Broken: a tenth of the pairs at the matcher's 1e10."""
+    """Costs with ties are 0 to 3; with broken pairs, a tenth of all cost 1e10."""
     rng = np.random.default_rng(0)
     if kind == "ties":
         costs = rng.integers(0, 4, (50, *shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the loss must and must not depend on."""
+"""The loss depends on targets, and not on padding, devices or chunks."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from eomt_jax.losses.matcher import MATCHERS
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.types import Outputs, Targets
 
-# What is compared here agrees to the last digits.
+# The values that are compared here agree to the last digits.
 pytestmark = pytest.mark.usefixtures("optimized_programs")
 
 CRITERION = Criterion(num_points=48)
@@ -31,7 +31,7 @@ def make_outputs(batch: int = 2, num_predictions: int = 2) -> Outputs:
 
 
 def make_targets(counts, padded: int) -> Targets:
-    """Image b has counts[b] vertical bars as targets."""
+    """Returns targets in which image b has counts[b] vertical bars."""
     id_map = np.zeros((len(counts), 32, 32), np.uint8)
     labels = np.zeros((len(counts), padded), np.int32)
     for b, count in enumerate(counts):
@@ -48,7 +48,7 @@ def make_targets(counts, padded: int) -> Targets:
 
 @functools.cache
 def compiled(criterion, chunk_size):
-    """One program for all targets of a shape; the size is read while it is traced."""
+    """Returns one program for all targets of a shape; it is traced with chunk_size."""
     assert chunk_size == pair_losses.MAX_CHUNK_SIZE
 
     def total(outputs, targets):
@@ -84,7 +84,7 @@ def test_masks_as_bits_give_the_loss_and_gradient_of_the_same_id_map():
 def test_padding_changes_neither_loss_nor_gradients():
     few = make_targets((3, 2), padded=4)
     many = make_targets((3, 2), padded=40)
-    # Whatever padding holds: a label, and a crowd.
+    # Padding may hold anything, here a label and a crowd.
     labels = jnp.where(many.valid, many.labels, 2)
     many = dataclasses.replace(many, labels=labels, is_crowd=~many.valid)
     assert_same(value_and_gradient(many), value_and_gradient(few))
@@ -96,7 +96,7 @@ def test_any_number_of_targets_gives_a_finite_loss(counts):
     assert np.isfinite(total)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
     touched = [(np.abs(g) > 0).any((2, 3)).sum(-1) for g in gradient.mask_logits]
-    # As many queries learn a mask as there are targets, and queries to take them.
+    # The number of queries that learn a mask is that of targets, up to all queries.
     for per_image in touched:
         assert per_image.tolist() == [min(n, NUM_QUERIES) for n in counts]
     if sum(counts) == 0:
@@ -113,7 +113,7 @@ def test_crowds_count_for_nothing():
         valid=targets.valid.at[0, 2].set(False),
         id_map=jnp.where(targets.id_map == 3, 0, targets.id_map),
     )
-    # Of image 1 nothing changes, of image 0 the third bar is background.
+    # Image 1 doesn't change, and in image 0 the third bar is background.
     assert_same(found, value_and_gradient(dropped))
 
 
@@ -125,7 +125,7 @@ def test_total_is_the_weighted_sum_of_its_parts():
 
 def test_gradient_made_on_the_way_equals_finite_differences():
     targets = make_targets((2, 1), padded=3)
-    # All points fresh: the choice by |logit| would jump.
+    # All points are fresh ones, since the choice by |logit| isn't continuous.
     criterion = Criterion(num_points=400, importance_ratio=0.0, oversample_ratio=0.01)
     outputs = make_outputs()
     _, gradient = value_and_gradient(targets, outputs, criterion)
@@ -171,7 +171,7 @@ def test_failed_matcher_makes_the_loss_nan(monkeypatch):
     )
     targets = make_targets((3, 2), padded=4)
 
-    # Traced anew, for the program of the other tests has the matcher that works.
+    # The loss is traced again, since the other tests' program has the working matcher.
     def total(outputs, targets):
         return CRITERION(outputs, targets, rng=jax.random.key(3)).total
 

@@ -1,4 +1,4 @@
-"""Pixels that belong to no segment: outside of every mask, or of no weight."""
+"""Pixels that belong to no segment are outside of every mask, or have no weight."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ LEFT, RIGHT = 1, NUM_TARGETS + 1  # one target, and void
 
 
 def make_targets(right, *, as_bits=False):
-    """The left half is a target; the right one is void, padding or the target's too."""
+    """Returns targets whose left half is a target; `right` says what the other is."""
     ids = np.full((1, SIDE, SIDE), LEFT, np.uint8)
     ids[..., SIDE // 2 :] = right
     padded = np.arange(NUM_TARGETS) >= 1
@@ -41,7 +41,7 @@ def make_targets(right, *, as_bits=False):
 
 
 def value_and_gradient(criterion, targets, right_logits):
-    """The loss of two queries, the first of which suits the target's half better."""
+    """Returns the loss of two queries; the first one fits the target's half better."""
     masks = np.stack([np.full((8, 8), 2.0), np.full((8, 8), -1.0)])[None]
     masks[..., 4:] = right_logits
 
@@ -56,24 +56,24 @@ def value_and_gradient(criterion, targets, right_logits):
 @pytest.mark.parametrize("as_bits", [False, True])
 def test_void_has_no_gradient_and_hardly_changes_the_loss(as_bits):
     targets = make_targets(RIGHT, as_bits=as_bits)
-    # The column beside the target is read between pixels; the others are void alone.
+    # Points beside the target interpolate with its pixels; the other columns are void.
     loss, gradient = value_and_gradient(IGNORING, targets, 2.0)
     assert np.abs(gradient[0, 0, :, :4]).sum() > 0.1
     assert not gradient[..., 5:].any()
     far = np.array([2.0, -7.0, 7.0, 0.0])
     other, _ = value_and_gradient(IGNORING, targets, far)
-    # Points where the network is undecided are chosen among all.
+    # Points where the network is undecided are chosen among all points.
     assert abs(other - loss) < 0.15 * loss
     _, gradient = value_and_gradient(RELEASE, targets, 2.0)
     assert gradient[0, 0, :, 5:].sum() > 0.1
 
 
 def test_void_costs_nothing_in_matching():
-    """A query that is right on the target and covers void is the better one."""
+    """A query that covers the target and void is preferred."""
     targets = make_targets(RIGHT)
     masks = np.full((1, 2, 8, 8), -6.0)
     masks[0, 0, :, :4], masks[0, 0, :, 4:] = 6.0, 6.0
-    # The second finds three quarters of the target and no void.
+    # The second query covers three quarters of the target and no void.
     masks[0, 1, :6, :4] = 6.0
     outputs = Outputs((jnp.asarray(masks, jnp.float32),), (jnp.zeros((1, 2, 2)),))
     matched = {}

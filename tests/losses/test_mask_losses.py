@@ -1,4 +1,4 @@
-"""Losses by hand, and which points are chosen."""
+"""Mask losses equal numbers by hand, and the right points are chosen."""
 
 import functools
 

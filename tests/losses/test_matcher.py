@@ -1,4 +1,4 @@
-"""Assignments compared by their cost: the optimum may be reached in several ways."""
+"""Assignments are compared by their cost, since there may be several optimal ones."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def make_problem(num_queries: int, seed: int = 0):
     rng = np.random.default_rng(seed)
     costs = rng.normal(size=(3, 4, num_queries, 6)).astype(np.float32)
     valid = np.arange(6) < COUNTS[:, None]
-    # Padding looks attractive, and must not be taken.
+    # Padding has the lowest costs, and must not be taken.
     costs = np.where(valid[None, :, None, :], costs, -100.0).astype(np.float32)
     return jnp.asarray(costs), jnp.asarray(valid)
 

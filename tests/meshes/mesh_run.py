@@ -1,7 +1,7 @@
-"""Ten small steps of training on a mesh, in this process or in several.
+"""Trains for ten small steps on a mesh, in this process or in several.
 
-`python -m tests.meshes.mesh_run FOLDER DATA FSDP TENSOR PARTS` leaves in FOLDER what
-`train` returns, a file of each process.
+`python -m tests.meshes.mesh_run FOLDER DATA FSDP TENSOR PARTS` writes the result of
+`train` into FOLDER, one file for each process.
 """
 
 import functools
@@ -41,13 +41,13 @@ def create_model():
         num_heads=2,
         mlp_dim=64,
         num_register_tokens=1,
-        # Weights from scratch leave the blocks almost without gradient.
+        # With the default of 1e-5 the blocks would have almost no gradient.
         layer_scale_init=0.5,
     )
 
 
 def create_batch():
-    """Images whose valid targets spell their row in binary; the first has none."""
+    """Returns images whose valid targets are the bits of their row number."""
     rng = np.random.default_rng(0)
     rows = np.arange(BATCH)
     valid = (rows[:, None] >> np.arange(TARGETS)) % 2 == 1
@@ -75,9 +75,10 @@ def row_of(valid):
 
 
 def train(shape, *, accumulation=1):
-    """Ten steps: losses, clipped gradients of the first, parameters before and after.
+    """Trains; returns losses, the first gradients, parameters before and after.
 
-    Also the rows that each call of the matcher on this process's host saw.
+    The gradients are clipped. It also returns the rows that each call of the matcher on
+    this process's host saw.
     """
     devices = jax.devices()[: int(np.prod(shape))]
     mesh = create_mesh(*shape, devices=devices)

@@ -1,4 +1,4 @@
-"""Training on several devices, in several passes or processes, equals one device's."""
+"""Training on several devices, in passes or processes, equals that on one device."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A mesh's shape, parts that the batch is worked off in, and processes."""
+    """The shape of a mesh, the parts of a batch, and the number of processes."""
 
     shape: tuple[int, int, int]
     accumulation: int = 1
@@ -29,7 +29,7 @@ RUNS = {
     "fsdp8": Run((1, 8, 1)),
     "data2_fsdp2_tensor2": Run((2, 2, 2)),
     "one_device_four_parts": Run((1, 1, 1), accumulation=4),
-    # Both at once: each run is a minute of compiling.
+    # Both are tested together, since each run takes a minute of compiling.
     "two_processes_four_parts": Run((2, 2, 2), accumulation=4, processes=2),
     "tensor_over_two_processes": Run((1, 1, 2), processes=2),
 }
@@ -48,7 +48,7 @@ def one_device():
 
 @pytest.fixture(scope="module", params=RUNS)
 def split_up(request, tmp_path_factory):
-    """The run, and what each of its processes computed."""
+    """Returns the run, and the results of each of its processes."""
     run = RUNS[request.param]
     if run.processes == 1:
         return run, [train(run.shape, accumulation=run.accumulation)]
@@ -59,7 +59,7 @@ def split_up(request, tmp_path_factory):
         count=run.processes,
         devices=math.prod(run.shape) // run.processes,
         folder=folder,
-        # conftest.py leaves programs unoptimized, and this process's no longer are.
+        # conftest.py turns optimizing off; the programs of this process are optimized.
         variables={"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
         timeout=500,
     )
@@ -104,8 +104,8 @@ def test_each_matching_callback_sees_its_own_shard_only(one_device, split_up):
     data, fsdp, _ = run.shape
     rows = BATCH // (data * fsdp * run.accumulation)
     shards = [tuple(range(i, i + rows)) for i in range(0, BATCH, rows)]
-    # The first process has the first devices, and so the first rows; processes that
-    # share one shard both have it.
+    # The first process has the first devices, and so the first rows. Processes that
+    # share one shard both have its rows.
     count = max(1, len(shards) // run.processes)
     for i, result in enumerate(results):
         first = i * len(shards) // run.processes

@@ -1,4 +1,4 @@
-"""Which arguments of a program each of its values is computed from."""
+"""Finds the arguments of a program from which each of its values is computed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,12 +8,12 @@ from jax.extend.core import Literal
 
 
 def dependencies(program: Any) -> Callable[[Any], set[int]]:
-    """A function: variable or literal of the program → positions of arguments.
+    """Returns a function from a variable or literal to the positions of arguments.
 
-    An operation's results depend on all its operands, as each waits for them.
+    An operation's results depend on all its operands, since each waits for them.
 
     Args:
-      program: what `jax.make_jaxpr` returns.
+      program: result of `jax.make_jaxpr`.
     """
     arguments = {variable: {i} for i, variable in enumerate(program.jaxpr.invars)}
 
@@ -27,6 +27,6 @@ def dependencies(program: Any) -> Callable[[Any], set[int]]:
 
 
 def dependencies_of_results(function: Callable[..., Any], *args: Any) -> list[set[int]]:
-    """For each array that `function` returns, the arrays in `args` it waits for."""
+    """Returns for each result of `function` the arrays in `args` that it waits for."""
     program = jax.make_jaxpr(function)(*args)
     return [*map(dependencies(program), program.jaxpr.outvars)]

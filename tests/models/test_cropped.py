@@ -1,4 +1,4 @@
-"""Images without their padding, against the whole network without the padding's tokens."""
+"""Images without padding equal whole images without the padding's tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def random_params(model):
 
 
 def without_padding_tokens(model, params, images, rows, columns):
-    """Logits by hand: tokens of the whole images, those of the padding dropped."""
+    """Returns logits from the tokens of whole images, without those of padding."""
     model = model.bind({"params": params})
     vit = model.vit
 
@@ -91,7 +91,7 @@ def test_cropped_equals_the_network_without_the_paddings_tokens(
 
 
 def test_cropped_masks_queries_in_training_too():
-    """Masked everywhere, the queries of a cropped image attend to its patches alone."""
+    """Queries of a cropped image, masked everywhere, attend to its patches alone."""
     model = small_model(remat=True)
     params = random_params(model)
     part = np.random.default_rng(1).integers(0, 256, (1, 32, SIDE, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""EoMT's own promises; agreement with another implementation is in tests/parity."""
+"""EoMT's own properties; tests/parity compares it with another implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_remat_keeps_no_pixel_features_for_the_backward_pass(params, images, rem
 def test_with_remat_predictions_before_the_last_go_backward_in_turn(
     monkeypatch, params, images, remat
 ):
-    """The blocks' gradient is for the tokens that the prediction came from."""
+    """The blocks' gradient is for the tokens from which the prediction was made."""
     pairs = []
 
     def in_turn(x, prediction):

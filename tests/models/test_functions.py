@@ -1,4 +1,4 @@
-"""Functions that have gradients of their own."""
+"""Functions with hand-written gradients equal those that JAX derives."""
 
 import functools
 
@@ -39,7 +39,7 @@ def test_depthwise_convolution_and_its_gradients_equal_a_grouped_one(rng, size):
 
 
 def test_depthwise_kernel_gradient_of_bfloat16_is_summed_in_float32(rng):
-    """4096 ones: bfloat16 counts no further than 256."""
+    """The sum is over 4096 ones, and bfloat16 counts only to 256."""
     x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
     _, vjp = jax.vjp(depthwise_conv3x3, x, jnp.ones((3, 3, 1), jnp.bfloat16))
     _, gradient = vjp(x)
@@ -48,7 +48,7 @@ def test_depthwise_kernel_gradient_of_bfloat16_is_summed_in_float32(rng):
 
 
 def test_depthwise_kernel_gradient_is_the_same_by_row_and_in_one_piece(rng):
-    """Each is the way of other platforms."""
+    """Each of them is used on other platforms."""
     padded = jax.random.normal(rng, (2, 7, 6, 4))
     gradient = jax.random.normal(jax.random.key(1), (2, 5, 4, 4))
     np.testing.assert_allclose(
@@ -59,7 +59,7 @@ def test_depthwise_kernel_gradient_is_the_same_by_row_and_in_one_piece(rng):
 
 
 def test_a_branch_goes_backward_when_the_trunk_has(rng):
-    """Each gradient waits for both, and changes there no more than forward."""
+    """Each gradient waits for both, and isn't changed."""
     x, branch = jnp.ones((2, 3)), {"masks": jnp.zeros((4,)), "classes": jnp.ones(())}
     out, vjp = jax.vjp(functions.backward_in_turn, x, branch)
     jax.tree.map(np.testing.assert_array_equal, out, (x, branch))
@@ -82,7 +82,7 @@ def test_projection_has_the_gradients_of_tensordot(rng, tokens, shape):
     np.testing.assert_allclose(out, expected_out, atol=1e-5)
     for expected, of_project in zip(pull(gradient), found(gradient)):
         np.testing.assert_allclose(of_project, expected, atol=1e-5)
-    # One is the way of a CPU, the other of all else.
+    # A CPU uses the first, and other platforms the second.
     for sums in (functions._sum_matrices, functions._sum_tokens):
         np.testing.assert_allclose(
             sums(x, gradient, num_axes=num_axes), pull(gradient)[1], atol=1e-5
@@ -129,7 +129,7 @@ def test_layer_norm_has_the_gradients_of_its_formula(rng, dtype):
 
 
 def assert_same_gradients(function, other, *inputs, atol):
-    """Outputs and gradients of two functions, with a gradient that isn't uniform."""
+    """Compares outputs and gradients of two functions, for a varying gradient."""
 
     def results(function):
         out, vjp = jax.vjp(function, *inputs)
@@ -142,7 +142,7 @@ def assert_same_gradients(function, other, *inputs, atol):
 
 
 def test_forms_for_a_gpu_have_the_same_results_and_gradients(rng):
-    """A GPU's compiler is kept from fusing; the numbers are those of other platforms."""
+    """Barriers keep a GPU's compiler from fusing, and don't change the numbers."""
     keys = jax.random.split(rng, 4)
     x = 3 * jax.random.normal(keys[0], (2, 5, 7, 6)) + 1
     kernel = jax.random.normal(keys[1], (3, 3, 6))

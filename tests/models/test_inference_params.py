@@ -1,4 +1,4 @@
-"""Parameters for inference give the network's own numbers."""
+"""Parameters for inference give the same numbers as the network's own."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ ONE_CPU, OLD_GPU, H100 = Platform("cpu"), Platform("gpu"), Platform("gpu", (9, 0
 
 
 def random_network(dtype, **overrides):
-    """A tiny EoMT and parameters that are neither 0 nor 1."""
+    """Returns a tiny EoMT with parameters that are neither 0 nor 1."""
     model = create_eomt(
         "tiny",
         num_classes=3,
@@ -47,11 +47,11 @@ def test_predictions_are_the_same(dtype, platform, overrides):
     with tracing_for(platform):
         expected = predict(params)
     with tracing_for(H100 if platform == OLD_GPU else platform):
-        # What an H100 wants, and an older one computes without a kernel of its own.
+        # The form is for an H100; a GPU without its kernel can compute with it too.
         prepared = jax.jit(model.inference_params)(params)
     with tracing_for(platform):
         found = predict(prepared)
-    # Sums of other programs may round otherwise.
+    # The sums of another program may round in another way.
     rounding = 1e-5 if dtype == "float32" else 3e-2
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=rounding * np.abs(b).max())

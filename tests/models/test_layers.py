@@ -1,4 +1,4 @@
-"""Layers whose form is not their formula's."""
+"""Layers equal their formulas, which are computed in another form."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The product of mask embeddings and pixel features, and its gradients."""
+"""The product of mask embeddings and pixel features has the right gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from tests.models.test_functions import plain_norm
 
 @pytest.mark.parametrize("matched", [(0, 0), (3, 32), (33, 2), (60, 60)], ids=str)
 def test_mask_product_has_the_gradients_of_a_norm_and_a_product(rng, matched):
-    """Fewer queries with a gradient than FEW_QUERIES, as many, and more."""
+    """Fewer than FEW_QUERIES queries have a gradient, as many, or more."""
     keys = jax.random.split(rng, 6)
     queries = jax.random.normal(keys[0], (2, 60, 8))
     maps = 1 + jax.random.normal(keys[1], (2, 5, 7, 8))
@@ -27,7 +27,7 @@ def test_mask_product_has_the_gradients_of_a_norm_and_a_product(rng, matched):
     )
     np.testing.assert_allclose(out, expected, atol=1e-5)
     wanted = expected_pull(gradient)
-    # What JAX derives is the way of accelerators.
+    # Accelerators use the gradients that JAX derives.
     derived = mask_product._derived_gradients(queries, pixels, gradient)
     for found in (pull(gradient), derived):
         for a, b in zip(jax.tree.leaves(found), wanted, strict=True):
@@ -55,7 +55,7 @@ def test_mask_product_of_bfloat16_has_gradients_close_to_those_of_float32(rng):
 
 
 def test_gradients_for_a_gpu_are_those_of_other_platforms(rng):
-    """In float32 the compute dtype rounds nothing."""
+    """The compute dtype is float32, so nothing is rounded to it."""
     keys = jax.random.split(rng, 3)
     queries = jax.random.normal(keys[0], (2, 5, 8))
     maps = 1 + 2 * jax.random.normal(keys[1], (2, 4, 6, 8))

@@ -1,4 +1,4 @@
-"""Rotary positions, against their definition written out and their one property."""
+"""Rotary positions equal their definition, and attention depends on distances."""
 
 import math
 
@@ -18,7 +18,7 @@ def tiny_vit(**fields) -> ViT:
 
 
 def test_angles_are_those_of_the_definition():
-    # 1 × 2 patches: y = 0, x = ∓1/2; two frequencies, 1 and 1/10, each for y and x.
+    # 1 × 2 patches have y = 0 and x = ∓1/2; both y and x have frequencies 1 and 1/10.
     rotation = patch_rotation((1, 2), head_dim=8, theta=100.0)
     x = 2 * math.pi * 0.5
     half = [0, 0, x, x / 10]

@@ -1,4 +1,4 @@
-"""Sizes of the published networks, without building them."""
+"""The published networks have the published sizes; none of them is built."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import pytest
 
 from eomt_jax.models import variants
 
-# SPEC: 133 classes, 200 queries, 640 px, 16-pixel patches, 4 registers.
+# These numbers are for 133 classes, 200 queries, 640 px, 16-pixel patches, 4 registers.
 PARAMETERS = {
     "small": (23_975_942, 22_215_168),
     "base": (93_663_110, 86_897_664),
     "large": (316_695_686, 304_791_552),
     "giant": (1_163_622_022, 1_137_115_136),
 }
-# Of transformers' DINOv3ViTModel at the published sizes, without the mask token.
+# These are transformers' DINOv3ViTModel at the published sizes, without the mask token.
 DINOV3_PARAMETERS = {
     "dinov3_small": 21_596_160,
     "dinov3_base": 85_659_648,

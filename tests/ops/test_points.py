@@ -1,4 +1,4 @@
-"""Sampling worked out by hand; against torch in tests/parity."""
+"""Sampling equals numbers by hand; tests/parity compares it with torch."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ MAP = jnp.array([[0.0, 1.0], [2.0, 3.0]])
 
 
 def test_pixel_centres_middle_and_corner_by_hand():
-    # A corner of the map is half a pixel outside: only a quarter of the weight is in.
+    # At the map's corner three of the four pixels are outside, so a quarter is left.
     at = jnp.array([[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [1.0, 1.0], [0.0, 0.5]])
     found = points.sample_each(MAP[None], at[None])[0]
     np.testing.assert_allclose(found, [0.0, 2.0, 1.5, 0.75, 0.25])
@@ -30,7 +30,7 @@ def test_bilinear_matrix_by_hand():
         bilinear_matrix(2, 4),
         [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]],
     )
-    # Shrinking does not antialias: the middle two of four pixels alone.
+    # Shrinking does not antialias, so only the middle two of four pixels count.
     np.testing.assert_allclose(bilinear_matrix(4, 1), [[0, 0.5, 0.5, 0]])
 
 

@@ -1,4 +1,4 @@
-"""Compact targets read the same as the masks that they stand for."""
+"""Compact targets have the same values at points as the masks that they stand for."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from eomt_jax.types import Targets
 
 
 def compact_targets(form, num_targets):
-    """(targets of two images, their masks [B, T, H, W])."""
+    """Returns (targets of two images, their masks [B, T, H, W])."""
     rng = np.random.default_rng(num_targets)
     padding = {
         "labels": np.zeros((2, num_targets), np.int32),

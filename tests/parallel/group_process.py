@@ -1,4 +1,4 @@
-"""One of several processes that come to different ends, for test_ending.
+"""Runs one of several processes that end in different ways, for test_ending.
 
 python -m tests.parallel.group_process WHAT FOLDER
 """
@@ -18,7 +18,7 @@ ending.LOST_SECONDS = 4.0
 
 
 def collective():
-    """What never ends when one process stays away."""
+    """Runs a collective, which never ends if one process doesn't take part."""
     processes.multihost_utils.process_allgather(jax.numpy.ones(3))
 
 
@@ -44,7 +44,7 @@ def kill_first(folder):
 
 
 def end_well(folder):
-    """Each notes when its turn began and ended; the first is the last to end."""
+    """Writes when the process's turn began and ended; the first process ends last."""
     processes.check_shared_folder(folder / "shared")
     with processes.in_turn("test"):
         begin = time.time()

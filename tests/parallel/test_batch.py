@@ -41,7 +41,7 @@ def test_owned_rows_are_each_row_once():
 
 
 def test_owned_rows_of_leaves_split_otherwise_raise(monkeypatch):
-    """What the first of two processes of four devices has."""
+    """The leaf has the shards of the first of two processes of four devices."""
     mesh = create_mesh(2, 4)
     tree = place_batch(host_batch(), mesh)
     tree["score"] = jax.device_put(np.zeros(8), replicated(mesh))
@@ -60,7 +60,7 @@ def test_split_batch_gives_each_device_parts_of_its_own_rows():
     mesh = create_mesh(2, 2, 2)
     batch = place_batch({"index": np.arange(16), "none": None}, mesh)
     parts = jax.jit(lambda batch: split_batch(batch, 2, mesh))(batch)["index"]
-    # Four shards of four rows, the first two of each and then the others.
+    # There are four shards of four rows; a part has two rows of each.
     assert parts.tolist() == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
     held = {shard.device: np.asarray(shard.data) for shard in parts.addressable_shards}
     for shard in batch["index"].addressable_shards:
@@ -79,7 +79,7 @@ def test_place_batch_with_uneven_leaves_raises(mesh):
 
 
 class Source:
-    """Yields a few batches and counts; closeable as the loader is."""
+    """Yields a few batches and counts them; it can be closed like the loader."""
 
     def __init__(self, length):
         self.length, self.taken, self.closed = length, 0, False

@@ -1,4 +1,4 @@
-"""Real processes, each of which must end, whatever happens to one of them."""
+"""All of several real processes end, whatever happens to one of them."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def ends(what, folder, *, count=2, variables=()):
         folder=folder,
         variables=variables,
     ) as group:
-        # Heartbeats that JAX itself would end the processes by take 50 s.
+        # JAX itself would end the processes by their heartbeats only after 50 s.
         return group.wait(timeout=45)
 
 
@@ -49,7 +49,7 @@ def test_killed_process_is_named_by_the_others(tmp_path):
 def test_nobody_outlives_the_first_process(tmp_path):
     killed, second = ends("kill_first", tmp_path)
     assert killed.returncode == -signal.SIGKILL
-    # JAX aborts the process at the same moment, with a text of its own.
+    # JAX may abort the process at the same moment, with a text of its own.
     assert second.returncode in (1, -signal.SIGABRT)
     assert (
         "process 0 of 2 was lost" in second.output

@@ -1,4 +1,4 @@
-"""Memory that XLA frees is there again at the next call, without the kernel's help."""
+"""Memory that XLA frees is used again at the next call, without page faults."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ print(statistics.median(faults() for _ in range(60)))
 
 
 def page_faults(freed: str, dispatch: str) -> float:
-    """Usual for a call of a program with 81 MB of temporary memory: 20,000 pages."""
+    """Returns page faults per call of a program with 81 MB, which are 20,000 pages."""
     found = subprocess.run(
         [sys.executable, "-c", COUNT_PAGE_FAULTS, freed, dispatch],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
@@ -62,7 +62,7 @@ def test_freed_memory_is_not_mapped_anew(dispatch):
 
 @pytest.fixture
 def c_library(monkeypatch):
-    """Counts how often the C library is asked for, and gives none."""
+    """Counts how often the C library is opened, and raises an error."""
     asked = []
 
     def refuse(name):

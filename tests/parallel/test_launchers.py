@@ -1,4 +1,4 @@
-"""Environments as launchers leave them, and what is made of each."""
+"""Launches are found from the variables that launchers set."""
 
 import os
 
@@ -8,7 +8,7 @@ import pytest
 from eomt_jax.parallel import launchers
 from eomt_jax.parallel.launchers import find_launch
 
-# As srun sets them in the third of eight tasks, four on each of two machines.
+# The variables of srun in the third of eight tasks, four on each of two machines.
 SLURM = {
     "SLURM_JOB_ID": "4711",
     "SLURM_STEP_NODELIST": "gpu[07-08]",
@@ -117,7 +117,7 @@ def test_find_launch_asks_the_machine_where_it_has_a_tpu(
     monkeypatch.setattr(launchers, "_metadata", lambda _, name: answers[name])
     monkeypatch.setattr(launchers.importlib.util, "find_spec", lambda name: name)
     assert (find_launch({}) is not None) == joins
-    # What importing JAX sets on a machine without a TPU.
+    # Importing JAX sets this on a machine without a TPU.
     assert find_launch({"TPU_SKIP_MDS_QUERY": "1"}) is None
 
 
@@ -167,7 +167,7 @@ def test_find_launch_refuses_what_is_incomplete(environment, given, message):
 
 
 def test_jax_finds_the_same_launchers(monkeypatch):
-    """What is left to JAX, JAX must find: its own detection on the same variables."""
+    """JAX's own detection finds the values that are left to it."""
     for name in [n for n in os.environ if n.startswith(("SLURM", "OMPI", "JAX_C"))]:
         monkeypatch.delenv(name)
     made = []

@@ -64,7 +64,7 @@ def test_batch_sharding_gives_each_batch_shard_its_rows():
         shard.device.id: list(np.asarray(shard.data))
         for shard in placed.addressable_shards
     }
-    # Devices of one tensor group hold the same rows.
+    # The devices of a tensor group hold the same rows.
     for position, device in np.ndenumerate(mesh.devices):
         first = 2 * (2 * position[0] + position[1])
         assert rows[device.id] == [first, first + 1]
@@ -80,14 +80,14 @@ def test_check_accumulation_counts_the_rows_of_a_device(accumulation):
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """One of a process, where there is none."""
+    """A device of a process, for tests without such a process."""
 
     process_index: int
     id: int
 
 
 def mesh_of(processes):
-    """A mesh of devices of these processes, [data, fsdp, tensor]."""
+    """Returns a mesh [data, fsdp, tensor] with devices of these processes."""
     devices = np.empty(np.shape(processes), object)
     for number, (at, process) in enumerate(np.ndenumerate(processes)):
         devices[at] = Device(int(process), number)
@@ -95,7 +95,7 @@ def mesh_of(processes):
 
 
 def readers(mesh):
-    """(reader, shards) of each process."""
+    """Returns (reader, shards) of each process."""
     return {
         process: (reader_of(mesh, process_index=process).index, shards)
         for process, shards in sorted(held_shards(mesh).items())
@@ -116,7 +116,7 @@ def test_processes_that_hold_the_same_rows_are_one_reader():
         2: (1, (1,)),
         3: (1, (1,)),
     }
-    # create_mesh(tensor=4) of a TPU v5e:4x4 puts each shard on half of two machines.
+    # create_mesh(tensor=4) on a TPU v5e:4x4 puts each shard on halves of two machines.
     v5e_4x4 = mesh_of([[[0, 0, 1, 1]]] * 2 + [[[2, 2, 3, 3]]] * 2)
     assert readers(v5e_4x4) == {
         0: (0, (0, 1)),
@@ -129,7 +129,7 @@ def test_processes_that_hold_the_same_rows_are_one_reader():
 
 
 def test_readers_are_numbered_by_their_first_shard():
-    # As create_mesh() lays a ring through a TPU v5e:4x4.
+    # create_mesh() lays this ring through a TPU v5e:4x4.
     ring = mesh_of(
         np.reshape([0, 0, 1, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2, 2, 0, 0], (16, 1, 1))
     )
@@ -139,7 +139,7 @@ def test_readers_are_numbered_by_their_first_shard():
 @pytest.mark.parametrize(
     "processes",
     [
-        # Two processes of three devices: both hold a part of the second shard.
+        # Both of two processes of three devices hold a part of the second shard.
         [[[0, 0]], [[0, 1]], [[1, 1]]],
         # The first process has three devices, the second one.
         [[[0]], [[0]], [[0]], [[1]]],

@@ -45,7 +45,7 @@ def test_large_parameters_are_split_over_fsdp_and_tensor(mesh):
     leaves = jax.tree.leaves(shapes)
     local = [np.prod(s.shard_shape(leaf.shape)) for s, leaf in zip(shardings, leaves)]
     share = sum(local) / sum(leaf.size for leaf in leaves)
-    assert share < 0.26  # 1/4 and what is too small to split
+    assert share < 0.26  # a quarter, and parameters that are too small to split
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_parameter_without_a_rule_raises(mesh):
     shapes = {"vit": {"novelty": jax.ShapeDtypeStruct((4,), jnp.float32)}}
     with pytest.raises(ValueError, match="vit/novelty .*add a row"):
         partition.param_shardings(shapes, mesh, EOMT_RULES)
-    # The end of a name is not a name.
+    # A pattern must match whole names, not the end of one.
     with pytest.raises(ValueError, match="no partition rule"):
         partition.partition_spec("my_queries", (4, 4), mesh, EOMT_RULES.all)
 
@@ -100,7 +100,7 @@ def test_parameter_of_another_rank_than_its_rule_raises(mesh):
 
 
 class Layers(nn.Module):
-    """Matrices named as those that `apply_sharded` gathers."""
+    """Matrices with names of those that `apply_sharded` gathers."""
 
     @nn.compact
     def __call__(self, x):
@@ -118,7 +118,7 @@ def create_vit(**overrides):
 
 
 def gradients(model, x, mesh):
-    """A function (params, x), and arguments for it."""
+    """Returns a function (params, x), and arguments for it."""
     params = jax.jit(model.init)(jax.random.key(0), x)["params"]
 
     def loss(params, x):
@@ -132,7 +132,7 @@ def gradients(model, x, mesh):
 
 @pytest.mark.parametrize("case", ["layers", "blocks", "blocks_remat"])
 def test_gathered_weights_give_the_gradients_of_one_device(case, rng):
-    """XLA alone gets them wrong on this mesh: see `apply_sharded`."""
+    """XLA alone computes them wrong on this mesh: see `apply_sharded`."""
     if case == "layers":
         model, x = Layers(), jax.random.normal(rng, (8, 4, 32))
     else:
@@ -166,7 +166,7 @@ def test_matrices_travel_in_the_dtype_that_computes(rng):
     model = create_vit(depth=1, dtype="bfloat16")
     x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
     grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
-    # As XLA is given it: compiled for a CPU, collectives of bfloat16 become float32.
+    # The text is that before compiling: for a CPU, bfloat16 collectives become float32.
     program = grad.lower(params, x).as_text()
     assert set(re.findall(r"sharding_constraint .*tensor<64x256x(\w+)>", program)) == {
         "bf16"

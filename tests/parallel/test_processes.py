@@ -9,7 +9,7 @@ from eomt_jax.parallel import processes
 
 @pytest.fixture
 def joined(monkeypatch):
-    """What jax.distributed.initialize was called with, without calling it."""
+    """Returns the arguments of jax.distributed.initialize, which isn't called."""
     calls = []
 
     def initialize(address, count, index, devices, **options):
@@ -21,7 +21,7 @@ def joined(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def unlaunched(monkeypatch):
-    """An environment that tells of no other process."""
+    """Sets an environment without variables of a launcher."""
     for name in os.environ:
         if name.startswith(("JAX_COORD", "JAX_NUM", "JAX_PROC", "SLURM", "OMPI")):
             monkeypatch.delenv(name)
@@ -70,7 +70,7 @@ def test_taken_port_is_told(monkeypatch):
 
 
 def fake_allgather(monkeypatch, others):
-    """process_allgather among this process, the first, and `others`."""
+    """Replaces process_allgather by one of this process, the first, and `others`."""
 
     def gather(own):
         parts = [own, *(other(own) for other in others)]

@@ -1,4 +1,4 @@
-"""Other implementations are compared with the programs that users run."""
+"""Makes comparisons with other implementations use the programs that users run."""
 
 import pytest
 

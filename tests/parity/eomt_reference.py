@@ -1,4 +1,4 @@
-"""transformers' EoMT with every parameter random, and its weights in our tree."""
+"""Makes transformers' EoMT with random parameters, and converts it to our tree."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ SIZES = {
 
 
 def reference_model(seed: int = 0, **overrides) -> EomtForUniversalSegmentation:
-    """float32, in training mode, attention computed eagerly."""
+    """Returns a float32 network in training mode, with eager attention."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     config = EomtConfig(**{**SIZES, **overrides}, attn_implementation="eager")
@@ -33,7 +33,7 @@ def reference_model(seed: int = 0, **overrides) -> EomtForUniversalSegmentation:
 
 
 def to_tree(tensors: dict[str, torch.Tensor], num_heads: int, grid: tuple[int, int]):
-    """transformers' names and layouts → our parameter tree; also for gradients."""
+    """Converts transformers' tensors, or their gradients, to our parameter tree."""
     t = {name: value.detach().numpy() for name, value in tensors.items()}
 
     def linear(name):
@@ -109,7 +109,7 @@ def to_tree(tensors: dict[str, torch.Tensor], num_heads: int, grid: tuple[int, i
 
 
 def to_pixel_values(images: np.ndarray) -> torch.Tensor:
-    """uint8 [B,H,W,3] → normalised float32 [B,3,H,W]."""
+    """Converts uint8 [B,H,W,3] to normalised float32 [B,3,H,W]."""
     mean = np.array([0.485, 0.456, 0.406], np.float32)
     std = np.array([0.229, 0.224, 0.225], np.float32)
     pixels = (images.astype(np.float32) / 255 - mean) / std

@@ -1,4 +1,4 @@
-"""Networks of transformers in which no parameter is left at a constant."""
+"""Gives random values to all parameters of networks of transformers."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ torch.set_num_threads(1)
 
 
 def randomize(model, seed: int = 0):
-    """Draws every parameter so that activations stay of order one; in eval mode.
+    """Draws every parameter so that activations stay of order one; sets eval mode.
 
     A norm, scale or token at its constant start would hide that it is read from the
     wrong place.

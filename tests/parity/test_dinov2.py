@@ -1,4 +1,4 @@
-"""DINOv2 backbones in every published naming against transformers' networks."""
+"""DINOv2 backbones in every published naming equal transformers' networks."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ GIANT = {"hidden_size": 1536, "num_attention_heads": 24, "num_hidden_layers": 2}
 
 
 def create_reference(*, registers: bool, **fields):
-    """A Dinov2 of transformers in which no parameter is left at a constant."""
+    """Returns a Dinov2 of transformers, all of whose parameters are random."""
     fields |= {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
     if registers:
         config = transformers.Dinov2WithRegistersConfig(**fields, num_register_tokens=4)
@@ -41,7 +41,7 @@ def random_images(seed: int = 0) -> np.ndarray:
 
 
 def hub_state(model, *, timm: bool = False) -> dict[str, "torch.Tensor"]:
-    """The same weights as torch.hub's, or timm's, state dict."""
+    """Returns the weights as a state dict of torch.hub, or of timm."""
     theirs = model.state_dict()
     embeddings = {k.removeprefix("embeddings."): v for k, v in theirs.items()}
     cls, positions = embeddings["cls_token"], embeddings["position_embeddings"]

@@ -1,4 +1,4 @@
-"""The resampling of a ViT against PyTorch's interpolate in float64."""
+"""The resampling of a ViT equals PyTorch's interpolate in float64."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.parity
 
 
 def torch_resize(x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased bicubic of [C, H, W] in float64."""
+    """Returns an antialiased bicubic resize of [C, H, W] in float64."""
     return torch.nn.functional.interpolate(
         torch.from_numpy(x.astype(np.float64))[None],
         size=size,

@@ -1,4 +1,4 @@
-"""DINOv3 backbones from Hugging Face's folders against transformers' network."""
+"""DINOv3 backbones from Hugging Face's folders equal transformers' network."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from tests.parity.random_networks import randomize
 
 pytestmark = pytest.mark.parity
 
-# Widths as published; fewer blocks where the published number costs seconds.
+# Widths are the published ones; there are fewer blocks, which saves time.
 SHAPES = {
     "small": {
         "hidden_size": 384,
@@ -35,7 +35,7 @@ SHAPES = {
         "use_gated_mlp": True,
         "hidden_act": "silu",
     },
-    # Head width and biases of the 7B, its width by a sixteenth.
+    # This has the 7B's head width and biases, and a sixteenth of its width.
     "7b": {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -88,7 +88,7 @@ def test_file_alone_tells_all_but_heads_of_another_width(tmp_path):
     (tmp_path / "config.json").unlink()
     vit, params = eomt_jax.load_backbone(file, num_heads=2)
     assert vit.layer_norm_eps == 1e-5
-    # In memory transformers 5 has other names than in its files.
+    # transformers 5 has other names in memory than in its files.
     names = reference.state_dict().keys()
     assert "model.layer.0.norm1.weight" in names
     assert "layer.0.norm1.weight" in load_file(file)

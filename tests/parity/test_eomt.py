@@ -1,4 +1,4 @@
-"""Network, total loss and gradients against transformers' EoMT."""
+"""Network, total loss and gradients equal those of transformers' EoMT."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def make_images() -> np.ndarray:
 
 
 def make_targets() -> tuple[Targets, list[torch.Tensor], list[torch.Tensor]]:
-    """Two images with 3 and 2 targets, padded to 6, and as lists of masks."""
+    """Returns 3 and 2 targets of two images, padded to 6, and as lists of masks."""
     id_map = np.zeros((2, 64, 64), np.uint8)
     id_map[0, :20] = 1
     id_map[0, 30:50, 10:40] = 2
@@ -66,14 +66,13 @@ def make_targets() -> tuple[Targets, list[torch.Tensor], list[torch.Tensor]]:
 
 
 def share_randomness(monkeypatch):
-    """Both sides see the same points and the same draw of masked queries."""
+    """Makes both sides use the same points and the same draw of masked queries."""
 
     def torch_rand(*shape, **_):
         if len(shape) == 2:
             return torch.from_numpy(DRAW)
         num = shape[1]
-        # transformers draws candidates and fresh points one after the other; its
-        # points are (x, y).
+        # transformers draws candidates and fresh points one after the other, as (x, y).
         start = 3 * NUM_POINTS if num == NUM_POINTS // 4 else 0
         points = POINTS[start : start + num, ::-1].copy()
         return torch.from_numpy(points).expand(shape[0], num, 2).clone()
@@ -90,7 +89,7 @@ def share_randomness(monkeypatch):
 
 
 def all_predictions(reference, pixels):
-    """The reference's mask and class logits before and after each block."""
+    """Returns the reference's mask and class logits before and after each block."""
     found = []
     predict = reference.predict
 
@@ -128,7 +127,7 @@ def test_every_prediction_equals_transformers(mask_probs, monkeypatch):
 
 
 def test_masking_changes_the_predictions(monkeypatch):
-    """The three cases above would not tell a network that ignores its masks."""
+    """The three cases above would not detect a network that ignores its masks."""
     share_randomness(monkeypatch)
     reference = eomt_reference.reference_model()
     params = eomt_reference.to_tree(dict(reference.state_dict()), 2, GRID)

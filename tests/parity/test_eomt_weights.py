@@ -1,4 +1,4 @@
-"""Whole EoMTs on disk: what `load` gives against transformers' networks."""
+"""Whole EoMTs that `load` reads from disk equal transformers' networks."""
 
 import re
 
@@ -15,7 +15,7 @@ from tests.parity.random_networks import randomize
 
 pytestmark = pytest.mark.parity
 
-# Widths as published; fewer blocks where the published number costs seconds.
+# Widths are the published ones; there are fewer blocks, which saves time.
 DINOV2_SHAPES = {
     "small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
     "base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 3},
@@ -36,7 +36,7 @@ NAMES = {0: "road", 1: "person", 2: "sky", 3: "cat", 4: "dog", 5: "bus", 6: "tre
 
 
 def create_reference(*, dinov3: bool = False, image_size: int = 64, **fields):
-    """An EoMT of transformers that doesn't mask attention."""
+    """Returns an EoMT of transformers that doesn't mask attention."""
     fields |= {"image_size": image_size, "num_queries": 9, "num_blocks": 2}
     fields["id2label"] = NAMES
     if dinov3:
@@ -47,12 +47,12 @@ def create_reference(*, dinov3: bool = False, image_size: int = 64, **fields):
         model = transformers.EomtForUniversalSegmentation(config)
     model.attn_mask_probs.zero_()
     randomize(model)
-    # Mask logits are sums over the width; so they stay as large as trained ones.
+    # Mask logits are sums over the width; this keeps them as large as trained ones.
     model.mask_head.fc3.weight.data *= 4 / config.hidden_size**0.5
     return model
 
 
-# Beside transformers' names those of the release.
+# transformers' names, and the release's.
 RELEASE_HEADS = [
     (r"query\.", "network.q."),
     (r"class_predictor\.", "network.class_head."),
@@ -90,7 +90,7 @@ def renamed(name: str, rules) -> str:
 
 
 def release_state(reference) -> dict[str, torch.Tensor]:
-    """The weights as the release keeps them."""
+    """Returns the weights with the names of the release."""
     state = dict(reference.state_dict())
     if reference.config.model_type == "eomt":
         name = "embeddings.position_embeddings.weight"
@@ -128,7 +128,7 @@ def assert_same_logits(reference, model, params):
 
 
 def at_another_size(reference, params, image_size: int):
-    """The same network of transformers for other images, with our positions."""
+    """Returns transformers' network for another image size, with our positions."""
     config = reference.config.to_dict() | {"image_size": image_size}
     other = type(reference)(type(reference.config)(**config))
     state = reference.state_dict()
@@ -232,7 +232,7 @@ def test_difference_and_backbone_are_the_model(tmp_path):
     assert model.vit.image_size == (128, 128)
     assert (model.vit.rope_theta, model.vit.layer_norm_eps) == (50.0, 1e-5)
 
-    # Added by torch, under transformers' names.
+    # torch adds differences and backbone, under transformers' names.
     sums, added = dict(reference.state_dict()), 0
     for name, value in base.state_dict().items():
         theirs = re.sub(r"^model\.layer\.", "layers.", name)

@@ -1,4 +1,4 @@
-"""What we write for transformers is what transformers loads."""
+"""transformers loads the folders that we write, with the same results."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_transformers_loads_every_tensor_and_gives_our_logits(network, tmp_path)
     [("coco_instance", (1, 3, 32, 32)), ("ade20k_semantic", (2, 3, 32, 32))],
 )
 def test_transformers_prepares_photographs_as_we_do(dataset, shape, tmp_path):
-    """One that is twice as wide as high: padded, or cut into two windows."""
+    """The photograph is twice as wide as high: it is padded, or cut into windows."""
     info = published_info(dataset)
     model, params = small_eomt(num_classes=info.num_classes)
     huggingface.save(tmp_path / "out", model, params, dataset_info=info)

@@ -1,8 +1,9 @@
-"""Instance post-processing against transformers' image processor and the release.
+"""Instance post-processing equals that of transformers and of the release.
 
-transformers keeps one instance a query, of its best class, at a score threshold, and
-paints all into one map; the release and SPEC's rule is the best (query, class) pairs,
-whose masks may overlap. Both divide by area + 1e-6; here the area itself divides.
+transformers keeps one instance of each query, of its best class, above a score
+threshold, and draws all into one map. The release keeps the best (query, class) pairs,
+whose masks may overlap, as we do. Both divide by area + 1e-6; we divide by the area
+itself.
 """
 
 from types import SimpleNamespace
@@ -21,12 +22,12 @@ torch.set_num_threads(1)
 
 SIZE, LOGITS, CANVAS = 64, 16, (96, 84)
 QUERIES, CLASSES = 12, 5
-# Sizes for which the release's round and transformers' own rule agree.
+# The release and transformers round these sizes to the same numbers.
 ORIGINAL_SIZES = [(96, 72), (40, 80), (64, 64), (32, 24), (96, 80), (11, 22), (33, 66)]
 
 
 def random_logits(seed):
-    """Discs that overlap, one of them empty; classes of any certainty."""
+    """Returns discs that overlap, one of them empty, and classes of any certainty."""
     rng = np.random.default_rng(seed)
     pixels = np.stack(np.mgrid[:LOGITS, :LOGITS], -1)
     centre = rng.uniform(0, LOGITS, (QUERIES, 1, 1, 2))
@@ -50,7 +51,7 @@ def segment(masks, classes, content_size, original_size):
 
 
 def instances(masks, classes, original):
-    """Labels, scores and masks bool [N, H, W] of the photograph."""
+    """Returns labels, scores and masks bool [N, H, W] of the photograph."""
     content = np.array(fit_size(*original, SIZE))
     found = jax.device_get(segment(masks, classes, content, np.array(original)))
     bits = np.unpackbits(found.mask_bits, axis=-1, bitorder="little").astype(bool)
@@ -60,7 +61,7 @@ def instances(masks, classes, original):
 
 
 def by_probability(classes):
-    """(query, class) pairs as the post-processing orders them."""
+    """Returns (query, class) pairs in the order of the post-processing."""
     probs = np.asarray(jax.nn.softmax(jnp.asarray(classes), axis=-1))[:, :-1]
     return np.argsort(-probs.ravel(), kind="stable")
 
@@ -93,7 +94,7 @@ def test_instance_segmentation_best_class_equals_transformers(original):
         np.testing.assert_allclose(
             [s["score"] for s in segments], [score for _, score in infos], atol=3e-6
         )
-        # A logit may be 0 but for the last bit.
+        # The sign of a logit near 0 may depend on the last bit.
         assert (painted != expected["segmentation"].numpy()).mean() < 1e-3
         num_segments += len(segments)
     assert num_segments > 10

@@ -1,4 +1,4 @@
-"""Loss parts, sampling and resizing against transformers and torch, on equal inputs."""
+"""Loss parts, sampling and resizing equal those of transformers and torch."""
 
 import jax
 import jax.numpy as jnp

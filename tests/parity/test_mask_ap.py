@@ -1,4 +1,4 @@
-"""Streamed, merged mask AP against pycocotools on all images at once."""
+"""Streamed and merged mask AP equals that of pycocotools on all images at once."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ class Records(list):
 
 
 def random_mask(rng, size):
-    """A rectangle of any size, at times with holes, at times empty."""
+    """Returns a rectangle of any size, sometimes with holes, sometimes empty."""
     (top, bottom), (left, right) = (
         np.sort(rng.integers(0, side + 1, 2)) for side in size
     )
@@ -49,7 +49,7 @@ def encode(mask):
 
 
 def random_case(rng):
-    """A record, and predictions that fit its objects more or less."""
+    """Returns a record, and predictions that are more or less like its objects."""
     height, width = (int(rng.integers(30, side + 1)) for side in CANVAS)
     size = (height, width)
     masks = [random_mask(rng, size) for _ in range(rng.choice([0, 1, 2, 5]))]
@@ -76,7 +76,7 @@ def random_case(rng):
             if rng.random() < 0.8:
                 found_labels[n] = labels[chosen]
         found[n, :height, :width] = mask
-    # Few different scores, so that there are ties within and between images.
+    # There are few different scores, so that some tie within and between images.
     scores = rng.integers(1, 20, INSTANCES).astype(np.float32) / np.float32(19)
     return record, found, found_labels, scores
 
@@ -126,7 +126,7 @@ def ours(cases):
     metric_type = MaskAP.with_classes([True] * NUM_CLASSES)
     source = Records(case[0] for case in cases)
     total = metric_type.empty()
-    # As two processes share the batches out: every second one, the last one short.
+    # Two processes take every second batch each; the last batch is short.
     starts = range(0, len(cases), BATCH)
     for start in (*starts[1::2], *starts[::2]):
         rows = [min(start + i, len(cases) - 1) for i in range(BATCH)]

@@ -1,4 +1,4 @@
-"""mIoU, accuracies and the confusion matrix against torchmetrics."""
+"""mIoU, accuracies and the confusion matrix equal those of torchmetrics."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ BATCH, HEIGHT, WIDTH, TARGETS = 3, 12, 17, 8
 
 
 def random_batch(rng, num_valid):
-    """Label maps with void, absent classes, photographs of several sizes."""
+    """Returns label maps of several sizes, with void and absent classes."""
     present = rng.permutation(NUM_CLASSES)[: rng.integers(1, NUM_CLASSES + 1)]
     labels = rng.choice(present, (BATCH, TARGETS)).astype(np.int32)
     id_map = rng.integers(0, TARGETS + 1, (BATCH, 1 + HEIGHT // 4, 1 + WIDTH // 4))

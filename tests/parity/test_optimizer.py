@@ -1,4 +1,4 @@
-"""AdamW with one rate for each parameter against torch.optim.AdamW."""
+"""AdamW with a rate for each parameter equals torch.optim.AdamW."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ FACTORS = {
 
 
 def published_rate(path, step):
-    """The release's two-stage schedule, written out."""
+    """Returns the rate of the release's two-stage schedule, written out."""
     if not path.startswith("vit/"):
         if step < HEAD:
             return 1e-2 * step / HEAD
@@ -76,7 +76,7 @@ def test_twelve_steps_equal_torch_adamw():
     ours, state, update = jax.tree.map(jnp.asarray, params), None, jax.jit(tx.update)
     start, state = ours, tx.init(ours)
     for step in range(TOTAL):
-        # Some steps below the clip's norm, most of them above it.
+        # Gradients of some steps are below the clip's norm, most above it.
         scale = [1e-4, 1.0, 3.0][step % 3]
         grads = jax.tree.map(
             lambda leaf, scale=scale: rng.normal(0, scale, leaf.shape), params

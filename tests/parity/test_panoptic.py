@@ -1,4 +1,4 @@
-"""Post-processing against transformers' image processor and PyTorch's interpolate."""
+"""Panoptic post-processing equals transformers' and PyTorch's interpolate."""
 
 from types import SimpleNamespace
 
@@ -16,12 +16,12 @@ torch.set_num_threads(1)
 
 SIZE, LOGITS, CANVAS = 64, 16, (96, 80)
 IS_THING = np.array([True, True, True, False, False])
-# Sizes for which the release's round and transformers' own rule agree.
+# The release and transformers round these sizes to the same numbers.
 ORIGINAL_SIZES = [(96, 72), (40, 80), (64, 64), (32, 24), (96, 80), (11, 22), (33, 66)]
 
 
 def random_logits(seed: int, num_queries: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round masks with wavy edges; some queries sure of a class, some of none."""
+    """Returns round masks with wavy edges; some queries are sure of a class."""
     rng = np.random.default_rng(seed)
     pixels = np.stack(np.mgrid[:LOGITS, :LOGITS], -1)
     centre = rng.uniform(0, LOGITS, (num_queries, 1, 1, 2))
@@ -51,7 +51,7 @@ def segment(masks, classes, content_size, original_size):
 
 
 def two_step_interpolate(masks, content, original):
-    """Float64: PyTorch's float32 positions are themselves 1e-5 off at these sizes."""
+    """Resizes twice in float64, since float32 positions have errors of 1e-5."""
     masks = torch.tensor(masks, dtype=torch.float64)[None]
     masks = torch.nn.functional.interpolate(masks, size=(SIZE, SIZE), mode="bilinear")
     masks = masks[:, :, : content[0], : content[1]]
@@ -98,7 +98,7 @@ def test_panoptic_segmentation_random_logits_equals_transformers(num_queries):
             [info["score"] for info in infos], found.scores[queries], atol=2e-6
         )
         expected_ids = np.append(queries + 1, 0)[expected["segmentation"].int().numpy()]
-        # Two queries may tie in a pixel but for the last bit.
+        # The better of two queries in a pixel may depend on the last bit.
         assert (id_map != expected_ids).mean() < 1e-3
         num_segments += len(queries)
     assert num_segments > 40

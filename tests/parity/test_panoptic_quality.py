@@ -1,4 +1,4 @@
-"""PQ against panopticapi, the code that COCO's leaderboard runs."""
+"""PQ equals that of panopticapi, the code that COCO's leaderboard runs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ HEIGHT, WIDTH, QUERIES, TARGETS = 20, 28, 12, 9
 
 
 def random_blocks(rng: np.random.Generator, num_segments: int) -> np.ndarray:
-    """An id map of overlapping rectangles, 0 left in places."""
+    """Returns an id map of overlapping rectangles, with some pixels 0."""
     id_map = np.zeros((HEIGHT, WIDTH), np.int32)
     for segment in rng.permutation(num_segments) + 1:
         top, left = rng.integers(0, HEIGHT - 2), rng.integers(0, WIDTH - 2)
@@ -39,7 +39,7 @@ def random_target(
 def random_prediction(
     rng: np.random.Generator, target: np.ndarray, target_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The target moved, segments merged, relabelled and drawn over."""
+    """Returns the target moved, with segments merged, relabelled and drawn over."""
     id_map = np.roll(target, rng.integers(-2, 3, 2), (0, 1))
     permutation = rng.permutation(QUERIES)
     id_map = np.append(0, permutation + 1)[id_map]

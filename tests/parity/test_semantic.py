@@ -1,8 +1,8 @@
-"""Semantic windows and post-processing against transformers' image processor.
+"""Semantic windows and post-processing equal those of transformers.
 
-Resized sizes are rounded as the release does, where transformers truncates; windows
-begin at whole numbers, where both truncate a product of floats. The sizes here are
-those for which the rules agree.
+We round resized sizes as the release does, while transformers truncates them. Our
+windows begin at whole-number quotients, while both truncate a product of floats. The
+rules agree for the sizes here.
 """
 
 from types import SimpleNamespace
@@ -39,7 +39,7 @@ def processor():
 
 @pytest.fixture(params=zip(ORIGINAL_SIZES, NUM_WINDOWS), ids=str)
 def windowed(request, processor):
-    """A photograph, its number of windows, and what transformers makes of it."""
+    """Returns a photograph, its number of windows, and transformers' windows of it."""
     original, num_windows = request.param
     rng = np.random.default_rng(0)
     photograph = rng.integers(0, 256, (*original, 3), dtype=np.uint8)
@@ -91,7 +91,7 @@ def test_semantic_segmentation_equals_transformers(windowed, processor):
         found = found[: original[0], : original[1]]
         scores = expected["segmentation_scores"].numpy()
         chosen = np.take_along_axis(scores, found[None], axis=0)[0]
-        # Two classes may tie in a pixel but for the last bits.
+        # The better of two classes in a pixel may depend on the last bits.
         np.testing.assert_allclose(chosen, scores.max(0), atol=1e-5)
         assert (found != expected["segmentation"].numpy()).mean() < 1e-3
         assert len(np.unique(found)) > 1

@@ -1,4 +1,4 @@
-"""What is handed in, read by the tools that benchmarks score it with."""
+"""The tools with which benchmarks score submissions read ours."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ INFO = DatasetInfo(
 
 
 class Source(list):
-    """Records of photographs that are called 000000001000, 000000001001, …"""
+    """Records of photographs with the names 000000001000, 000000001001, …"""
 
     info, split = INFO, "validation"
 
@@ -45,7 +45,7 @@ class Source(list):
 
 
 def random_map(rng, size):
-    """Rectangles over one another, some pixels without any."""
+    """Returns overlapping rectangles, with some pixels outside of all."""
     id_map = np.zeros(CANVAS, np.int32)
     for segment in 1 + rng.permutation(SEGMENTS):
         top, left = (rng.integers(0, side - 4) for side in size)
@@ -56,7 +56,7 @@ def random_map(rng, size):
 
 
 def random_images():
-    """Targets, predictions that follow them more or less, and the batch they fill."""
+    """Returns targets, predictions that are more or less like them, and the batch."""
     rng = np.random.default_rng(0)
     sizes = rng.integers((20, 30), np.add(CANVAS, 1), (NUM_IMAGES, 2))
     targets = np.stack([random_map(rng, size) for size in sizes])

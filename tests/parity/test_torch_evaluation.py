@@ -1,4 +1,4 @@
-"""The benchmark's PyTorch evaluation is the same job as ours."""
+"""The benchmark's PyTorch evaluation has the same results as ours."""
 
 import functools
 from collections import defaultdict
@@ -57,7 +57,7 @@ def test_pytorch_finds_the_same_quality(tmp_path, monkeypatch):
 
 
 def test_pytorch_counts_a_good_prediction_as_panopticapi():
-    """One match, one wrong class, one on a crowd, one on void, one target missed."""
+    """There is a match, a wrong class, one on a crowd, one on void, a missed target."""
     target_map = np.repeat([1, 1, 1, 2, 2, 3, 0, 4], 4)[None]
     id_map = np.repeat([1, 1, 1, 2, 2, 3, 4, 0], 4)[None]
     id_map[0, 11] = 0

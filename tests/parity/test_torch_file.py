@@ -1,4 +1,4 @@
-"""PyTorch's file formats: read safely, and damage is found."""
+"""PyTorch's files are read safely, and damage to them is found."""
 
 import argparse
 import collections
@@ -53,7 +53,7 @@ def test_of_several_weights_the_averaged_or_usual_ones_are_taken(
 ):
     path = tmp_path / "a.pt"
     chosen = taken.split(",")[0]
-    # A trainer's state holds tensors too, beside other things.
+    # A trainer's state holds tensors too, beside other values.
     value = {key: {k: 2 * v for k, v in state.items()} for key in keys}
     value |= {chosen: state, "optimizer": {"state": {0: state}, "lr": 1.0}}
     torch.save(value, path)
@@ -70,7 +70,7 @@ def test_several_weights_of_unknown_names_are_refused(tmp_path, state):
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_advice_for_a_pickled_object_works(tmp_path, whole):
-    """The message's own commands are run on the file that it is about."""
+    """The commands in the message are run on the file that it is about."""
     network = torch.nn.Linear(2, 3)
     options = argparse.Namespace(lr=1.0)
     value = network if whole else {"state_dict": network.state_dict(), "args": options}

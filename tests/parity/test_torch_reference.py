@@ -1,4 +1,4 @@
-"""The reference run: its weights, rates, first loss and steps are those of our run."""
+"""Weights, rates, first loss and steps of the reference run equal those of our run."""
 
 import json
 
@@ -43,7 +43,7 @@ def micro(monkeypatch):
 
 
 def make_params(model, scale=0.3):
-    """Every parameter random, so that none may be read from the wrong place."""
+    """Returns random parameters, so that none can be read from the wrong place."""
     height, width = model.vit.image_size
     images = np.zeros((1, height, width, 3), np.uint8)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
@@ -69,7 +69,7 @@ def shapes_dir(tmp_path_factory):
 
 @pytest.fixture
 def config(shapes_dir):
-    """Four steps of two shapes images."""
+    """Returns a config of four steps with two images of shapes each."""
     config = quickstart.get_config()
     config.dataset.data_dir = str(shapes_dir)
     config.dataset.num_threads = 1
@@ -126,7 +126,7 @@ def test_conversion_and_its_inverse_cancel():
 
 
 def make_batch(model):
-    """Two targets beside a crowd; no target at all."""
+    """Returns an image with two targets and a crowd, and one without any target."""
     images = make_images(model)
     id_map = np.zeros(images.shape[:3], np.uint8)
     id_map[0, :25] = 1
@@ -148,7 +148,7 @@ def make_batch(model):
 
 
 def small_batch():
-    """The same at the config's size."""
+    """Returns such a batch at the config's size."""
     batch = make_batch(make_model())
     return batch.replace(
         image=batch.image[:, ::2, ::2],
@@ -166,7 +166,7 @@ def test_targets_become_lists_without_crowds_and_padding():
 
 @pytest.mark.parametrize("empty", [False, True])
 def test_first_loss_agrees_within_the_sampling_noise(config, empty):
-    """All queries are masked at step 0, so that only the points are random."""
+    """All queries are masked at step 0, so only the points are random."""
     run = setup(config, devices=jax.devices()[:1])
     model = run.initialization.model
     params = make_params(model, scale=0.15)
@@ -194,7 +194,7 @@ def test_first_loss_agrees_within_the_sampling_noise(config, empty):
     assert abs(np.mean(ours) - np.mean(theirs)) < 4 * noise + 1e-5 * np.mean(theirs)
 
 
-# What torch itself warns of while it traces.
+# torch itself raises this warning while it traces.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_compiled_parts_train_as_eager_ones_do(config):
     run = setup(config, devices=jax.devices()[:1])
@@ -276,7 +276,7 @@ def test_step_moves_weights_by_its_rates_alone(config):
     np.testing.assert_array_equal(queries.detach(), params["queries"])
     reference.train_step(batch)
     moved = np.abs(queries.detach().numpy() - params["queries"])
-    # Adam's steps: no longer than the rate, decay aside.
+    # Adam's steps, without decay, are no larger than the rate.
     assert 0.1 * 5e-4 < moved.max() < 1.5 * 5e-4
 
 

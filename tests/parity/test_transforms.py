@@ -1,4 +1,4 @@
-"""Resizing of photographs and segment maps against PyTorch's."""
+"""Photographs and segment maps are resized as by PyTorch."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_resized_photograph_is_within_rounding_of_torch_with_antialiasing(size):
     )
     theirs = theirs[0].permute(1, 2, 0).numpy()
     difference = np.abs(ours[: size[0], : size[1]] - theirs)
-    # Ours rounds to 8 bits twice, after each of its two passes.
+    # Our resizing rounds to 8 bits after each of its two passes.
     assert difference.max() <= 1.01 and difference.mean() < 0.4
 
 

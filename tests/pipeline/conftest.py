@@ -1,4 +1,4 @@
-"""Small drawn photographs whose segments can be told from their colours."""
+"""Small drawn photographs whose segments can be recognised by their colours."""
 
 import io
 
@@ -9,12 +9,13 @@ from PIL import Image
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo, DatasetInfo
 
-# Class t is drawn in COLORS[t]; far apart, so that blended borders are recognised.
+# Class t is drawn in COLORS[t]. The colours differ much, so that blended borders are
+# recognised.
 COLORS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20]])
 
 
 class DrawnSource:
-    """A split of drawn photographs; the classes of one differ, in any order.
+    """A split of drawn photographs, each with different classes in any order.
 
     Attributes:
       damaged: indices whose file ends in the middle.
@@ -64,7 +65,7 @@ class DrawnSource:
 
 
 def draw(index):
-    """(image, segment_map, labels): a disc and two bars on grey, which is void."""
+    """Returns (image, segment_map, labels): a disc and two bars on grey, the void."""
     rng = np.random.default_rng(index)
     height, width = rng.integers(40, 65), rng.integers(50, 81)
     y, x = np.mgrid[:height, :width]
@@ -88,17 +89,17 @@ def encode(image, image_format="PNG", **options):
 
 @pytest.fixture
 def drawn_source():
-    """DrawnSource, to be called with a number of examples."""
+    """Returns DrawnSource, which is called with a number of examples."""
     return DrawnSource
 
 
 @pytest.fixture
 def encode_image():
-    """(image, format="PNG", **options) → bytes of the file."""
+    """Returns a function (image, format="PNG", **options) → bytes of the file."""
     return encode
 
 
 @pytest.fixture
 def class_colors():
-    """RGB of each class of a DrawnSource."""
+    """Returns the RGB of each class of a DrawnSource."""
     return COLORS

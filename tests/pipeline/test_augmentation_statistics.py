@@ -1,4 +1,4 @@
-"""Ten thousand draws against the distributions that the method names."""
+"""Ten thousand draws have the distributions of the method."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ import scipy.stats
 from eomt_jax.pipeline import color, transforms
 
 NUM_DRAWS = 10_000
-# Of a fixed seed, so nothing here is left to chance; a wrong distribution gives 1e-50.
+# The seed is fixed, so the tests don't depend on chance. A wrong distribution has
+# 1e-50.
 SMALLEST_P = 1e-3
 
 
@@ -28,7 +29,7 @@ def assert_unrelated(one, other):
 @pytest.mark.parametrize("scale_range", [(0.1, 2.0), (0.5, 2.0)])
 def test_geometry_follows_the_published_distributions(scale_range):
     rng = np.random.default_rng(0)
-    # So large that whole pixels blur no distribution.
+    # The sizes are so large that rounding to pixels doesn't change a distribution.
     height, width, crop_size = 60_000, 80_000, 40_000
     drawn = [
         transforms.draw_geometry(

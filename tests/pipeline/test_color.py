@@ -1,4 +1,4 @@
-"""Colour jitter against hand-computed values and Python's colorsys."""
+"""Colour jitter equals values worked out by hand and Python's colorsys."""
 
 import colorsys
 
@@ -10,7 +10,7 @@ from eomt_jax.pipeline import color
 
 
 def changed(change, image, *how):
-    """The change of a uint8 array [H, W, 3]."""
+    """Returns a uint8 array [H, W, 3] after a change."""
     return np.asarray(change(Image.fromarray(image), *how))
 
 
@@ -30,7 +30,8 @@ def test_adjust_brightness_cuts_the_fraction_off_and_clips():
 
 
 def test_adjust_contrast_pulls_towards_the_mean_of_whole_numbered_greys():
-    # Greys: floor(0.9999 · 200) = 199 and floor(0.9999 · 101) = 100; mean 149.5.
+    # The greys are floor(0.9999 · 200) = 199 and floor(0.9999 · 101) = 100; their mean
+    # is 149.5.
     image = np.array([[[200] * 3, [101] * 3]], np.uint8)
     expected = [[[int(0.5 * 200 + 74.75)] * 3, [int(0.5 * 101 + 74.75)] * 3]]
     np.testing.assert_array_equal(changed(color.adjust_contrast, image, 0.5), expected)
@@ -54,7 +55,8 @@ def test_adjust_hue_turns_the_hue_as_colorsys_does(image, shift):
     for pixel, result in zip(image[0], turned[0], strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255))
         expected = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
-        # The fraction is cut off after a tiny stretch, so 1 less is right as well.
+        # Values are stretched a little before the fraction is cut off, so 1 less is
+        # right too.
         difference = np.array(expected) * 255.999 - result
         assert (difference > -1e-2).all() and (difference < 1 + 1e-2).all()
 

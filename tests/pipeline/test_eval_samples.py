@@ -1,4 +1,4 @@
-"""One record to one evaluation sample, for each task."""
+"""A record becomes an evaluation sample, for each task."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from eomt_jax.pipeline.eval_samples import EvalSampler, chosen_task
 
 @pytest.fixture
 def sampler(drawn_source):
-    """Makes an EvalSampler over a DrawnSource; max_aspect_ratio is of its info."""
+    """Returns a function that makes an EvalSampler over a DrawnSource."""
 
     def make(
         *, max_aspect_ratio=2.0, canvas_size=(70, 90), image_size=64, task="panoptic"
@@ -35,7 +35,7 @@ def sampler(drawn_source):
 
 
 def shapes(sample):
-    """Shape and dtype of every array: rows that differ in one don't stack."""
+    """Returns shape and dtype of every array; they must be equal in all rows."""
     return jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), sample)
 
 

@@ -1,4 +1,4 @@
-"""Batches: order, sharding, going on from a position, evaluation."""
+"""Batches have the right order and sharding, and continue from a position."""
 
 import dataclasses
 import multiprocessing
@@ -34,7 +34,7 @@ def examples(batches):
 
 
 def test_epochs_cover_each_example_once_but_for_the_dropped_batch(drawn_source):
-    # 11 examples in batches of 4: two batches an epoch, three examples left out.
+    # 11 examples in batches of 4 are two batches in an epoch, without three examples.
     seen = examples(take(drawn_source(11), 6))
     epochs = [seen[start : start + 8] for start in (0, 8, 16)]
     for epoch in epochs:
@@ -87,7 +87,7 @@ def test_worker_processes_outlive_the_signals_of_the_whole_job(drawn_source):
             (worker,) = multiprocessing.active_children()
             for number in (signal.SIGINT, signal.SIGTERM):
                 os.kill(worker.pid, number)
-            # Far more than lie ready.
+            # These are far more batches than are read ahead.
             got += [next(batches) for _ in range(20)]
             assert worker.is_alive()
         assert not worker.is_alive()
@@ -98,12 +98,12 @@ def test_worker_processes_outlive_the_signals_of_the_whole_job(drawn_source):
 
 @pytest.mark.timeout(120)
 def test_worker_processes_change_nothing_and_pass_errors_on(drawn_source):
-    # The drawn photographs' module can't be imported by name in a worker.
+    # A worker can't import the module of the drawn photographs by name.
     module = sys.modules[drawn_source.__module__]
     cloudpickle.register_pickle_by_value(module)
     try:
         whole = take(drawn_source(11), 6)
-        # Damaged is an example that the first epoch happens to leave out.
+        # The first epoch happens to leave out the damaged example.
         damaged = min(set(examples(whole)) - set(examples(whole[:2])))
         first = next(
             i for i, batch in enumerate(whole) if damaged in batch.example_index
@@ -196,7 +196,7 @@ def test_eval_batches_show_every_example_once(drawn_source, num_readers):
     assert examples(joined) == [*range(9), -1, -1, -1]
     valid = np.concatenate([batch.valid for batch in joined])
     np.testing.assert_array_equal(valid, np.arange(12) < 9)
-    # By default the canvas and the padding are those the prepared dataset asks for.
+    # By default canvas and padding have the sizes of the prepared dataset.
     assert joined[0].targets.id_map.shape == (4, 64, 80)
     assert joined[0].targets.labels.shape == (4, 4)
     assert joined[0].replaced is None

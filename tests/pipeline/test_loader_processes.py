@@ -1,4 +1,4 @@
-"""Processes that share the data: nothing read twice, nothing left out."""
+"""Processes that share the data read nothing twice and leave nothing out."""
 
 import itertools
 
@@ -15,7 +15,7 @@ NUM_EXAMPLES = EPOCH + 7
 
 
 def trained_on(source, num_readers, num_batches, *, start=0):
-    """Examples by reader and batch, [num_readers, num_batches, rows]."""
+    """Returns examples by reader and batch, [num_readers, num_batches, rows]."""
     shares = []
     for reader_index in range(num_readers):
         with loader.train_batches(
@@ -34,7 +34,7 @@ def trained_on(source, num_readers, num_batches, *, start=0):
 
 
 def in_order(shares):
-    """As one reader has them."""
+    """Returns the examples in the order of a single reader."""
     return np.moveaxis(shares, 0, 1).ravel().tolist()
 
 
@@ -47,7 +47,7 @@ def test_processes_share_each_batch_and_cover_each_epoch(drawn_source, num_reade
 
 
 def test_epoch_goes_on_where_other_processes_left_it(drawn_source):
-    """(readers, batches) of the parts; epochs end after batches 2, 4 and 6."""
+    """The parts have (readers, batches); epochs end after batches 2, 4 and 6."""
     parts = [(4, 1), (8, 2), (3, 1), (2, 2)]
     seen = []
     for num_readers, num_batches in parts:
@@ -69,7 +69,7 @@ def test_shards_of_any_size_take_every_position_once(num_readers):
             for index in range(num_readers)
         ]
         positions = [
-            # A reader's rows are neighbours: devices are handed them in this order.
+            # A reader's rows are neighbours, in the order of its devices.
             shard.position(batch * local_rows + row)
             for batch in range(3)
             for shard in shards
@@ -83,7 +83,7 @@ def test_shards_of_any_size_take_every_position_once(num_readers):
 def test_evaluation_visits_each_example_once_however_counts_divide(
     drawn_source, num_examples, num_readers
 ):
-    """Fewer examples than readers, a full last batch, and one row in it."""
+    """There are fewer examples than readers, a full last batch, or one row in it."""
     for rows in {num_readers, 8 // num_readers * num_readers}:
         shares = []
         for reader_index in range(num_readers):
@@ -96,7 +96,7 @@ def test_evaluation_visits_each_example_once_however_counts_divide(
                 num_threads=1,
             ) as batches:
                 shares.append([np.where(b.valid, b.example_index, -1) for b in batches])
-        # As many batches for each, or the others would wait for it forever.
+        # All have the same number of batches; otherwise some would wait forever.
         assert {len(share) for share in shares} == {-(-num_examples // rows)}
         seen = in_order(np.array(shares))
         assert seen[:num_examples] == list(range(num_examples))

@@ -1,4 +1,4 @@
-"""Prepared records: storage and random access."""
+"""Prepared records are stored and read at random."""
 
 import pickle
 from typing import Any

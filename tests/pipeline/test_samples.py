@@ -1,4 +1,4 @@
-"""One record to one sample: alignment, redraws, substitutes, damaged photographs."""
+"""Records become samples: alignment, redraws, substitutes, damaged photographs."""
 
 import dataclasses
 import pickle
@@ -10,13 +10,13 @@ from pycocotools import mask as mask_codec
 from eomt_jax.pipeline import samples
 from eomt_jax.pipeline.samples import DamagedImageError, TrainOptions
 
-# Neighbours that must be of the same segment for a pixel to count as inside it.
+# A pixel is inside a segment if so many neighbours on each side are in it too.
 MARGIN = 3
 
 
 @pytest.fixture
 def sampler(drawn_source):
-    """Makes a TrainSampler over DrawnSource(num_examples, **faults)."""
+    """Returns a function that makes a TrainSampler over a DrawnSource."""
 
     def make(num_examples=10, *, seed=0, options=None, **faults):
         return samples.TrainSampler(
@@ -30,7 +30,7 @@ def sampler(drawn_source):
 
 
 class OtherRecords:
-    """A source whose records are changed on the way."""
+    """A source that changes the records of another one."""
 
     def __init__(self, source):
         self.source, self.info, self.split = source, source.info, source.split
@@ -46,14 +46,14 @@ class OtherRecords:
 
 
 def inside(mask):
-    """Pixels whose neighbourhood of MARGIN pixels lies in the mask as well."""
+    """Returns the pixels whose neighbours within MARGIN pixels are in the mask too."""
     core = np.pad(mask, MARGIN)
     core = np.lib.stride_tricks.sliding_window_view(core, (2 * MARGIN + 1,) * 2)
     return core.all(axis=(-1, -2))
 
 
 def check_masks_fit_colors(sample, class_colors):
-    """Targets lie where their classes' colours are, and nowhere else is one of them.
+    """Checks that targets are exactly where the colours of their classes are.
 
     Returns the number of pixels that were well inside a target.
     """
@@ -139,7 +139,7 @@ def test_sample_needs_at_most_twice_its_images_bytes(sampler):
 
 
 def test_record_without_segments_is_a_negative(sampler):
-    """It is its own sample without a target; one with crowds alone is replaced."""
+    """It becomes a sample without a target; one with only crowds is replaced."""
 
     class Empty(OtherRecords):
         def change(self, record):
@@ -179,7 +179,7 @@ def test_crowds_are_no_targets(sampler):
 
 def test_crop_without_targets_is_drawn_again(drawn_source):
     class OnePixel:
-        """Only one pixel in 48 × 80 belongs to a target."""
+        """A split of a photograph with one pixel in 48 × 80 of a target."""
 
         def __init__(self):
             self.source = drawn_source(1)
@@ -239,7 +239,7 @@ def test_damaged_image_stops_with_its_name(sampler):
         match="'photo-004' in dataset 'drawn', split 'train'.*on_damaged",
     ) as caught:
         list(map(sample_at, range(10)))
-    # Worker processes hand errors over by pickling.
+    # Worker processes pass errors on by pickling.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
@@ -297,10 +297,10 @@ def test_example_order_is_a_permutation_that_differs_by_seed_and_epoch():
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(100))
     assert len({order.tobytes() for order in orders}) == 4
-    # A neighbouring seed's epoch must not be this seed's next one.
+    # An epoch of the next seed must not be the next epoch of this seed.
     assert (samples.example_order(100, 0, 1) != samples.example_order(100, 1, 0)).any()
 
 
 def test_example_order_never_changes_between_versions():
-    # Checkpoints rely on it: an order that changes would repeat and skip examples.
+    # After a restart, another order would repeat and skip examples.
     assert samples.example_order(8, 0, 0).tolist() == [0, 3, 7, 5, 1, 2, 6, 4]

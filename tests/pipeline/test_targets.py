@@ -1,4 +1,4 @@
-"""Compact, padded targets."""
+"""Segments become compact, padded targets."""
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ def test_compact_targets_mark_void_and_dropped_segments():
 
 @pytest.mark.parametrize("max_targets", [2, 7, 8])
 def test_mask_bits_mark_pixels_of_dropped_segments_alone(max_targets):
-    # Left: the kept one; both in the middle; right: the dropped one; none below.
+    # On the left is the kept one, in the middle both, on the right the dropped one.
     masks = np.zeros((2, 3, 2), bool)
     masks[0, :2, 0], masks[0, 1:, 1] = True, True
     keep = np.array([True, False])

@@ -1,4 +1,4 @@
-"""Flip, resize, pad and crop of photographs and their segment maps."""
+"""Photographs and their segment maps are flipped, resized, padded and cropped."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def test_crop_image_equals_resizing_whole_then_cutting(photograph, geometry):
     top, left = geometry.offset
     expected = expected[top : top + 32, left : left + 32]
     crop = transforms.crop_image(photograph, geometry)
-    # Pillow's box is float32: one pass may round a value up that the other rounds down.
+    # Pillow's box is float32, so the two ways may round a value differently.
     difference = np.abs(crop.astype(int) - expected)
     assert difference.max() <= 2 and (difference > 0).mean() < 0.01
 
@@ -67,12 +67,12 @@ def test_crop_image_is_zero_past_its_content(photograph):
 
 
 def test_shrinking_is_antialiased():
-    # One-pixel stripes: a filter of fixed width would keep some of them.
+    # The stripes have one pixel; a filter of fixed width would keep some of them.
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     geometry = Geometry(flip=False, resized=(8, 8), offset=(0, 0), crop_size=8)
     small = transforms.crop_image(Image.fromarray(stripes), geometry)
-    # The border's filter is cut at the edge and keeps a trace of the nearest stripe.
+    # At the border the filter is cut off, and keeps a trace of the nearest stripe.
     assert np.abs(small.astype(int) - 127.5).max() < 8
 
 
@@ -84,7 +84,7 @@ def test_draw_geometry_truncates_sizes_and_offsets_only_a_longer_side():
     ]
     assert np.mean([g.flip for g in drawn]) == pytest.approx(0.5, abs=0.04)
     widths = np.array([g.resized[1] for g in drawn])
-    # Width 64 · s · ½ for s in 0.1 … 2, cut to whole pixels.
+    # The width is 64 · s · ½ for s in 0.1 … 2, cut to whole pixels.
     assert widths.min() == 3 and widths.max() == 63
     assert widths.mean() == pytest.approx(32 * 1.05 - 0.5, rel=0.03)
     for g in drawn:
@@ -174,7 +174,7 @@ def test_crop_of_a_photograph_decoded_smaller_is_nearly_the_same(encode_image, s
     assert max(small.size) < 400
     whole = transforms.crop_image(transforms.decode_image(encoded), geometry)
     difference = np.abs(transforms.crop_image(small, geometry) - whole.astype(int))
-    # Two filters after one another are not quite the one: a little sharper.
+    # Two filters after one another give a slightly sharper result than one.
     assert difference.mean() < 1.5 and np.percentile(difference, 99) < 10
 
 

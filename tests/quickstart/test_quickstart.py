@@ -1,4 +1,4 @@
-"""The quickstart, cut to about 90 seconds, must beat a predictor that learns nothing."""
+"""The quickstart, cut to about 90 seconds, scores above a constant prediction."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_short_quickstart_beats_the_most_frequent_class(tmp_path):
             "--config.total_steps=250",
         ],
         cwd=ROOT,
-        # Long enough for optimized programs to pay, unlike the other tests.
+        # This is long enough for optimized programs, unlike the other tests.
         env=os.environ
         | {
             "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

@@ -1,4 +1,4 @@
-"""A run small enough to be repeated: few drawn shapes, a network of two blocks."""
+"""Fixtures of a small run: few drawn shapes, a network of two blocks."""
 
 import jax
 import pytest
@@ -11,7 +11,7 @@ from eomt_jax.models import variants
 
 @pytest.fixture(scope="session")
 def shapes_dir(tmp_path_factory):
-    """Where a small version of the shapes dataset is prepared."""
+    """Prepares a small version of the shapes dataset; returns its folder."""
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "NUM_EXAMPLES", {"train": 10, "validation": 3})
@@ -21,7 +21,7 @@ def shapes_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Folder of compiled programs, shared with other processes."""
+    """Returns a folder of compiled programs, shared with other processes."""
     yield tmp_path_factory.mktemp("compiled")
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
@@ -29,7 +29,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def tiny_config(shapes_dir, monkeypatch):
-    """Six steps that compile in seconds, for one device."""
+    """Returns a config of six steps that compile in seconds, for one device."""
     monkeypatch.setattr(variants, "VARIANTS", dict(variants.VARIANTS))
     register_micro_variant()
     return make_config(str(shapes_dir))
@@ -41,7 +41,7 @@ def register_micro_variant():
 
 
 def make_config(data_dir):
-    """The quickstart's recipe, as small as it gets."""
+    """Returns the quickstart's recipe, made as small as possible."""
     config = quickstart.get_config()
     config.dataset.data_dir = data_dir
     config.dataset.num_threads = 1
@@ -50,7 +50,7 @@ def make_config(data_dir):
     config.model.variant = "micro"
     config.model.num_queries = 8
     config.criterion.num_points = 32
-    # jax 0.10 caches no program with a callback to the host, as scipy's matcher.
+    # jax 0.10 caches no program with a callback to the host, like scipy's matcher.
     config.criterion.matcher = "device"
     config.batch_size = 2
     config.total_steps = 6

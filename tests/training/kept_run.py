@@ -1,7 +1,8 @@
-"""A small run's folder as the first layout of checkpoints wrote it, kept to be read.
+"""Writes a small run's folder, which is kept to test that later releases read it.
 
-tests/training/kept_run/ holds the checkpoint after two of four steps, and the logits that
-its network gave. What writes it is only called again for a new layout, beside the old one:
+tests/training/kept_run/ holds a checkpoint of the first layout, after two of four
+steps, and the logits of its network. It is only written again for a new layout, beside
+the old:
 
   python -m tests.training.kept_run FOLDER
 """
@@ -26,7 +27,7 @@ STEP, LAST_STEP = 2, 4
 
 
 def recipe(data_dir):
-    """Of the run; the variant it needs is registered with it."""
+    """Returns the run's config; registers the variant that it needs."""
     register_micro_variant()
     config = make_config(str(data_dir))
     config.total_steps = LAST_STEP
@@ -35,7 +36,7 @@ def recipe(data_dir):
 
 
 def logits(folder):
-    """Class and mask logits that the checkpoint in `folder` gives for fixed pixels."""
+    """Returns class and mask logits of the checkpoint in `folder` for fixed pixels."""
     model, params = load(folder)
     pixels = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3) * 37 % 256
     out = jax.jit(model.apply)({"params": params}, jnp.asarray(pixels, jnp.uint8))
@@ -43,7 +44,7 @@ def logits(folder):
 
 
 def write(folder):
-    """Trains for a few steps and keeps what later releases must be able to read."""
+    """Trains for a few steps, and keeps the files that later releases must read."""
     with tempfile.TemporaryDirectory() as data_dir:
         shapes.NUM_EXAMPLES = {"train": 10, "validation": 3}
         prepare.prepare("shapes", data_dir)

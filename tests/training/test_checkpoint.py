@@ -1,4 +1,4 @@
-"""Checkpoints come back whole, in place, and only into the run they belong to."""
+"""Checkpoints are restored whole, in place, and only into the run they belong to."""
 
 import contextlib
 import dataclasses
@@ -139,7 +139,7 @@ def test_best_are_kept_beside_the_newest(tmp_path):
             score = None if value is None else Score("PQ", value)
             checkpoints.save(step, make_state(step), POSITION, score=score)
     assert kept(tmp_path) == [2, 5, 7]
-    # And when another process goes on; of equal scores the later is the better.
+    # Another process knows these scores too; the later of equal ones is the better.
     with Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
         assert checkpoints.best() == (5, Score("PQ", 50.0))
         assert str(tmp_path / "5") in checkpoints.describe_best()
@@ -181,7 +181,7 @@ def test_half_written_checkpoint_is_not_taken_for_one(tmp_path):
         checkpoints.wait()
         checkpoints.save(9, make_state(9), POSITION)
         checkpoints.wait()
-    # What a process killed while writing leaves: the folder under its working name.
+    # A process that is killed while writing leaves the folder with this name.
     (tmp_path / "9").rename(tmp_path / "9.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 5
@@ -221,7 +221,7 @@ def test_keep_nothing_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A folder of two checkpoints, to be copied before it is damaged."""
+    """Returns a folder of two checkpoints, to be copied before it is damaged."""
     folder = tmp_path_factory.mktemp("sound")
     with Checkpoints(folder, keep=2) as checkpoints:
         for step in (4, 6):
@@ -230,14 +230,14 @@ def sound(tmp_path_factory):
 
 
 def flip(file):
-    """One bit of a file's longest run of numbers, as a failing disk might."""
+    """Flips a bit in the middle of a file, as a failing disk might."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
 
 
 def pipe(file):
-    """A named pipe in a file's place: whoever opens it waits for ever."""
+    """Replaces a file by a named pipe; to open it would wait forever."""
     file.unlink()
     os.mkfifo(file)
 
@@ -284,7 +284,7 @@ def test_damaged_checkpoint_is_told(sound, tmp_path, damage):
 
 
 def test_what_tensorstore_does_not_notice_is_found(sound, tmp_path):
-    """Another state's arrays in this one's place: every file is sound in itself."""
+    """The arrays are replaced by another state's, so every file by itself is sound."""
     shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "6/params")
     shutil.copytree(tmp_path / "4/params", tmp_path / "6/params")
@@ -318,7 +318,7 @@ def test_later_layout_is_refused_by_its_version(sound, tmp_path):
 
 @contextlib.contextmanager
 def disk_of(size):
-    """No file may grow larger: unlike a full disk, this refuses the superuser too."""
+    """Limits the size of files, which unlike a full disk stops the superuser too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""A second process takes the training step from the folder of compiled programs."""
+"""A second process reads the training step from the folder of compiled programs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ JAX_VERSION = tuple(map(int, jax.__version__.split(".")[:2]))
 
 @pytest.mark.parametrize("matcher", MATCHERS)
 def test_training_step_is_compiled_once(tiny_config, cache, matcher):
-    """jax 0.10 keeps no program that calls the host; later ones give it its calls."""
+    """jax 0.10 keeps no program that calls the host; later versions do."""
     tiny_config.criterion.matcher = matcher
     folder = cache / matcher
     compilation_cache.reset_cache()  # JAX opens one folder a process.
     enable_compilation_cache(folder, min_seconds=0.0)
     losses = []
     for _ in range(2):
-        # Nothing is left of the first process but the folder.
+        # Only the folder is left of the first process.
         jax.clear_caches()
         run = setup(tiny_config, devices=jax.devices()[:1])
         with run.train_batches(start_example=0) as batches:

@@ -1,4 +1,4 @@
-"""Event files as TensorBoard reads them, written without PyTorch and TensorFlow."""
+"""TensorBoard reads event files that are written without PyTorch and TensorFlow."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from eomt_jax.training.event_file import EventFile
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# It imports what train.py does, and writes an event file.
+# The program imports the modules of train.py, and writes an event file.
 WITHOUT_TORCH = """
 import sys
 import numpy as np
@@ -71,14 +71,14 @@ def test_tensorboard_shows_nothing_of_steps_that_are_made_again(tmp_path):
 
 
 def test_checksum_is_the_one_of_the_format():
-    """CRC-32C of its usual example is e3069283; rotated by 15 it is 2507c60d."""
+    """CRC-32C of the usual example is e3069283; rotated by 15 it is 2507c60d."""
     checksum = event_file._masked_checksum(b"123456789")
     assert checksum == (0x2507C60D + 0xA282EAD8) % 2**32
 
 
 @pytest.mark.parametrize("name", ["torch", "tensorflow"])
 def test_training_imports_neither_torch_nor_tensorflow(tmp_path, name):
-    """Where they can be imported: here a module that says that it was."""
+    """A module of that name can be imported here, and prints that it was."""
     (tmp_path / "modules" / name).mkdir(parents=True)
     said = f"print('{name} was imported')"
     (tmp_path / "modules" / name / "__init__.py").write_text(said)

@@ -19,7 +19,7 @@ NAMES = ("cat", "dog", "sky")
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    """A folder with a ViT of the variant `micro`, 32 pixels wide, without registers."""
+    """Returns a folder with a ViT of the variant `micro` without registers."""
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         vit = variants.create_vit(
@@ -34,7 +34,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A whole EoMT of the same ViT, with 4 queries, that tells NAMES apart."""
+    """Returns a whole EoMT of the same ViT, with 4 queries and classes NAMES."""
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         vit = variants.create_vit(
@@ -58,7 +58,7 @@ def random_like(shapes):
 
 @pytest.fixture(scope="module")
 def rotary_backbone(tmp_path_factory):
-    """A folder with a ViT of the variant `rotary`, 32 pixels wide."""
+    """Returns a folder with a ViT of the variant `rotary`, for 32 pixels."""
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         vit = variants.create_vit("rotary", image_size=(32, 32), patch_size=8)
@@ -73,7 +73,7 @@ def register(patch):
     patch.setitem(variants.VARIANTS, "micro", variants.Variant(16, 2, 2, 32, 1))
     patch.setitem(variants.VARIANTS, "wide", variants.Variant(24, 2, 2, 48, 1))
     rotary = {"positions": "rotary", "qkv_bias": "no_key", "layer_norm_eps": 1e-5}
-    # One head of the width that files of PyTorch are taken to have.
+    # It has one head of the width that is assumed for files of PyTorch.
     rotary = variants.Variant(64, 2, 1, 128, 1, **rotary)
     patch.setitem(variants.VARIANTS, "rotary", rotary)
 
@@ -185,7 +185,7 @@ def test_rotary_and_learned_positions_of_one_size_are_told_apart(
 
 @pytest.fixture(scope="module")
 def rotary_eomt(rotary_backbone):
-    """A whole EoMT of that ViT with 4 queries and 3 classes, and its parameters."""
+    """Returns a whole EoMT of that ViT with 4 queries, and its parameters."""
     with pytest.MonkeyPatch.context() as patch:
         register(patch)
         sizes = {"image_size": (32, 32), "patch_size": 8}
@@ -236,7 +236,7 @@ def test_difference_to_a_backbone_wants_it_beside(
 
     folder, base = rotary_backbone
     result = build("rotary", checkpoint=file, backbone=folder)
-    # The difference was the backbone once more.
+    # The differences equal the backbone, so the sum is twice the backbone.
     doubled = jax.tree.map(lambda leaf: leaf + leaf, base)
     jax.tree.map(np.testing.assert_array_equal, result.loaded["vit"], doubled)
     np.testing.assert_array_equal(result.loaded["queries"], params["queries"])
@@ -307,7 +307,7 @@ def test_class_head_is_kept_or_new_on_request(checkpoint):
     folder, params = checkpoint
     result = build(checkpoint=folder, class_head="new")
     assert "class_head" not in result.loaded
-    # The same classes, called otherwise.
+    # The classes are the same, with other names.
     names = ("Katze", "Hund", "Himmel")
     result = build(checkpoint=folder, class_head="keep", class_names=names)
     jax.tree.map(

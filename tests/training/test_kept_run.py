@@ -1,4 +1,4 @@
-"""Checkpoints of the layouts that were ever released can be gone on from and used."""
+"""Runs of every released layout of checkpoints can be continued and used."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What a run says, and that each step is recorded once."""
+"""A run prints its progress, and records each step once."""
 
 import json
 import os
@@ -23,12 +23,12 @@ def read_records(workdir):
 
 
 def read_scalars(workdir):
-    """[(tag, step)] over all event files, as TensorBoard shows them after a restart."""
+    """Returns [(tag, step)] of all event files, as TensorBoard shows them."""
     shown = []
     for path in sorted((workdir / "tensorboard").iterdir()):
         data = path.read_bytes()
         while data:
-            # Length, its checksum, the event, its checksum.
+            # A record is the length, its checksum, the event and its checksum.
             (length,) = struct.unpack("<Q", data[:8])
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
@@ -47,7 +47,7 @@ def test_window_means_losses_and_takes_the_last_of_schedules():
     means, num_finite, num_replaced = window.read()
     assert means == {"loss": 3.0, "mask_prob/0": 0.25}
     assert (num_finite, num_replaced) == (3, 5)
-    # And begins anew.
+    # The window begins anew.
     window.add({"loss": jnp.float32(7.0)})
     assert window.read() == ({"loss": 7.0}, 1, 0)
 
@@ -61,7 +61,7 @@ def test_window_counts_the_finite_steps_before_a_bad_one(bad):
 
 
 def test_window_does_not_wait_for_what_it_adds(monkeypatch):
-    """At most two steps are under way; an older one is waited for."""
+    """At most two steps run at the same time; an older one is waited for."""
     waited = []
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
     window = MetricsWindow()
@@ -148,7 +148,7 @@ def test_records_past_the_restored_step_are_written_once(tmp_path):
         for step in (1, 2, 3):
             writer.scalars(step, {"loss": float(step)})
             writer.flush()
-    # A killed process may leave half a line.
+    # A process that is killed may leave half a line.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     with MetricsWriter(tmp_path, step=2) as writer:
@@ -182,7 +182,7 @@ def test_record_of_the_restored_step_may_be_added_to(tmp_path):
 
 
 class Bucket(MemoryFileSystem):
-    """What a bucket is to this code: files are written whole, never added to."""
+    """A file system like a bucket: files are written whole, and never appended to."""
 
     store: ClassVar = {}
     pseudo_dirs: ClassVar = [""]
@@ -240,7 +240,7 @@ def test_writer_of_another_process_writes_nothing(tmp_path):
 
 
 def test_flushed_records_are_on_the_disk(tmp_path):
-    """A process may be killed right after it saved a checkpoint."""
+    """A process may be killed right after it has saved a checkpoint."""
     names = [f"loss/{i}" for i in range(100)]
     with MetricsWriter(tmp_path, step=0) as writer:
         writer.scalars(1, dict.fromkeys(names, 1.0))

@@ -1,4 +1,4 @@
-"""The loop's promises: resumed equals uninterrupted, and every stop says why."""
+"""A resumed run equals an uninterrupted one, and every stop gives its reason."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _created = []
 
 @pytest.fixture(autouse=True)
 def compile_once(monkeypatch):
-    """All runs here share the programs that take longer to compile than to run."""
+    """Makes all runs share the programs that take longer to compile than to run."""
 
     def compile_step(*args):
         if not _compiled:
@@ -46,7 +46,7 @@ def compile_once(monkeypatch):
                 )
             )
         state, shardings = _created[0]
-        # Copied, for the step overwrites what it is given.
+        # The state is copied, since the step overwrites its arguments.
         return jax.device_put(jax.tree.map(np.copy, state), shardings)
 
     monkeypatch.setattr(loop, "compile_step", compile_step)
@@ -60,7 +60,7 @@ def run(config, workdir):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """Final state and losses of a run that nothing disturbed, by one of the tests."""
+    """Final state and losses of an undisturbed run, set by one of the tests."""
     return {}
 
 
@@ -74,13 +74,13 @@ def reference(uninterrupted, tiny_config, tmp_path_factory):
 
 
 def read_losses(workdir):
-    """[(step, loss)] as metrics.jsonl has them."""
+    """Returns [(step, loss)] of metrics.jsonl."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [(r["step"], r["loss"]) for r in map(json.loads, lines)]
 
 
 def before_step(monkeypatch, step, action):
-    """Does `action` right before step number `step`, counted from 1."""
+    """Calls `action` right before step number `step`, counted from 1."""
     remember = hooks.NonFiniteGuard.remember
 
     def remember_and_act(self, number, batch):
@@ -107,7 +107,7 @@ def test_run_that_crashed_between_checkpoints_ends_bit_for_bit_as_uninterrupted(
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         before_step(patch, 6, crash)
         run(tiny_config, tmp_path)
-    # Steps 4 and 5 are told already, and will be once more.
+    # Steps 4 and 5 are already recorded, and will be recorded again.
     assert [step for step, _ in read_losses(tmp_path)] == [1, 2, 3, 4, 5]
     assert_equal(run(tiny_config, tmp_path), reference["state"])
     assert read_losses(tmp_path) == reference["losses"]
@@ -157,7 +157,7 @@ def test_signal_before_the_first_step_ends_at_once(
 
 
 def told(workdir):
-    """What the run wrote of its evaluations and pictures, and TensorBoard's steps."""
+    """Returns the run's evaluations and pictures, and TensorBoard's steps."""
     records = (workdir / "metrics.jsonl").read_text().splitlines()
     times = "images_per_second"
     records = [{k: v for k, v in json.loads(r).items() if k != times} for r in records]
@@ -170,7 +170,7 @@ def told(workdir):
 def test_stopped_run_makes_up_for_the_evaluation_it_left_out(
     tiny_config, tmp_path, monkeypatch, capsys, reference, last_step, during
 ):
-    """Asked to stop right before a step with an evaluation, or within that."""
+    """It is asked to stop before a step with an evaluation, or within that."""
     tiny_config.eval.every_steps = last_step
     tiny_config.logging.picture_every_steps = last_step
     tiny_config.checkpoint.every_steps = 100
@@ -199,7 +199,7 @@ def test_stopped_run_makes_up_for_the_evaluation_it_left_out(
     assert out.count(f"Evaluation after step {last_step},") == 1
     assert out.count("step ") - out.count("after step") == 6 - last_step
     assert told(tmp_path) == reference[last_step]
-    # Later than the checkpoint, the score is still the checkpoint's.
+    # The score was computed after the checkpoint was saved, and is stored in it.
     about = tmp_path / f"checkpoints/{last_step}/about/metadata"
     assert json.loads(about.read_text())["score"]["name"] == "PQ"
     assert "Best checkpoint kept: PQ" in out and f"after step {last_step}" in out
@@ -225,7 +225,7 @@ def test_checkpoint_out_of_reach_is_not_taken_for_damaged(
 
 
 def damage(step_folder):
-    """Cuts short the file that holds most of the optimizer's state."""
+    """Cuts off the file that holds most of the optimizer's state."""
     files = (step_folder / "training/d").iterdir()
     max(files, key=lambda path: path.stat().st_size).write_bytes(b"torn")
 
@@ -245,11 +245,11 @@ def test_run_goes_on_from_the_newest_sound_checkpoint(
     assert f"{checkpoints / '4'} is damaged" in out and "kept as 4.damaged." in out
     assert f"Going on from {checkpoints / '2'}." in out
     assert read_losses(tmp_path) == reference["losses"]
-    # Two are kept, and the damaged one is none of them.
+    # Two are kept, without the damaged one.
     names = sorted(path.name for path in checkpoints.iterdir())
     assert names == ["4", "4.damaged", "6"]
 
-    # Without a sound one nothing is begun anew, and nothing is renamed.
+    # Without a sound checkpoint the run doesn't start anew, and nothing is renamed.
     folder = tmp_path / "all_damaged/checkpoints"
     damage(folder / "2")
     with pytest.raises(ValueError, match="None of the 2 checkpoints in .*") as error:
@@ -258,7 +258,7 @@ def test_run_goes_on_from_the_newest_sound_checkpoint(
         assert f"{folder / step} is damaged" in str(error.value)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
 
-    # One step is never taken for another.
+    # A step is never taken for another one.
     folder = tmp_path / "swapped/checkpoints"
     for source, target in (("4", "6"), ("2", "4"), ("6", "2")):
         (folder / source).rename(folder / target)
@@ -276,7 +276,7 @@ def test_run_goes_on_from_the_newest_sound_checkpoint(
 def test_full_disk_ends_the_run_and_with_room_it_goes_on(
     tiny_config, tmp_path, monkeypatch, reference
 ):
-    """A limit on the size of files refuses the superuser too."""
+    """A limit on the size of files stops the superuser too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = tmp_path / "checkpoints"
 
@@ -304,7 +304,7 @@ def test_file_where_the_run_wants_a_folder_is_told(tiny_config, tmp_path):
 
 
 def test_run_saves_itself_by_the_clock(tiny_config, tmp_path, monkeypatch):
-    """An hour goes by before step 3, and nothing else saves."""
+    """An hour passes before step 3, and nothing else causes a checkpoint."""
     now = time.monotonic
     skipped = [0.0]
     monkeypatch.setattr(save_schedule.time, "monotonic", lambda: now() + skipped[0])
@@ -348,18 +348,18 @@ def test_whole_run_leaves_a_model_metrics_and_pictures(
     assert model.num_classes == 6
     assert_equal(params, jax.tree.map(np.array, state.params))
     out = capsys.readouterr().out
-    # The first step is said at once, and written with the steps that follow.
+    # The first step is printed at once, and recorded with the steps that follow.
     assert "step 1/6" in out and "step 4/6" in out
     assert "step 2/6" not in out
     assert "circle" in out
     assert out.splitlines()[-1].endswith(f"tensorboard --logdir={tmp_path}/tensorboard")
-    # The one that the better evaluation saved stays beside the last.
+    # The checkpoint of the better evaluation is kept beside the last one.
     checkpoints = tmp_path / "checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {"4", "6"}
     assert "PQ 12.2 after step 4. To use it: eomt-predict PHOTOS " in out
     assert f"--checkpoint={checkpoints / '4'}" in out
 
-    # The same command once more has nothing to do, and says so.
+    # The same command once more has nothing to do, and prints that.
     assert_equal(run(tiny_config, tmp_path), jax.tree.map(np.array, state))
     assert "Nothing to do" in capsys.readouterr().out
 
@@ -387,7 +387,7 @@ def test_run_stops_early_and_its_folder_stands_for_its_best_step(
     assert told + "better than AP 7.0 after step 2." in capsys.readouterr().out
     assert native.step_folder(tmp_path) == tmp_path / "checkpoints/2"
 
-    # The same command has nothing to do, and without patience it goes on.
+    # The same command has nothing to do; without patience it continues.
     run(tiny_config, tmp_path)
     out = capsys.readouterr().out
     assert told in out and "Nothing to do: to go on, raise eval.patience" in out
@@ -396,7 +396,7 @@ def test_run_stops_early_and_its_folder_stands_for_its_best_step(
     best, (note,) = native.chosen_step(tmp_path)
     assert best == tmp_path / "checkpoints/2"
     assert f"the best one is taken, {best} with AP 7.0; the newest is" in note
-    # A run that keeps only the newest stands for its newest step.
+    # A run that keeps only the newest checkpoint is evaluated at its newest step.
     tiny_config.checkpoint.keep_best = 0
     run(tiny_config, tmp_path / "newest")
     assert native.step_folder(tmp_path / "newest").name == "6"
@@ -405,7 +405,7 @@ def test_run_stops_early_and_its_folder_stands_for_its_best_step(
 def test_loss_that_is_no_number_stops_with_step_checkpoint_and_images(
     tiny_config, tmp_path, monkeypatch
 ):
-    """Found when step 4 is about to be saved, though told only every 5 steps."""
+    """It is found before step 4 is saved, although losses are printed every 5 steps."""
     tiny_config.logging.every_steps = 5
     compile_step = loop.compile_step
     seen = []
@@ -458,7 +458,7 @@ def test_resuming_with_another_seed_is_refused_other_changes_are_told(
         run(tiny_config, tmp_path)
     tiny_config.seed = 0
     tiny_config.logging.every_steps = 3
-    # Images that were replaced before are counted on.
+    # The count of replaced images continues.
     about = tmp_path / "checkpoints/2/about/metadata"
     assert json.loads(about.read_text())["num_replaced"] == 0
     about.write_text(
@@ -485,7 +485,7 @@ def test_resumed_run_does_not_read_what_it_started_from(
     run(tiny_config, tmp_path / "run")
     out = capsys.readouterr().out
     assert "Going on from" in out and "step 6/6" in out and "kept" not in out
-    # Of another size it is another run.
+    # A network of another size is another run.
     tiny_config.model.variant = "tiny"
     with pytest.raises(ValueError, match="resumed is not .* model.variant = 'micro'"):
         run(tiny_config, tmp_path / "run")

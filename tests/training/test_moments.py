@@ -13,7 +13,7 @@ def test_rounding_takes_a_neighbour_and_is_right_on_average(rng):
     x = jnp.float32(1 + 0.3 / 128)  # between 1 and the next, a 128th away
     rounded = moments.round_at_random(rng, jnp.full(20_000, x)).astype(jnp.float32)
     assert set(np.unique(rounded)) == {1.0, 1 + 1 / 128}
-    # Three standard deviations of 20,000 throws are a hundredth of the last place.
+    # Three standard deviations of 20,000 draws are a hundredth of the last place.
     assert abs(float(rounded.mean()) - x) < 0.01 / 128
     values = jnp.array([0.0, -1.0, 1.5, jnp.inf, jnp.nan])
     rounded = moments.round_at_random(rng, values).astype(jnp.float32)
@@ -32,7 +32,7 @@ def run(dtype, grads):
 
 
 def test_second_moment_follows_gradients_that_shrink(rng):
-    """Rounded to the nearest it would stay where it was."""
+    """Rounded to the nearest number, it would not change."""
     grads = jax.random.normal(rng, (1500, 512))
     grads = jnp.concatenate([grads[:500], 0.1 * grads[500:]])
     whole, _ = run("float32", grads)

@@ -49,7 +49,7 @@ def small_model_params(small_model):
 
 
 def test_every_parameter_has_the_rate_of_its_group(large_groups):
-    # Beyond both warm-ups the two groups still differ: each falls from its own peak.
+    # After both warm-ups the groups still differ, since each falls from its own peak.
     step = 30_000
     head = 1e-4 * (1 - (step - 500) / (T - 500)) ** 0.9
     vit = 1e-4 * (1 - (step - 1500) / (T - 1500)) ** 0.9
@@ -135,7 +135,7 @@ def test_clip_takes_all_gradients_and_moments_move_at_rate_zero(
         want = 0.1 * 0.01 / norm * leaves_by_path(grads)[path]
         np.testing.assert_allclose(moment, want, rtol=1e-5, err_msg=path)
     assert state.count == 1
-    # One step later the heads move and the ViT still rests.
+    # One step later the heads change and the ViT doesn't yet.
     updates, _ = update_fn(grads, state, params)
     for path, update in leaves_by_path(updates).items():
         assert np.any(update) == (not path.startswith("vit/")), path
@@ -193,7 +193,7 @@ def test_frozen_parameters_have_no_moments_norm_or_decay(
     clipped = {path: 0.01 / norm * leaf for path, leaf in leaves_by_path(grads).items()}
     for path, moment in leaves_by_path(state.mu).items():
         np.testing.assert_allclose(moment, 0.1 * clipped[path], rtol=1e-5, err_msg=path)
-    # Each of the others moves at the rate that it has when nothing is frozen.
+    # Each of the others has the rate that it has when nothing is frozen.
     rates = optimizer.learning_rates(groups, 0, **options)
     rates = leaves_by_path(optimizer.trainable(rates, groups, frozen_blocks))
     updates = leaves_by_path(updates)

@@ -6,7 +6,7 @@ from eomt_jax.training.save_schedule import SaveSchedule
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds, as a list of one number that a test sets."""
+    """Returns the clock's seconds, as a list of one number that a test sets."""
     now = [100.0]
     monkeypatch.setattr(save_schedule.time, "monotonic", lambda: now[0])
     return now
@@ -54,7 +54,7 @@ def test_all_processes_go_by_the_first_one_s_clock(clock, monkeypatch):
         lambda late: said.append(bool(late)) or True,
     )
     by_time = schedule(every_minutes=1, ask_every=2)
-    # This one's clock says no, and at step 1 nobody is asked.
+    # By this process's clock it isn't due, and at step 1 no process is asked.
     assert [by_time.due(step) for step in (1, 2)] == [False, True]
     assert said == [False]
 

@@ -66,7 +66,7 @@ def test_mask_probs_of_the_coco_recipe(step, expected):
     starts, ends = schedules.annealing_steps(COCO_STEPS, 4)
     probs = jax.jit(lambda t: schedules.mask_probs(t, starts=starts, ends=ends))(step)
     np.testing.assert_allclose(probs, expected, rtol=1e-5)
-    # Exactly 0 and 1 outside the transition: no query is masked by a rounding error.
+    # Outside the transition it is exactly 0 or 1: no rounding error masks a query.
     for prob, want in zip(probs, expected):
         assert want not in (0, 1) or prob == want
 

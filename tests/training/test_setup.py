@@ -1,4 +1,4 @@
-"""What a config leads to, without a step of training."""
+"""A config is turned into the parts of a training, without a step."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from eomt_jax.weights import native
 def test_steps_come_from_epochs_unless_given():
     config = common.get_config()
     config.batch_size, config.epochs = 4, 3
-    # The last two of ten images don't fill a batch.
+    # The last two of ten images don't make a batch.
     assert setup.count_steps(config, num_examples=10) == 6
     config.total_steps = 7
     assert setup.count_steps(config, num_examples=10) == 7
@@ -33,7 +33,7 @@ def test_no_length_is_refused(total_steps, epochs):
 def test_annealing_follows_the_length_and_can_be_left_out():
     config = common.get_config()
     probs = setup.mask_probs_schedule(config, total_steps=60, num_masked_layers=2)
-    # Starts at a sixth and at four sixths of the run.
+    # Annealing starts at a sixth and at four sixths of the run.
     np.testing.assert_array_equal(probs(10), [1, 1])
     np.testing.assert_array_equal(probs(30), [0, 1])
     np.testing.assert_array_equal(probs(50), [0, 0])
@@ -47,10 +47,10 @@ def test_annealing_has_its_own_length_and_first_block():
     config.annealing.length = 0.5
     config.annealing.first_block_end = 40
     config.optimizer.published_steps = 480
-    # A quarter of the published run: the first block's end shrinks with the warm-ups.
+    # In a quarter of the published run, the first block's end shrinks as warm-ups do.
     spans = setup.annealing_steps(config, total_steps=120, num_masked_layers=3)
     assert spans == ((0, 25, 40), (10, 35, 50))
-    # A longer run keeps it.
+    # A longer run doesn't change it.
     spans = setup.annealing_steps(config, total_steps=960, num_masked_layers=3)
     assert spans == ((0, 200, 320), (40, 280, 400))
 
@@ -89,7 +89,7 @@ def test_another_length_says_what_becomes_of_rates_and_masks(tiny_config):
     tiny_config.annealing.power = 1.0
     run = setup.setup(tiny_config, devices=jax.devices()[:1])
     told = describe_changed_length(run, {"total_steps": 50, "epochs": 12}, 25)
-    # Warm-ups of one step; the block's mask fades out between 1/6 and 2/6 of the run.
+    # Warm-ups have one step; the block's mask fades out from 1/6 to 2/6 of the run.
     assert "After step 25 the learning rate outside the ViT is 0.000758, at" in told
     assert "old length of 50 steps it is 0.00051; of the queries 50% are" in told
     assert "block by block, there 0%." in told

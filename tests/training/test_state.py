@@ -60,7 +60,7 @@ def test_create_state_is_what_abstract_state_says(model, tx, eight):
 
 
 def test_no_device_holds_the_whole_state_of_vit_giant():
-    """Of its first blocks, at their real sizes: compiled for eight devices, not run."""
+    """Its first blocks, at their real sizes, are compiled for eight devices."""
     model = variants.create_eomt(
         "giant",
         num_classes=133,
@@ -91,7 +91,7 @@ def test_create_state_starts_at_zero(one):
     assert one.step == 0 and one.opt_state.count == 0
     moments = jax.tree.leaves((one.opt_state.mu, one.opt_state.nu))
     assert not any(np.any(moment) for moment in moments)
-    # The run's key is not the one that the parameters were drawn from.
+    # The run's key isn't the key that the parameters were drawn with.
     assert not np.array_equal(one.rng, jax.random.key_data(jax.random.key(1)))
 
 

@@ -39,7 +39,7 @@ def create_batch():
 
 
 def create_step(mesh, *, frozen_blocks=0, accumulation=1, **options):
-    """(model, optimizer, step)"""
+    """Returns (model, optimizer, step)."""
     model = variants.create_eomt(
         "tiny",
         num_classes=3,
@@ -72,7 +72,7 @@ def create_step(mesh, *, frozen_blocks=0, accumulation=1, **options):
 
 
 def repeat_step(num_steps, **options):
-    """Steps on one device: (step, batch, states as NumPy, metrics), states from 0 on."""
+    """Runs steps on one device; returns (step, batch, states from 0 on, metrics)."""
     mesh = create_mesh(devices=jax.devices()[:1])
     model, tx, train_step = create_step(mesh, **options)
     state = create_state(model, tx, jax.random.key(0), mesh)
@@ -104,7 +104,7 @@ def test_step_counts_and_reports_what_it_used(run):
 
 
 def test_metrics_are_weighted_parts_that_sum_to_the_loss(run):
-    # Masked or no longer masked, there are as many predictions as query blocks and one.
+    # The number of predictions is that of blocks with queries and one, masked or not.
     for row in run[3]:
         parts = [row[f"loss/{name}"] for name in ("mask", "dice", "class")]
         np.testing.assert_allclose(row["loss"], sum(parts), rtol=1e-5)
@@ -138,7 +138,7 @@ def test_loss_falls_on_one_batch(run):
 
 def test_step_is_a_function_of_its_state(run):
     train_step, batch, states, metrics = run
-    # The state passed in is given away: from its copy on the host the run repeats.
+    # The step overwrites its argument, so the run is repeated from a copy on the host.
     mesh = batch.image.sharding.mesh
     placed = jax.device_put(states[3], jax.NamedSharding(mesh, jax.P()))
     state, row = train_step(placed, batch)
@@ -148,7 +148,7 @@ def test_step_is_a_function_of_its_state(run):
 
 def test_random_points_change_with_the_step_alone(run):
     metrics = run[3]
-    # After the first step, at rate 0, the parameters are still the same.
+    # The first step has rate 0, so the parameters don't change.
     same = [metrics[0]["mask_prob/0"], metrics[1]["mask_prob/0"]]
     assert same == [1, 1]
     assert metrics[0]["loss/mask_0"] != metrics[1]["loss/mask_0"]
@@ -165,11 +165,11 @@ def test_frozen_blocks_have_no_part_in_the_step(run):
         same = jax.tree.map(
             np.array_equal, before.params["vit"][name], after.params["vit"][name]
         )
-        # Weight decay moves whatever has a rate, biases at 0 apart.
+        # Weight decay changes all parameters that have a rate, except biases of 0.
         assert all(jax.tree.leaves(same)) == (name in frozen), name
     for moments in (after.opt_state.mu, after.opt_state.nu):
         assert set(moments["vit"]) == {"block_1", "norm"}
-    # The first step's gradients are those of the run that freezes nothing.
+    # The first step's gradients equal those of the run that freezes nothing.
     _, _, whole_states, whole_metrics = run
     np.testing.assert_allclose(metrics[0]["loss"], whole_metrics[0]["loss"], rtol=1e-6)
     scale = whole_metrics[0]["grad_norm"] / 0.01 / 0.1  # of the clip and of Adam
@@ -183,7 +183,7 @@ def test_frozen_blocks_have_no_part_in_the_step(run):
 
 
 def test_each_part_gathers_the_blocks_weights_anew():
-    """Gathered once for all parts they would lie on each device in whole."""
+    """Gathered once for all parts, they would be whole on each device all the time."""
     mesh = create_mesh(fsdp=2, devices=jax.devices()[:2])
     model, tx, train_step = create_step(mesh, accumulation=2)
     batch = jax.tree.map(

@@ -1,4 +1,4 @@
-"""What is said of a step's memory."""
+"""A step's memory is compared with that of the device."""
 
 import types
 
@@ -12,7 +12,7 @@ H100 = {"kept": 5_000_000_000, "device": "NVIDIA H100"}
 
 
 def test_step_that_fits_says_how_many_images_would():
-    # Three gigabytes an image; 16 are free.
+    # An image takes three gigabytes, and 16 are free.
     said = step_memory.describe_fit(17 * 10**9, 33 * 10**9, images=4, **H100)
     assert said == (
         "This step takes 17.00 GB of the 33.00 GB that JAX may use of the NVIDIA H100: "
@@ -30,7 +30,7 @@ def test_step_that_does_not_fit_says_so(available, room):
 
 
 def describe(config, monkeypatch, stats, num_devices=1):
-    """The table of a step that takes 3 GB, on devices with `stats`."""
+    """Returns the table of a step that takes 3 GB, on devices with `stats`."""
     run = setup(config, devices=jax.devices()[:num_devices])
     analysis = types.SimpleNamespace(
         argument_size_in_bytes=10**9, temp_size_in_bytes=2 * 10**9
@@ -38,7 +38,7 @@ def describe(config, monkeypatch, stats, num_devices=1):
     device = types.SimpleNamespace(
         platform="gpu", device_kind="NVIDIA L4", memory_stats=lambda: stats
     )
-    # JAX shares equal meshes, and this one may have answered before.
+    # JAX shares equal meshes, so this one may already have cached its devices.
     monkeypatch.setitem(vars(run.mesh), "local_devices", [device])
     return step_memory.describe_memory(run, analysis)
 

@@ -1,4 +1,4 @@
-"""Instances and classes of pixels, from records to scores: train, resume, evaluate."""
+"""Instance and semantic tasks are trained, resumed and evaluated."""
 
 import dataclasses
 import io
@@ -40,7 +40,7 @@ class Cut(shapes.Shapes):
 
 
 class Instances(Cut):
-    """Things alone, a little larger than they look, so that they overlap."""
+    """Things alone, a little larger than drawn, so that they overlap."""
 
     name = "shapes_instance"
     task = "instance"

@@ -1,4 +1,4 @@
-"""What shapes alone tell of the published networks; no tensor is ever made."""
+"""The published networks are recognised by their shapes; no tensor is made."""
 
 import dataclasses
 

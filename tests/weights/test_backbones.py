@@ -82,7 +82,7 @@ def test_parameters_are_laid_out_as_ours(tmp_path):
     block = {k.split("layer.1.")[1]: v for k, v in tensors.items() if "layer.1." in k}
     ours = params["block_1"]
     key = block["attention.attention.key.weight"]  # [out, in]
-    # Head 2, its third output, from input 7.
+    # This is the weight of head 2, its output 3, and input 7.
     assert ours["attention"]["qkv"]["kernel"][7, 1, 2, 3] == key[2 * 16 + 3, 7]
     value = block["attention.attention.value.bias"]
     assert ours["attention"]["qkv"]["bias"][2, 3, 5] == value[3 * 16 + 5]

@@ -32,7 +32,7 @@ ROTARY = {"positions": "rotary", "qkv_bias": "no_key", "layer_norm_eps": 1e-5}
 
 
 def named_tensors(naming, *, seed=0, **fields) -> dict[str, np.ndarray]:
-    """Random tensors under their names, of ARCHITECTURE but for `fields`."""
+    """Returns random tensors by name, of ARCHITECTURE with `fields` replaced."""
     values = {f: getattr(ARCHITECTURE, f) for f in ARCHITECTURE.__dataclass_fields__}
     rotary = ROTARY if naming.positions == "rotary" else {}
     heads = {} if naming.heads else {"num_queries": 0, "num_classes": 0}

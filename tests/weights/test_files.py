@@ -97,7 +97,7 @@ def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path):
 
 
 def test_large_finite_values_are_no_damage(tmp_path):
-    # Their sum is infinite in float32.
+    # The sum of these finite values is infinite in float32.
     path = save(tmp_path / "a.safetensors", x=np.full(100, 3e38, np.float32))
     np.testing.assert_array_equal(read_all(path)["x"], np.full(100, 3e38, np.float32))
 

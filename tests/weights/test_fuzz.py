@@ -1,10 +1,11 @@
-"""Good checkpoints are damaged in many ways: each is refused, or was not harmed.
+"""Checkpoints that are damaged in many ways are refused, or read as before.
 
-Not found can be what leaves a file a good one of another network or other weights: other
-numbers inside a tensor where the file has no checksum (ours has; those of other libraries
-don't), or another valid value in a JSON file for what the weights don't settle. So bytes
-of tensors are changed in our files alone, and of those fields only the weights are
-compared.
+Some damage can't be found, since the file is a valid one of another network or other
+weights: other numbers inside a tensor if the file has no checksum (ours have one, those
+  of
+other libraries don't), or another valid value in a JSON file for a field that the
+weights don't determine. So bytes of tensors are changed only in our files, and if such
+a field is changed, only the weights are compared.
 """
 
 import copy
@@ -36,7 +37,7 @@ INFO = DatasetInfo(
     max_segments=3,
     num_examples={"train": 5},
 )
-# Fields of a JSON file of which the weights settle nothing or not all.
+# Fields of a JSON file that the weights don't determine, or not completely.
 FREE = {
     "layer_norm_eps",
     "rope_theta",
@@ -73,7 +74,7 @@ def ours():
 
 
 def write_huggingface(folder, *, rotary, rng):
-    """A folder as transformers writes it."""
+    """Writes a folder like those of transformers."""
     naming = HUGGING_FACE_EOMT_DINOV3 if rotary else HUGGING_FACE_EOMT
     architecture = Architecture(
         embed_dim=8,
@@ -141,7 +142,7 @@ def checkpoints(tmp_path_factory, ours):
 
 
 class Damage:
-    """One checkpoint, of which one file at a time is changed."""
+    """Changes one file at a time of a checkpoint, and reads it."""
 
     def __init__(self, path, file="", load=open_network):
         self.path = path
@@ -152,7 +153,7 @@ class Damage:
         self.counts = {"refused": 0, "harmless": 0}
 
     def try_bytes(self, data, what, *, compare_fields=True):
-        """Puts `data` in the file's place; what comes out must be right or an error."""
+        """Replaces the file by `data`; the result must be right or an error."""
         if data == self.good:
             return
         self.file.write_bytes(data)
@@ -167,14 +168,14 @@ class Damage:
             found = jax.tree.leaves_with_path(loaded.params)
             assert [path for path, _ in found] == [path for path, _ in wanted], what
             for (_, a), (_, b) in zip(found, wanted, strict=True):
-                # Of another shape with another number of heads, from a config.json.
+                # The shape differs if a config.json has another number of heads.
                 np.testing.assert_array_equal(a.ravel(), b.ravel(), what)
             assert loaded.model == self.loaded.model or not compare_fields, what
         finally:
             self.file.write_bytes(self.good)
 
     def try_json(self, text, what):
-        """As try_bytes, for a file of JSON."""
+        """Calls try_bytes for a file of JSON."""
         try:
             same = _free_fields(json.loads(text)) == _free_fields(json.loads(self.good))
         except ValueError:
@@ -184,7 +185,7 @@ class Damage:
 
 
 def _free_fields(value):
-    """Of a JSON file: those that the weights don't settle, wherever they are."""
+    """Returns the FREE fields of a JSON file, at any depth."""
     if not isinstance(value, dict):
         return {}
     inside = [_free_fields(child) for child in value.values()]
@@ -193,7 +194,7 @@ def _free_fields(value):
 
 
 def damage_bytes(rng, good, *, stop=None):
-    """Flipped, cut, inserted, removed or overwritten bytes, before `stop`."""
+    """Yields copies with bytes flipped, cut, inserted, removed or overwritten."""
     stop = stop or len(good)
     kind = rng.choice(["flip", "cut", "insert", "remove", "zeros", "swap"])
     at, length = int(rng.integers(stop)), int(rng.integers(1, 40))
@@ -217,7 +218,7 @@ def damage_bytes(rng, good, *, stop=None):
 
 
 def json_edits(rng, value, count):
-    """Copies of a JSON value, each with one thing changed somewhere."""
+    """Yields copies of a JSON value, each with one change at a random place."""
     places = list(_places(value))
     for _ in range(count):
         changed = copy.deepcopy(value)
@@ -264,7 +265,7 @@ def test_damaged_header_of_another_file_is_found(checkpoints, name):
 
 
 def tensor_edits(rng, tensors):
-    """Copies of a state dict, each with one tensor changed."""
+    """Yields copies of a state dict, each with one tensor changed."""
     names = sorted(tensors)
     for i in range(65):
         name = names[rng.integers(len(names))]
@@ -336,7 +337,7 @@ def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
     folder = checkpoints / "ours"
     files = [f for f in sorted(folder.rglob("params/**/*")) if f.is_file()]
     files = [f for f in files if f.stat().st_size]
-    # The tree's own files and some of the parameters'.
+    # All files of the tree itself are changed, and some of the parameters' files.
     chosen = [f for f in files if f.parent.name == "params"] + files[::9]
     refused = 0
     for file in chosen:
@@ -348,7 +349,7 @@ def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
 
 
 def _read_params(folder):
-    """Without building the network, which takes longer."""
+    """Reads the parameters without building the network, which takes longer."""
     return types.SimpleNamespace(params=native.read_params(folder), model=None)
 
 

@@ -1,4 +1,4 @@
-"""The hub is replaced by functions here; nothing is asked over a network."""
+"""Names on the hub are resolved, with functions in place of the hub."""
 
 import types
 
@@ -11,7 +11,7 @@ from eomt_jax.weights import hub
 
 @pytest.fixture
 def requests(tmp_path, monkeypatch):
-    """A hub with the files of `repository`; collects what it is asked for."""
+    """Replaces the hub by one with the files of `repository`; returns its requests."""
     repository = ["config.json", "model.safetensors", "pytorch_model.bin", "README.md"]
     asked = []
 
@@ -152,7 +152,7 @@ def test_hub_that_does_not_give_it_is_explained(monkeypatch, error, message):
 
 
 def test_cached_model_is_found_without_a_network(tmp_path, monkeypatch):
-    """Hugging Face's own function, and its cache as it lies on the disk."""
+    """It is found by Hugging Face's own function in a cache on the disk."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--org--name"
     snapshot = repository / "snapshots" / commit

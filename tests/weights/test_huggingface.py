@@ -1,4 +1,4 @@
-"""Folders for transformers; tests/parity has transformers load them."""
+"""Folders for transformers are right; in tests/parity transformers loads them."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def test_written_folder_opens_as_what_was_written(network, tmp_path):
     huggingface.save(tmp_path / "out", model, params, dataset_info=info)
     loaded = open_network(tmp_path / "out", num_heads=2)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-    # What only training from scratch reads isn't stored by either side.
+    # Neither side stores a field that only training from scratch reads.
     vit = loaded.model.vit.clone(layer_scale_init=model.vit.layer_scale_init)
     assert loaded.model.clone(vit=vit) == model
     assert loaded.dataset_info == info

@@ -23,7 +23,7 @@ HEADS = {"num_queries": 5, "num_classes": 3}
 
 
 def model_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Of all parameters of our network of this architecture."""
+    """Returns the shapes of all parameters of our network of this architecture."""
     fields = architecture.vit_fields()
     image_size = fields.pop("image_size")
     if architecture.num_queries:
@@ -58,7 +58,7 @@ def test_every_parameter_has_names_and_goes_there_and_back(naming, mlp_type):
         assert shape[0] % len(names) == 0, path
         theirs = rng.normal(size=shape)
         ours = layout.to_ours(theirs, architecture)
-        # Positions are put into their grid by whoever reads them.
+        # Positions are shaped to their grid by the code that reads them.
         wanted = shapes[path]
         if path.endswith("position_embedding"):
             wanted = (wanted[0] * wanted[1], wanted[2])

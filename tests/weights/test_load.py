@@ -27,7 +27,7 @@ def random_params(model, image_size):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Folder, model and parameters of an EoMT for 32 x 64 pixels."""
+    """Returns folder, model and parameters of an EoMT for 32 x 64 pixels."""
     folder = tmp_path_factory.mktemp("eomt")
     model = variants.create_eomt(
         "tiny", num_classes=3, num_queries=5, image_size=(32, 64), depth=3

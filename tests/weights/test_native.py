@@ -110,7 +110,7 @@ def test_newest_complete_step_is_read(tmp_path):
 
 
 def test_step_that_orbax_calls_unfinished_is_passed_over(tmp_path, monkeypatch):
-    # In a bucket nothing is renamed: an unfinished step has its final name already.
+    # In a bucket nothing is renamed, so an unfinished step already has its final name.
     for step in ("1", "2"):
         item = tmp_path / "checkpoints" / step / "params"
         with ocp.StandardCheckpointer() as checkpointer:
@@ -154,7 +154,8 @@ def test_folder_without_a_complete_step_is_refused(tmp_path):
 
 def test_damaged_parameters_are_refused(tmp_path, model):
     weights = np.random.default_rng(0).normal(size=(5, 100)).astype(np.float32)
-    # One leaf: of several, orbax leaves the others' failures to the garbage collector.
+    # There is one leaf, since for several, orbax leaves errors to the garbage
+    # collector.
     native.save(tmp_path, model, {"queries": weights})
     file = tmp_path / "checkpoints/0/params/queries/0.0"
     file.write_bytes(file.read_bytes()[:50])

@@ -1,4 +1,4 @@
-"""Prefixes that trainers put in front of names."""
+"""Prefixes that trainers put before names are removed."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def save(path, tensors):
 
 @pytest.fixture
 def plain(tmp_path):
-    """Tensors of a backbone, and its parameters."""
+    """Returns the tensors of a backbone, and its parameters."""
     tensors = hugging_face_tensors()
     _, params = eomt_jax.load_backbone(save(tmp_path / "plain.safetensors", tensors))
     return tensors, params

@@ -9,7 +9,7 @@ def test_bicubic_matrix_is_identity_at_equal_sizes():
 
 
 def test_bicubic_matrix_doubling_has_known_weights():
-    # Keys' kernel with a = -0.5 at distances 1.75, 0.75, 0.25 and 1.25.
+    # The values are Keys' kernel with a = -0.5 at distances 1.75, 0.75, 0.25 and 1.25.
     row = resample.bicubic_matrix(8, 16)[8]
     expected = [-0.0234375, 0.2265625, 0.8671875, -0.0703125]
     np.testing.assert_allclose(row[2:6], expected, atol=1e-15)

@@ -1,4 +1,4 @@
-"""Every platform's kernel against one reference, and which of them is chosen."""
+"""Every platform's kernel equals one reference, and the right one is chosen."""
 
 import functools
 import types
@@ -26,7 +26,7 @@ H100, T4, TPU = Platform("gpu", (9, 0)), Platform("gpu", (7, 5)), Platform("tpu"
 
 
 def splash(query, key, value):
-    """The TPU's kernel without a TPU, with the padding that Attention gives it."""
+    """Calls the TPU's kernel without a TPU, with the padding that Attention adds."""
     num_tokens = key.shape[1]
     padding = padded_length(num_tokens) - num_tokens
     key, value = (
@@ -44,7 +44,7 @@ KERNELS = {
 
 
 def random_inputs(num_rows, num_tokens, dtype=jnp.float32):
-    """query, key, value and the gradient of the output, one image of two heads."""
+    """Returns query, key, value and gradient of the output: one image, two heads."""
     keys = jax.random.split(jax.random.key(num_tokens), 4)
     sizes = (num_rows, num_tokens, num_tokens, num_rows)
     return [
@@ -54,7 +54,7 @@ def random_inputs(num_rows, num_tokens, dtype=jnp.float32):
 
 
 def definition(query, key, value, gradient):
-    """Output and gradients of query, key and value in float64, by NumPy."""
+    """Returns output and gradients of query, key and value in float64, by NumPy."""
     query, key, value, gradient = (
         np.asarray(x, np.float64).swapaxes(1, 2) for x in (query, key, value, gradient)
     )
@@ -84,8 +84,8 @@ def results(kernel, query, key, value, gradient):
     ]
 
 
-# Prefix and patches of 640 pixels; with 200 queries; rows and tokens of a block with
-# queries; odd ones and a single block.
+# The sizes are prefix and patches of 640 pixels, the same with 200 queries, odd numbers
+# of rows and tokens, a single block, and one row.
 SIZES = [(1605, 1605), (1605, 1805), (301, 333), (128, 128), (1, 2)]
 
 
@@ -112,7 +112,7 @@ def test_kernel_is_no_worse_than_xlas_in_bfloat16(name):
 @pytest.mark.usefixtures("optimized_programs")
 @pytest.mark.parametrize("name", ["xla", "cpu", "cudnn", "splash"])
 def test_kernel_equals_the_definition_at_1280_pixels(name):
-    """200 rows of 6405 tokens: all rows would take the reference a minute."""
+    """Only 200 rows attend to 6405 tokens; all would take the reference a minute."""
     inputs = random_inputs(200, 6405)
     found = results(KERNELS[name], *inputs)
     for a, b in zip(found, definition(*inputs), strict=True):
@@ -129,7 +129,7 @@ def test_splash_equals_the_definition_past_what_a_chip_holds_at_once():
 
 @pytest.mark.parametrize(
     "num_tokens, padded",
-    # One block to 2048 tokens; then 2, 3 and 4 blocks of equal size; more than 8192.
+    # There is one block up to 2048 tokens, and then 2, 3 and more blocks of equal size.
     [(1, 128), (1605, 1664), (1805, 1920), (2048, 2048), (2049, 2304), (4301, 4608)]
     + [(6605, 6656), (8192, 8192), (16591, 17280)],
 )
@@ -180,14 +180,14 @@ def test_platform_is_read_from_devices(name, capability, expected):
 
 
 def test_default_device_counts_where_no_mesh_is():
-    """Also where JAX was given another default device than its first."""
+    """It also counts if JAX's default device is not its first one."""
     with jax.default_device(jax.devices("cpu")[1]):
         kernel = choose_kernel(dtype=jnp.dtype("float32"), head_dim=64)
     assert kernel.name == "cpu"
 
 
 def stand_in(name):
-    """A kernel of an accelerator that runs here."""
+    """Returns a kernel of an accelerator that runs on a CPU."""
     if name == "splash":
         function = functools.partial(attend_by_splash, interpret=True)
         return attention.Kernel(
@@ -203,7 +203,7 @@ def stand_in(name):
 def test_layer_is_the_same_with_an_accelerators_kernel_on_a_2_by_2_mesh(
     monkeypatch, name, masked
 ):
-    """Outputs and gradients; tokens are odd, and heads are split over two devices."""
+    """It compares outputs and gradients, with odd tokens and heads on two devices."""
     num_queries, num_tokens, dim = 6, 59, 128
     layer = Attention(num_heads=2)
     keys = jax.random.split(jax.random.key(0), 4)

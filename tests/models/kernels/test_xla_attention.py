@@ -1,4 +1,4 @@
-"""Attention of many rows goes in chunks and gives what it would in one piece."""
+"""Attention of many rows is computed in chunks, with the results of one piece."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ NUM_TOKENS = 41
 
 
 def random_inputs(num_rows):
-    """query, key, value and a mask that leaves each row a token."""
+    """Returns query, key, value and a mask that leaves each row a token."""
     keys = jax.random.split(jax.random.key(0), 4)
     query = jax.random.normal(keys[0], (2, num_rows, 3, 8))
     key, value = jax.random.normal(keys[1], (2, 2, NUM_TOKENS, 3, 8))
@@ -21,7 +21,7 @@ def random_inputs(num_rows):
 
 
 def definition(query, key, value, mask=None):
-    """In float64."""
+    """Returns attention by its definition, in float64."""
     query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
     logits = np.einsum("brnd,bknd->bnrk", query, key) / np.sqrt(8)
     if mask is not None:
@@ -57,27 +57,27 @@ def test_compiled_backward_pass_computes_the_weights_again(optimized_programs):
 
 
 def test_sums_over_chunks_begin_when_the_gradient_is_there(monkeypatch):
-    """Else a TPU's compiler takes the memory of all blocks' sums at once."""
+    """Otherwise a TPU's compiler takes the memory of all blocks' sums at once."""
     monkeypatch.setattr(attention, "MAX_LOGITS", 8 * NUM_TOKENS)
     out, vjp = jax.vjp(attention.attend, *random_inputs(37))
     program = jax.make_jaxpr(vjp)(out)
     waits_for = dependencies(program)
     [loop] = [step for step in program.eqns if step.primitive.name == "scan"]
-    # The rows come in chunks: what has the keys' shape are keys, values and their sums.
+    # The rows come in chunks, so only keys, values and their sums have the keys' shape.
     shape = (2, 3, NUM_TOKENS, 8)
     whole = [value for value in loop.invars if value.aval.shape == shape]
     assert [waits_for(value) for value in whole].count({0}) == 2 and len(whole) == 4
 
 
 def output_and_gradients(query, key, value, mask):
-    """[output, gradient of query, of key, of value] in float32."""
+    """Returns [output, gradient of query, of key, of value] in float32."""
 
     def loss(query, key, value):
         out = attention.attend(query, key, value, mask)
         weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32))
         return (out.reshape(-1) * weights).sum(), out
 
-    # A function of its own at each call: jit would not see another MAX_LOGITS.
+    # Each call has a function of its own, since jit doesn't see a new MAX_LOGITS.
     grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
     gradients, out = grad(query, key, value)
     return [np.asarray(x, np.float32) for x in (out, *gradients)]
@@ -96,7 +96,7 @@ def test_chunks_change_neither_result_nor_gradients(monkeypatch, masked, max_log
 
 
 def test_gradients_of_bfloat16_are_summed_over_chunks_in_float32(monkeypatch):
-    """25 sums in bfloat16 would be wrong by 1.6 times what one piece is."""
+    """25 sums in bfloat16 would have 1.6 times the error of one piece."""
     *inputs, mask = random_inputs(200)
     exact = output_and_gradients(*inputs, mask)
     rounded = [x.astype(jnp.bfloat16) for x in inputs]
@@ -112,7 +112,7 @@ def test_gradients_of_bfloat16_are_summed_over_chunks_in_float32(monkeypatch):
 def test_attention_on_a_cpu_takes_maxima_only_where_exponentials_would_overflow(
     monkeypatch, factor, shifts, max_logits
 ):
-    """The keys' mean is 50 lengths away from 0, and counts for nothing."""
+    """The keys' mean is 50 lengths away from 0, and has no effect."""
     query, key, value, _ = random_inputs(37)
     query, key = factor * query, key + 50.0
     expected = definition(query, key, value)
@@ -130,12 +130,12 @@ def test_attention_on_a_cpu_takes_maxima_only_where_exponentials_would_overflow(
 def test_rows_of_a_640_pixel_image_go_in_one_piece_and_larger_ones_in_chunks(
     optimized_programs, monkeypatch, rows, chunk
 ):
-    """Rows of 640, 1024 and 1280 pixels beside 200 queries take a chunk's memory."""
+    """Rows of 640, 1024 and 1280 pixels with 200 queries take the memory of a chunk."""
 
     def memory(num_rows):
         query = jax.ShapeDtypeStruct((1, num_rows, 1, 64), jnp.bfloat16)
         key = jax.ShapeDtypeStruct((1, 200 + rows, 1, 64), jnp.bfloat16)
-        # A function of its own, as above.
+        # Each call has a function of its own, as above.
         program = jax.jit(lambda *heads: attention.attend(*heads))
         program = program.lower(query, key, key).compile()
         return program.memory_analysis().temp_size_in_bytes
