@@ -25,6 +25,7 @@ from eomt_jax.regular_files import check_folder
 from eomt_jax.training.joint_reading import DamagedError, read_in_all, reason_of
 from eomt_jax.training.state import TrainState
 from eomt_jax.trees import leaves_by_path, to_variables
+from eomt_jax.weights import steps
 from eomt_jax.weights.checksums import changed, checksums
 from eomt_jax.weights.steps import ABOUT_ITEM, PARAMS_ITEM
 
@@ -137,11 +138,8 @@ def to_save(
 
 def read_score(folder: epath.Path) -> Score | None:
     """The step's score; None without one, or where it can't be read."""
-    try:
-        score = _read_json(folder / ABOUT_ITEM)["score"]
-        return None if score is None else Score(**score)
-    except (DamagedError, KeyError, TypeError):
-        return None
+    score = steps.read_score(folder)
+    return None if score is None else Score(*score)
 
 
 def write_score(folder: epath.Path, score: Score) -> None:
@@ -156,9 +154,10 @@ def write_score(folder: epath.Path, score: Score) -> None:
 def read_num_replaced(folder: epath.Path) -> int:
     """How many images other ones had stood in for up to the step, if that is known."""
     try:
-        return int(_read_json(folder / ABOUT_ITEM).get("num_replaced", 0))
-    except (DamagedError, TypeError, ValueError, OverflowError):
+        number = _read_json(folder / ABOUT_ITEM).get("num_replaced")
+    except DamagedError:
         return 0
+    return number if type(number) is int and 0 <= number < 1 << 62 else 0
 
 
 def read_position(folder: epath.Path) -> DataPosition:
@@ -171,7 +170,9 @@ def read_position(folder: epath.Path) -> DataPosition:
     """
 
     def read() -> tuple[int, DataPosition | None]:
-        version = _read_json(folder / ABOUT_ITEM)["version"]
+        version = _read_json(folder / ABOUT_ITEM).get("version")
+        if type(version) is not int:
+            raise DamagedError(f"{ABOUT_ITEM}: version = {version!r:.80}")
         if version != VERSION:
             return version, None
         return version, _read_position(folder / "position")
@@ -179,7 +180,7 @@ def read_position(folder: epath.Path) -> DataPosition:
     version, position = read_in_all(folder, read)
     if position is None:
         raise ValueError(
-            f"{folder} has the layout of version {version}; this eomt_jax goes on from "
+            f"{folder} has the layout of version {version!r:.20}; this eomt_jax goes on from "
             f"version {VERSION}. Use the release that wrote it, or start a run of its "
             "own with it as --config.init.checkpoint."
         )
@@ -205,7 +206,7 @@ def restore(folder: epath.Path, like: TrainState) -> TrainState:
     def read_descriptions() -> tuple[dict[str, Any], dict[str, Any]]:
         check_folder(folder)
         stored = {item: _stored_arrays(folder / item) for item in parts}
-        return stored, _read_json(folder / ABOUT_ITEM)["checksums"]
+        return stored, {item: steps.read_checksums(folder, item) for item in parts}
 
     def read_arrays() -> dict[str, Any]:
         handler, standard = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore

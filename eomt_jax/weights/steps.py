@@ -1,6 +1,5 @@
 """Finds the complete steps and the best step in a checkpoint's folder."""
 
-import math
 from collections.abc import Sequence
 
 from etils import epath
@@ -12,6 +11,8 @@ PARAMS_ITEM = "params"
 ABOUT_ITEM = "about"
 # orbax's mark of a complete item in a bucket.
 COMMIT_FILE = "commit_success.txt"
+# Limits of a score that a training can have written.
+_MAX_NAME, _MAX_SCORE = 80, 1e9
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
@@ -41,25 +42,49 @@ def best_step(folder: epath.Path, complete: Sequence[int]) -> tuple[int, str] | 
     """
     scored = []
     for step in complete:
-        try:
-            about = json_files.read_object(folder / str(step) / ABOUT_ITEM / "metadata")
-            name, value = str(about["score"]["name"]), float(about["score"]["value"])
-        except (ValueError, KeyError, TypeError):
-            continue
-        if math.isfinite(value):
-            scored.append((value, step, name))
+        score = read_score(folder / str(step))
+        if score is not None:
+            scored.append((score[1], step, score[0]))
     if not scored:
         return None
     value, step, name = max(scored)
     return step, f"{name} {value:.1f}"
 
 
+def read_score(step: epath.Path) -> tuple[str, float] | None:
+    """Returns the name and value of a step's score.
+
+    It is None where the step has none, or none that can be read.
+    """
+    try:
+        score = json_files.read_object(_about_file(step))["score"]
+        name, value = score["name"], score["value"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    is_name = isinstance(name, str) and len(name) <= _MAX_NAME
+    is_number = type(value) in (int, float) and abs(value) <= _MAX_SCORE
+    return (name, float(value)) if is_name and is_number else None
+
+
 def training_checksums(step: epath.Path) -> dict[str, int] | None:
     """Returns the checksums that a training stored; None for a step of no training."""
-    file = step / ABOUT_ITEM / "metadata"
-    if not file.exists():
+    if not _about_file(step).exists():
         return None
-    return json_files.read_object(file)["checksums"][PARAMS_ITEM]
+    return read_checksums(step, PARAMS_ITEM)
+
+
+def read_checksums(step: epath.Path, item: str) -> dict[str, int]:
+    """Returns the checksums of an item's arrays; ValueError where they can't be read."""
+    file = _about_file(step)
+    sums = json_files.read_object(file).get("checksums")
+    own = sums.get(item) if isinstance(sums, dict) else None
+    if not isinstance(own, dict):
+        raise ValueError(f"{file} has no checksums of {item}")  # noqa: TRY004
+    return own
+
+
+def _about_file(step: epath.Path) -> epath.Path:
+    return step / ABOUT_ITEM / "metadata"
 
 
 def instead_of(step: epath.Path) -> str:
