@@ -64,11 +64,14 @@ def evaluate(
         compiles.
 
     Returns:
-      task; means over classes: all, and of panoptic quality things and stuff;
-      per_class: a list in label order of dictionaries with name and is_thing. Which
-      numbers, says the `compute` of the task's metric, such as PanopticQuality. None
-      where nothing occurs. Semantic: confusion, pixels by target class (rows) and
-      predicted class. num_images, seconds, images_per_second (of all processes).
+      task: the name of the task.
+      all, and for panoptic quality things and stuff: means over classes.
+      per_class: a list in label order of dictionaries with name, is_thing and numbers.
+        The numbers are those of the `compute` of the task's metric, such as
+        PanopticQuality; None where nothing occurs.
+      confusion: for the semantic task, pixels by target class (rows) and predicted
+        class.
+      num_images, seconds, images_per_second: those of all processes together.
 
     Raises:
       ValueError: there is no image, or no source where there must be one.
@@ -131,7 +134,7 @@ def evaluate(
 
 
 def evaluation_task(task: str, info: DatasetInfo) -> str:
-    """The task asked for, or the data set's own where that is "".
+    """Returns the task asked for, or the dataset's own if that is "".
 
     Raises:
       ValueError: the dataset has no annotations to measure the task with, or there is
@@ -151,7 +154,7 @@ def evaluation_task(task: str, info: DatasetInfo) -> str:
 def count_function(
     task: str, info: DatasetInfo, mesh: Mesh
 ) -> Callable[[Any, Batch], Any]:
-    """A jitted function (prediction, batch) → (metric, number of images).
+    """Returns a jitted function (prediction, batch) → (metric, number of images).
 
     Its results are for one batch and the same on every device. The metric is None if
     predictions are matched on the host.

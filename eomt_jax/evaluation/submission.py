@@ -44,7 +44,7 @@ class Submission:
     """
 
     def __init__(self, folder: epath.PathLike, source: Source, *, task: str):
-        """Prepares to write; raises before anything is predicted.
+        """Prepares to write; raises errors before anything is predicted.
 
         Args:
           folder: must not exist yet, or be empty.
@@ -130,7 +130,10 @@ class Submission:
 
 
 def image_number(image_id: str) -> int | str:
-    """COCO's images are numbers, with zeros before them in the files' names."""
+    """Returns the number of an image of COCO, or the id itself if it is no number.
+
+    COCO's file names have zeros before the number.
+    """
     return int(image_id) if image_id.isdecimal() else image_id
 
 

@@ -18,10 +18,10 @@ GROUPS = ("all", "things", "stuff")
 
 
 def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results:
-    """What a metric computed, as plain lists, dictionaries and numbers.
+    """Returns the results of a metric as plain lists, dictionaries and numbers.
 
     Args:
-      task: whose metric.
+      task: the task of the metric.
       computed: means by group, as all, things and stuff; per_class, an array [K] of each
         number; and confusion, if there is one.
       info: the class table.
@@ -56,13 +56,13 @@ def _plain(value: Any) -> Any:
 
 
 def headline(results: Results) -> tuple[str, float | None]:
-    """Name and value of the number that the task goes by: PQ, mIoU or AP, over all."""
+    """Returns the name and value of the task's main number, such as PQ, over all."""
     name, key = get_task(results["task"]).mean_columns[0]
     return name, results["all"][key]
 
 
 def format_table(results: Results, *, per_class: bool = True) -> str:
-    """The results as text: classes that occur, the best first, then the means."""
+    """Returns the results as text: classes that occur, best first, and the means."""
     task = get_task(results["task"])
     blocks = []
     if per_class and task.class_columns:
