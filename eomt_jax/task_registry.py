@@ -33,10 +33,12 @@ def register_task(task: type[_Task]) -> type[_Task]:
     """Decorates a subclass of tasks.task.Task, and makes it known by its `name`.
 
     Raises:
-      ValueError: another class has this name.
+      ValueError: a class of another module has this name.
     """
     home = _HOMES.get(task.name, task.__module__)
-    if task.name in _tasks or task.__module__ != home:
+    if task.name in _tasks:
+        home = type(_tasks[task.name]).__module__
+    if task.__module__ != home:
         raise ValueError(f"there is a task {task.name!r} already, in {home}")
     _tasks[task.name] = task()
     return task

@@ -14,13 +14,11 @@ from eomt_jax.benchmark.blank_split import open_or_blank
 from eomt_jax.benchmark.collectives import Collective, add_up, collectives
 from eomt_jax.benchmark.flops import forward_flops, matmul_flops
 from eomt_jax.benchmark.target import Target
-from eomt_jax.evaluation.evaluator import (
-    count_function,
-    evaluation_task,
-)
+from eomt_jax.evaluation.evaluator import count_function, evaluation_task
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.mesh import batch_sharding
 from eomt_jax.pipeline.loader import eval_batches, train_batches
+from eomt_jax.task_registry import get_task
 from eomt_jax.training.setup import Config, Setup, setup
 from eomt_jax.training.step_memory import local_bytes
 from eomt_jax.types import Batch
@@ -177,7 +175,9 @@ def _compile_eval(run: Setup, target: Target) -> Program:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         traced.out_info,
     )
-    count = count_function(task, info, run.mesh)
+    chosen = get_task(task)
+    metric_type = None if chosen.overlapping else chosen.metric(info)
+    count = count_function(metric_type, run.mesh)
     compiled = count.lower(prediction, batch).compile()  # pyright: ignore
     more = collectives(hlo.read(compiled.as_text() or ""))
     return dataclasses.replace(

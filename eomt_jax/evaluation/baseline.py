@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from pycocotools import mask as mask_codec
 
 from eomt_jax.parallel.mesh import batch_sharding, create_mesh
-from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.records import Record
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import Batch, DatasetInfo
@@ -40,7 +39,7 @@ class ConstantClass:
           task: what the predictions are for; the dataset's own task by default.
           mesh: the mesh that batches lie on; by default the first device alone.
         """
-        self.task = chosen_task(task, info)
+        self.task = get_task(task or info.task).name
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self._label = label
         self._canvas_size = info.max_image_size

@@ -13,7 +13,6 @@ from eomt_jax.evaluation.tables import Results, summarize
 from eomt_jax.parallel.batch import owned_rows, prefetch
 from eomt_jax.parallel.mesh import BATCH_AXES
 from eomt_jax.parallel.processes import gather_rows
-from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.task_registry import get_task, task_names
 from eomt_jax.types import Batch, DatasetInfo
@@ -76,11 +75,11 @@ def evaluate(
     Raises:
       ValueError: there is no image, or no source where there must be one.
     """
-    metric_type = get_task(predictor.task).metric(info)
-    matched_on_host = get_task(predictor.task).overlapping
+    task = get_task(predictor.task)
+    metric_type, matched_on_host = task.metric(info), task.overlapping
     if matched_on_host and source is None:
         raise ValueError("instances are compared with a source's records: pass source")
-    count = count_function(predictor.task, info, predictor.mesh)
+    count = count_function(None if matched_on_host else metric_type, predictor.mesh)
     total: Any = None
     pending = collections.deque()
     start = time.monotonic()
@@ -140,7 +139,7 @@ def evaluation_task(task: str, info: DatasetInfo) -> str:
       ValueError: the dataset has no annotations to measure the task with, or there is
         no such task.
     """
-    chosen = chosen_task(task or None, info)
+    chosen = get_task(task or info.task).name
     measurable = [n for n in task_names() if info.task in get_task(n).measured_on]
     if chosen not in measurable:
         raise ValueError(
@@ -151,20 +150,13 @@ def evaluation_task(task: str, info: DatasetInfo) -> str:
     return chosen
 
 
-def count_function(
-    task: str, info: DatasetInfo, mesh: Mesh
-) -> Callable[[Any, Batch], Any]:
+@functools.lru_cache
+def count_function(metric_type: Any, mesh: Mesh) -> Callable[[Any, Batch], Any]:
     """Returns a jitted function (prediction, batch) → (metric, number of images).
 
     Its results are for one batch and the same on every device. The metric is None if
-    predictions are matched on the host.
+    metric_type is, because predictions are matched on the host.
     """
-    on_host = get_task(task).overlapping
-    return _count_function(None if on_host else get_task(task).metric(info), mesh)
-
-
-@functools.lru_cache
-def _count_function(metric_type: Any, mesh: Mesh) -> Callable[[Any, Batch], Any]:
 
     def count(prediction: Any, batch: Batch) -> Any:
         metric = None

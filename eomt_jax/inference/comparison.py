@@ -102,14 +102,14 @@ def evaluation_pictures(
       max_pictures: at most so many, the first ones.
       min_score: instances that score less are not drawn.
     """
-    pictures, asked = [], get_task(task)
+    pictures, chosen = [], get_task(task)
     for row in np.flatnonzero(batch.valid)[:max_pictures].tolist():
         record, image = load(source, int(batch.example_index[row]))
-        predicted = asked.segmentation(
+        predicted = chosen.segmentation(
             prediction, row, record.size, min_score=min_score
         )
-        panels = [predicted, asked.target(record)]
-        pictures.append(Picture(np.asarray(image), panels, asked.draw))
+        panels = [predicted, chosen.target(record)]
+        pictures.append(Picture(np.asarray(image), panels, chosen.draw))
     return pictures
 
 

@@ -18,7 +18,6 @@ from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.parallel.platform import Platform, current_platform, platform_of
 from eomt_jax.pipeline import transforms
-from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import Array, Batch, DatasetInfo
 
@@ -71,9 +70,11 @@ class Runner:
           ValueError: there is no such task, or padding is to be skipped on a mesh of
             several processes.
         """
-        self.task = chosen_task(task, info)
-        asked = get_task(self.task)
-        self._in_windows = asked.windows
+        chosen = get_task(task or info.task)
+        if score_threshold is None:
+            score_threshold = chosen.threshold
+        self.task = chosen.name
+        self._in_windows = chosen.windows
         self.mesh = mesh or create_mesh(devices=jax.devices()[:1])
         self.canvas_size = canvas_size or info.max_image_size
         self._model = model
@@ -81,9 +82,7 @@ class Runner:
             info,
             self.task,
             canvas_size=self.canvas_size,
-            score_threshold=(
-                asked.threshold if score_threshold is None else score_threshold
-            ),
+            score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
             num_instances=num_instances,
         )

@@ -14,7 +14,6 @@ from eomt_jax.inference.photographs import read_ahead
 from eomt_jax.inference.result import Result
 from eomt_jax.inference.views import View, make_view, segment_views
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
-from eomt_jax.pipeline.eval_samples import chosen_task
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
@@ -86,7 +85,7 @@ class Segmenter:
             max_instances is less than 1.
         """
         self.info = info
-        self.task = chosen_task(task, info)
+        self.task = get_task(task or info.task).name
         self.notes = tuple(notes)
         self.network = Network(
             model,
@@ -228,24 +227,23 @@ class Segmenter:
         Raises:
           ValueError: as in a call.
         """
-        chosen = chosen_task(task or self.task, self.info)
-        asked = get_task(chosen)
-        asked.check_classes(self.info)
+        chosen = get_task(task or self.task)
+        chosen.check_classes(self.info)
         if tile:
-            asked.tile_segmenter()  # raises where there is none
+            chosen.tile_segmenter()  # raises where there is none
         if threshold is None:
-            threshold = asked.threshold
+            threshold = chosen.threshold
         elif not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
         num_together = self.network.batch_size
-        is_fitted = not asked.windows and not tile
+        is_fitted = not chosen.windows and not tile
         if num_together > 1 and self._skip_padding and is_fitted:
             num_together *= _BATCHES_TOGETHER
         batch: list[View] = []
         view = functools.partial(
             make_view,
             network=self.network,
-            task=chosen,
+            task=chosen.name,
             tile=tile,
             skip_padding=self._skip_padding,
         )
@@ -260,9 +258,9 @@ class Segmenter:
                 on_damaged(image, error)
             num_pixels = sum(one.pixels[..., 0].size for one in batch)
             if len(batch) == num_together or num_pixels > _MOST_PIXELS:
-                yield from self._segment(batch, chosen, threshold)
+                yield from self._segment(batch, chosen.name, threshold)
                 batch = []
-        yield from self._segment(batch, chosen, threshold)
+        yield from self._segment(batch, chosen.name, threshold)
 
     def warmup(
         self,

@@ -8,8 +8,6 @@ from PIL import Image
 
 from eomt_jax.pipeline import targets, transforms
 from eomt_jax.pipeline.samples import Sample, Source, load, naming_image
-from eomt_jax.task_registry import get_task
-from eomt_jax.types import DatasetInfo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +115,3 @@ class EvalSampler:
             "content_size": np.array([self.image_size] * 2, np.int32),
             "original_size": np.array([1, 1], np.int32),
         }
-
-
-def chosen_task(task: str | None, info: DatasetInfo) -> str:
-    """Returns the task asked for; None stands for the task of the dataset.
-
-    Raises:
-      ValueError: there is no such task.
-    """
-    return get_task(task or info.task).name

@@ -193,15 +193,15 @@ def eval_batches(
     if not len(source):
         raise ValueError(f"split {source.split!r} of {source.info.name!r} is empty")
     num_examples = min(num_examples or len(source), len(source))
-    asked = get_task(task or source.info.task)
+    chosen = get_task(task or source.info.task)
     sampler = EvalSampler(
         source=source,
         num_examples=num_examples,
         image_size=image_size,
         canvas_size=canvas_size or source.info.max_image_size,
         max_targets=max_targets or max(1, source.info.max_segments),
-        windows=asked.windows,
-        overlapping=asked.overlapping,
+        windows=chosen.windows,
+        overlapping=chosen.overlapping,
     )
     num_batches = math.ceil(num_examples / global_batch_size)
     return _batches(

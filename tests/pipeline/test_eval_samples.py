@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.pipeline import transforms
-from eomt_jax.pipeline.eval_samples import EvalSampler, chosen_task
+from eomt_jax.pipeline.eval_samples import EvalSampler
 
 
 @pytest.fixture
@@ -116,11 +116,3 @@ def test_eval_overlapping_segments_are_for_instances_alone(sampler, monkeypatch)
     with pytest.raises(ValueError, match="'photo-000'.*may overlap.*\"instance\""):
         sample_at(0)
     assert dataclasses.replace(sample_at, overlapping=True)(0)["valid"]
-
-
-def test_chosen_task_is_the_data_sets_own_unless_asked_for(drawn_source):
-    info = dataclasses.replace(drawn_source(1).info, task="instance")
-    assert chosen_task(None, info) == chosen_task("", info) == "instance"
-    assert chosen_task("semantic", info) == "semantic"
-    with pytest.raises(ValueError, match="'depth'.*panoptic, instance, semantic"):
-        chosen_task("depth", info)

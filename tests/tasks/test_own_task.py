@@ -145,6 +145,11 @@ def test_own_task_that_has_no_tiles_says_so(photographs):
         segmenter(photographs[0], tile=True)
 
 
+def test_get_task_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match="'depth'.*panoptic, instance, semantic, fore"):
+        get_task("depth")
+
+
 @pytest.mark.parametrize("name", ["foreground", "panoptic"])
 def test_register_task_takes_no_name_twice(name):
     task = get_task(name)
