@@ -40,6 +40,11 @@ install_import_hook("eomt_jax", "beartype.beartype")
 import jax
 import pytest
 
+from eomt_jax.parallel import compilation_cache
+
+# Tests leave nothing in the home folder.
+compilation_cache.DEFAULT_FOLDER = ""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int | None:

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -29,7 +29,7 @@ from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
-from eomt_jax.task_registry import task_names
+from eomt_jax.task_registry import get_task, task_names
 
 _LONG_SIDES = 1024, 2048
 """Limits of an overlay's long side, which otherwise equals the photograph's.
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = epath.Path(options.out).expanduser()
         names = output_names(find_photographs(options.images, leave_out=out))
         check_outputs(names, out, _endings(options))
-        with no_empty_folder(out):
+        with no_empty_folder(out), _warnings_as_notes():
             check_writable(out)
             segmenter = _open(options)
             problems = _predict(segmenter, names, out, options)
@@ -184,23 +184,37 @@ def _open(options: argparse.Namespace) -> Segmenter:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
-    with warnings.catch_warnings(record=True) as caught:
-        segmenter = Segmenter.from_checkpoint(
-            options.checkpoint,
-            backbone=options.backbone,
-            dataset_info=options.dataset,
-            task=options.task,
-            image_size=options.image_size,
-            dtype=options.dtype,
-            batch_size=batch_size,
-            skip_padding=options.skip_padding,
-            max_instances=options.max_instances,
-            nms_iou=options.nms_iou,
-            compilation_cache=options.compilation_cache,
-        )
-    for note in [*segmenter.notes, *(warning.message for warning in caught)]:
+    segmenter = Segmenter.from_checkpoint(
+        options.checkpoint,
+        backbone=options.backbone,
+        dataset_info=options.dataset,
+        task=options.task,
+        image_size=options.image_size,
+        dtype=options.dtype,
+        batch_size=batch_size,
+        skip_padding=options.skip_padding,
+        max_instances=options.max_instances,
+        nms_iou=options.nms_iou,
+        compilation_cache=options.compilation_cache,
+    )
+    for note in segmenter.notes:
         print(f"note: {note}", file=sys.stderr)
+    if options.masks:
+        get_task(segmenter.task).check_submission(segmenter.info)
     return segmenter
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Prints warnings as sentences, without the places in the code that they are from."""
+
+    def show(message: Warning | str, *_: Any) -> None:
+        print(f"note: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _predict(

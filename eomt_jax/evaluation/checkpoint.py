@@ -26,6 +26,7 @@ from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source
+from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 from eomt_jax.weights.load import Loaded, open_network
@@ -88,7 +89,7 @@ def evaluate_checkpoint(
     chosen = evaluation_task(task or config.eval.task, info)
     checkpoint, notes = native.chosen_step(path)
     if is_main():
-        for note in notes:
+        for note in filter(None, [*notes, get_task(chosen).class_note(info)]):
             print(note, flush=True)
     name = epath.Path(checkpoint).name
     step = int(name) if native.is_native(checkpoint) and name.isdigit() else 0

@@ -139,7 +139,9 @@ def evaluation_task(task: str, info: DatasetInfo) -> str:
       ValueError: the dataset has no annotations to measure the task with, or there is
         no such task.
     """
-    chosen = get_task(task or info.task).name
+    asked = get_task(task or info.task)
+    asked.check_classes(info)
+    chosen = asked.name
     measurable = [n for n in task_names() if info.task in get_task(n).measured_on]
     if chosen not in measurable:
         raise ValueError(

@@ -28,8 +28,8 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
 
     Returns:
       task; the means by group, as computed; per_class: a dictionary for each class in
-      label order, with its name, is_thing and numbers; and confusion for the semantic
-      task. None stands for NaN, which JSON doesn't have.
+      label order, with its id (which predictions have), name, is_thing and numbers; and
+      confusion for the semantic task. None stands for NaN, which JSON doesn't have.
     """
     results: Results = {"task": task}
     for group in GROUPS:
@@ -38,6 +38,7 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
             results[group] = {name: _plain(value) for name, value in means}
     results["per_class"] = [
         {
+            "id": row.id,
             "name": row.name,
             "is_thing": row.is_thing,
             **{name: _plain(x[i]) for name, x in computed["per_class"].items()},

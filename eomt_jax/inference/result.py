@@ -129,11 +129,12 @@ class Result:
         """A data set of this one photograph as JSON values, as pycocotools reads one.
 
         Returns:
-          info {description, task, dataset}; images, this one, with id 1, file_name, height and
-          width; annotations, each segment, with id (the id map's), image_id,
-          category_id (the dataset's own number), iscrowd 0, bbox, area, segmentation
-          (run lengths) and score, where there is one; categories, those that occur,
-          with id, name and isthing.
+          info {description, task, dataset, mask_values: what the pixels of
+          mask_picture are}; images, this one, with id 1, file_name, height and width;
+          annotations, each segment, with id (the id map's), image_id, category_id (the
+          dataset's own number), iscrowd 0, bbox, area, segmentation (run lengths) and
+          score, where there is one; categories, those that occur, with id, name and
+          isthing.
         """
         height, width = self.size
         rows, categories = [], {}
@@ -162,6 +163,7 @@ class Result:
                 "description": DESCRIPTION,
                 "task": self.task,
                 "dataset": self.info.name,
+                "mask_values": get_task(self.task).mask_values,
             },
             "images": [image],
             "annotations": rows,

@@ -143,6 +143,22 @@ def rgb_ids(id_map: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
 def class_ids(
     label_map: Integer[np.ndarray, "H W"], info: DatasetInfo
 ) -> Integer[np.ndarray, "H W"]:
-    """The data set's own number of each pixel's class, 8 bits where all fit, else 16."""
+    """Returns the data set's own number of each pixel's class, as a PNG holds it.
+
+    Predictions of photographs and of prepared splits have these numbers.
+
+    Args:
+      label_map: positions in the class table.
+      info: the class table; its ids have 8 bits where all fit, else 16.
+
+    Raises:
+      ValueError: an id doesn't fit.
+    """
+    for row in info.classes:
+        if not 0 <= row.id < 65_536:
+            raise ValueError(
+                f"class {row.name[:80]!r} of {info.name} has the id {row.id}; a PNG "
+                "holds 0 to 65535: give the class another id where it is listed"
+            )
     ids = np.array([c.id for c in info.classes])
     return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)[label_map]

@@ -12,6 +12,7 @@ from etils import epath
 from eomt_jax.inference.network import Network
 from eomt_jax.inference.photographs import read_ahead
 from eomt_jax.inference.result import Result
+from eomt_jax.inference.tiles import tile_note
 from eomt_jax.inference.views import View, make_view, segment_views
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
@@ -86,6 +87,7 @@ class Segmenter:
         """
         self.info = info
         self.task = get_task(task or info.task).name
+        self._warn(get_task(self.task).class_note(info))
         self.notes = tuple(notes)
         self.network = Network(
             model,
@@ -111,7 +113,7 @@ class Segmenter:
         skip_padding: bool = False,
         max_instances: int | None = None,
         nms_iou: float | None = None,
-        compilation_cache: epath.PathLike = "",
+        compilation_cache: epath.PathLike | None = None,
         **overrides: Any,
     ) -> "Segmenter":
         """Creates a segmenter from the weights of any network.
@@ -132,8 +134,8 @@ class Segmenter:
           skip_padding: see the class.
           max_instances: see the class.
           nms_iou: see the class.
-          compilation_cache: folder that keeps compiled programs for the next process,
-            such as "~/.cache/eomt_jax"; "" keeps none.
+          compilation_cache: folder that keeps compiled programs for the next process;
+            that of eomt-predict by default, unless JAX has one already; "" keeps none.
           **overrides: see eomt_jax.load.
 
         Raises:
@@ -183,7 +185,8 @@ class Segmenter:
         Args:
           images: a path, PIL image or array (see photographs.read_photograph), or a
             list or tuple of these.
-          task: as in __init__; the segmenter's own by default. Any model can do each, as far as its classes know things.
+          task: as in __init__; the segmenter's own by default. Any model can do each,
+            as far as its classes know things; a warning says where they hardly do.
           threshold: score from which on a segment counts: of panoptic segments 0.8, of
             instances 0.5 by default; semantic segmentation has no scores.
           tile: looks at a photograph piece by piece at its own scale instead of fitting
@@ -229,6 +232,8 @@ class Segmenter:
         """
         chosen = get_task(task or self.task)
         chosen.check_classes(self.info)
+        if chosen.name != self.task:
+            self._warn(chosen.class_note(self.info))
         if tile:
             chosen.tile_segmenter()  # raises where there is none
         if threshold is None:
@@ -247,6 +252,7 @@ class Segmenter:
             tile=tile,
             skip_padding=self._skip_padding,
         )
+        is_first = True
         for image, read in read_ahead(
             view, images, num_threads=num_threads, depth=2 * self.network.batch_size
         ):
@@ -256,6 +262,12 @@ class Segmenter:
                 if on_damaged is None:
                     raise
                 on_damaged(image, error)
+                continue
+            if tile and is_first:
+                name, size = batch[0].name, batch[0].size
+                side = self.network.image_size
+                self._warn(tile_note(self.info, side, name=name, size=size))
+            is_first = False
             num_pixels = sum(one.pixels[..., 0].size for one in batch)
             if len(batch) == num_together or num_pixels > _MOST_PIXELS:
                 yield from self._segment(batch, chosen.name, threshold)
@@ -280,6 +292,10 @@ class Segmenter:
             blank = np.zeros((height, width, 3), np.uint8)
             for count in {1, self.network.batch_size}:
                 self([blank] * count, task=task, tile=tile)
+
+    def _warn(self, note: str) -> None:
+        if note:
+            warnings.warn(note, stacklevel=3)
 
     def _segment(
         self, views: Sequence[View], task: str, threshold: float

@@ -28,10 +28,14 @@ from eomt_jax.inference.semantic import (
     resize_taps,
 )
 from eomt_jax.inference.tile_instances import Piece, Tile, cut_pieces, join_pieces
-from eomt_jax.types import Array
+from eomt_jax.task_registry import get_task
+from eomt_jax.types import Array, DatasetInfo
 
 _OVERLAP = 1 / 4
 """Least part of a tile that its neighbour sees too."""
+
+_USUAL_SCALES = 0.5, 2.0
+"""Most recipes resize photographs at random by factors between these two."""
 
 _STRIP = (32, 128)
 """Rows and columns of a cell whose class scores exist at a time."""
@@ -70,6 +74,43 @@ def instances_of_tiles(
             found = network.post_process([logits], size, size, "instance", threshold)
             pieces += cut_pieces(found, tile)
     return join_pieces(pieces, pixels.shape[:2])
+
+
+def tile_note(info: DatasetInfo, side: int, *, name: str, size: tuple[int, int]) -> str:
+    """Says how far the scale of tiles is from training's; "" where it is not far.
+
+    Tiles show a photograph at its own scale. Training resizes its longer side to the
+    network's input, or the shorter one for tasks that look at windows.
+
+    Args:
+      info: of the training, with the size of its largest photograph where it is known.
+      side: of a tile and of the network's input.
+      name: of a photograph, which counts where that size isn't known; may be "".
+      size: its (height, width).
+    """
+    choose = min if get_task(info.task).windows else max
+    is_known = all(info.max_image_size)
+    height, width = info.max_image_size if is_known else size
+    factor = choose(height, width) / side
+    smallest, largest = _USUAL_SCALES
+    if smallest <= factor <= largest:
+        return ""
+    if is_known:
+        trained = f"{info.name}'s photographs, of up to {height} × {width} pixels, were"
+    else:
+        like = f" like {name[-200:]!a}" if name else ""
+        trained = f"photographs of {height} × {width} pixels{like} are"
+    advice = "predict without tiles, or enlarge the photographs"
+    if factor > 1:
+        advice = (
+            "predict without tiles, or shrink the photographs; or train on photographs "
+            f"that are cut into pieces of {side} × {side} pixels"
+        )
+    return (
+        f"tiles show photographs at scale 1, and in training {trained} fitted into {side} "
+        f"pixels, at scale {1 / factor:.2g}: objects are {factor:.2g} times as large in "
+        f"tiles as in training. Where masks are poor, {advice}"
+    )
 
 
 def tile_rows(size: tuple[int, ...], side: int) -> list[list[Tile]]:

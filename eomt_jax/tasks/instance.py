@@ -36,6 +36,15 @@ class Instance(Task):
                 "instances to find: ask for panoptic or semantic segmentation"
             )
 
+    def class_note(self, info):
+        if info.task == "semantic":
+            return (
+                f"{info.name} is annotated for semantic segmentation, which doesn't "
+                "tell objects apart: an instance may be all objects of its class. Train "
+                "with masks of single objects to tell them apart"
+            )
+        return ""
+
     def post_process(
         self,
         mask_logits,

@@ -27,6 +27,21 @@ class Panoptic(Task):
     )
     rows_file = ("panoptic.json", '{"annotations": [', "]}")
 
+    def class_note(self, info):
+        if info.task == "instance" and info.is_thing.all():
+            return (
+                f"all classes of {info.name} are things, so panoptic segments are "
+                "instances that don't overlap, and the background stays empty. The "
+                "instance task keeps objects that overlap"
+            )
+        if info.task == "semantic":
+            return (
+                f"{info.name} is annotated for semantic segmentation, which doesn't "
+                "tell objects apart: a segment may be all objects of its class, and "
+                "uncertain pixels stay empty. The semantic task gives each pixel a class"
+            )
+        return ""
+
     def post_process(
         self,
         mask_logits,

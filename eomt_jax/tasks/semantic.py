@@ -28,6 +28,24 @@ class Semantic(Task):
         ("of pixels", "pixel_accuracy"),
     )
 
+    mask_values = "category_id"
+
+    def class_note(self, info):
+        if info.num_classes == 1:
+            return (
+                "semantic segmentation gives every pixel a class, and "
+                f"{info.classes[0].name[:80]!r} is the only one of {info.name}: every "
+                "pixel will have it. Ask for the instance task, or train with a class "
+                "for the background"
+            )
+        if info.is_thing.all() and info.task != self.name:
+            return (
+                f"semantic segmentation gives every pixel a class, and all of "
+                f"{info.name} are things: pixels that show none of them will have one "
+                "all the same. Ask for the instance or the panoptic task"
+            )
+        return ""
+
     def post_process(self, mask_logits, class_logits, frame, info, **_: Any):
         return semantic_segmentation(
             mask_logits,
@@ -52,12 +70,7 @@ class Semantic(Task):
         return SemanticPrediction(label_map=jnp.where(inside, label, -1))
 
     def check_submission(self, info):
-        wrong = [c for c in info.classes if not 0 <= c.id < 65_536]
-        if wrong:
-            raise ValueError(
-                f"class {wrong[0].name!r} of {info.name} has the id {wrong[0].id}; a "
-                "PNG holds 0 to 65535"
-            )
+        class_ids(np.zeros((0, 0), np.int32), info)
 
     def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
         """The id of each pixel's class; 8 bits where all ids fit, else 16."""

@@ -45,6 +45,7 @@ class Task(abc.ABC):
         compared by.
       rows_file: name of the submission's JSON file, and what stands in it before and
         after the rows; None where there are no rows.
+      mask_values: what the pixels of `mask_picture` are, in terms of Result.to_coco.
     """
 
     name: ClassVar[str]
@@ -55,9 +56,14 @@ class Task(abc.ABC):
     class_columns: ClassVar[Columns]
     mean_columns: ClassVar[Columns]
     rows_file: ClassVar[tuple[str, str, str] | None] = None
+    mask_values: ClassVar[str] = "id = R + 256 G + 65536 B"
 
     def check_classes(self, info: DatasetInfo) -> None:
         """Raises ValueError if the classes have nothing that the task could find."""
+
+    def class_note(self, info: DatasetInfo) -> str:
+        """Says to a user why the task makes little sense for the classes, or ""."""
+        return ""
 
     @abc.abstractmethod
     def post_process(

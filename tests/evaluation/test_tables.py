@@ -64,7 +64,7 @@ def test_summarize_has_no_nan_and_plain_numbers(photographs):
     }
     found = tables.summarize("semantic", computed, photographs("semantic").info)
     assert found["all"] == {"miou": None, "num_classes": 0}
-    row = {"name": "class 0", "is_thing": True, "iou": None, "pixels": 0}
+    row = {"id": 1, "name": "class 0", "is_thing": True, "iou": None, "pixels": 0}
     assert found["per_class"][0] == row
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 

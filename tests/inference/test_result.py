@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -79,12 +80,19 @@ def test_to_coco_is_a_data_set_that_pycocotools_reads(make, tmp_path):
     coco = COCO(tmp_path / "photo.json")
     info = coco.dataset["info"]
     assert (info["task"], info["dataset"]) == (result.task, "fake")
+    picture = result.mask_picture().astype(int)
+    numbers = {
+        "category_id": lambda: picture,
+        "id = R + 256 G + 65536 B": lambda: picture @ [1, 256, 65536],
+    }[info["mask_values"]]()
+    key = "category_id" if result.task == "semantic" else "id"
     image = {"id": 1, "file_name": result.file_name, "height": 3, "width": 4}
     assert coco.imgs == {1: image}
     rows = coco.loadAnns(coco.getAnnIds(imgIds=1))
     for row, mask, segment in zip(rows, result.masks, result.segments, strict=True):
         np.testing.assert_array_equal(coco.annToMask(row), mask)
         assert row["id"] == segment.id
+        assert (numbers == row[key]).sum() == (result.id_map == segment.id).sum()
         category = coco.cats[row["category_id"]]
         assert category == {
             "id": segment.label + 1,
@@ -103,6 +111,15 @@ def test_mask_picture():
     semantic_ids = semantic().mask_picture()
     np.testing.assert_array_equal(semantic_ids, semantic().label_map + 1)
     assert semantic_ids.dtype == np.uint8
+
+
+@pytest.mark.parametrize("wrong", [-1, 65_536])
+def test_mask_picture_refuses_ids_that_no_png_holds(wrong):
+    first = dataclasses.replace(INFO.classes[0], id=wrong)
+    info = dataclasses.replace(INFO, classes=(first, *INFO.classes[1:]))
+    result = dataclasses.replace(semantic(), info=info)
+    with pytest.raises(ValueError, match=f"'class 0' of fake has the id {wrong}"):
+        result.mask_picture()
 
 
 def test_nothing_found():

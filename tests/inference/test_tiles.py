@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -8,6 +9,7 @@ from eomt_jax.inference.network import Network
 from eomt_jax.inference.tiles import (
     classes_of_tiles,
     instances_of_tiles,
+    tile_note,
     tile_rows,
     tile_starts,
 )
@@ -115,3 +117,25 @@ def test_instance_tiles_without_an_object():
     )
     assert found.masks.shape == (0, 50, 60)
     assert found.labels.shape == found.scores.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("task", "trained", "size", "numbers"),
+    [
+        ("instance", (3000, 4000), (10, 10), ("0.16", "6.2")),  # 4000 / 640
+        ("semantic", (3000, 4000), (10, 10), ("0.21", "4.7")),  # 3000 / 640
+        ("instance", (480, 640), (3000, 4000), None),
+        ("instance", (0, 0), (3000, 4000), ("0.16", "6.2")),
+        ("panoptic", (0, 0), (160, 100), ("4", "0.25")),
+        ("instance", (0, 0), (1280, 100), None),
+    ],
+)
+def test_tile_note_says_how_far_scales_differ(task, trained, size, numbers):
+    info = dataclasses.replace(INFO, max_image_size=trained, task=task)
+    note = tile_note(info, 640, name="x/beach.jpg", size=size)
+    if numbers is None:
+        assert note == ""
+    else:
+        assert f"at scale {numbers[0]}:" in note
+        assert f"{numbers[1]} times as large in tiles" in note
+        assert ("beach.jpg" in note) == (trained == (0, 0))
