@@ -106,7 +106,11 @@ class EoMT(Network):
     def parameter_groups(self, params: Any) -> ParameterGroups:
         def group(path: str) -> ParameterGroup:
             scope, _, rest = path.partition("/")
-            return self.vit.parameter_group(rest) if scope == "vit" else _GROUPS[scope]
+            return (
+                self.vit.parameter_group(rest)
+                if scope == "vit"
+                else _GROUPS.get(scope, ParameterGroup(scope))
+            )
 
         return ParameterGroups.of(params, group, num_blocks=self.vit.depth)
 

@@ -243,6 +243,11 @@ class ViT(nn.Module):
             part of an image of `image_size`, and their tokens are those of this part.
         """
         batch, height, width, _ = images.shape
+        if images.dtype != jnp.uint8:
+            raise ValueError(
+                f"images are of {images.dtype}; wanted uint8, RGB from 0 to 255, for the "
+                "network normalises them itself."
+            )
         self._check_image_size((height, width), cropped=cropped)
         mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
         pixels = (images.astype(jnp.float32) / 255.0 - mean) / std

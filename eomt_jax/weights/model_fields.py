@@ -73,12 +73,26 @@ def build_module(
     return kind(**values, **built)
 
 
-def without_former(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields without those that only earlier networks had."""
+def stored_fields(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns checked fields without those that are no longer stored."""
+    return _stored(module_class("", kind), fields)
+
+
+def is_execution(field: dataclasses.Field[Any]) -> bool:
+    """Returns whether a field says how a network computes, and not what it is.
+
+    Such a field isn't stored: whoever opens the network chooses it.
+    """
+    is_optional = field.default is not dataclasses.MISSING
+    return is_optional and field.name in ("dtype", "remat")
+
+
+def _stored(kind: type[nn.Module], fields: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {f.name: f for f in dataclasses.fields(kind)}
     return {
-        name: without_former(value) if isinstance(value, dict) else value
+        name: _stored(kept[name].type, value) if isinstance(value, dict) else value
         for name, value in fields.items()
-        if name not in _FORMER
+        if name in kept and not is_execution(kept[name])
     }
 
 

@@ -24,7 +24,11 @@ from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
 from eomt_jax.trees import leaves_by_path
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import checksums, single_file, steps
-from eomt_jax.weights.model_fields import check_fields, without_former
+from eomt_jax.weights.model_fields import (
+    check_fields,
+    is_execution,
+    stored_fields,
+)
 
 # orbax is imported where it is used: it takes a second, and a single file needs none.
 
@@ -90,7 +94,7 @@ class ModelConfig:
                 f"{VERSION}."
             )
         check_fields(source, kind, fields)
-        return cls(without_former(fields), kind, info, str(checksum or ""))
+        return cls(stored_fields(kind, fields), kind, info, str(checksum or ""))
 
 
 def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:
@@ -103,16 +107,10 @@ def save_model_config(folder: epath.PathLike, config: ModelConfig) -> None:
 
 
 def read_model_config(path: epath.PathLike) -> ModelConfig:
-    """What a checkpoint of ours is: a folder, one of its steps, or a single file."""
-    text = single_file.read_text(path)
-    if text is not None:
-        return ModelConfig.from_json(text, f"{path}'s metadata")
+    """Reads model.json of a checkpoint folder of ours, or of one of its steps."""
     file = _root(path) / MODEL_FILE
     if not file.exists():
-        raise ValueError(
-            f"{path} is no checkpoint of eomt_jax: there is no {file}, and it is no "
-            f"{single_file.SUFFIX} file that eomt_jax wrote."
-        )
+        raise ValueError(f"{path} is no checkpoint of eomt_jax: there is no {file}.")
     check_regular(file, max_bytes=MAX_JSON)
     try:
         text = file.read_text()
@@ -122,10 +120,8 @@ def read_model_config(path: epath.PathLike) -> ModelConfig:
 
 
 def is_native(path: epath.PathLike) -> bool:
-    """Whether this is a folder of ours, a step within one, or a single file of ours."""
-    return (
-        single_file.read_text(path) is not None or (_root(path) / MODEL_FILE).exists()
-    )
+    """Returns whether this is a checkpoint folder of ours, or a step within one."""
+    return (_root(path) / MODEL_FILE).exists()
 
 
 def save_file(
@@ -187,16 +183,14 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 
 
 def read_params(path: epath.PathLike) -> dict[str, Any]:
-    """The parameters of a checkpoint as float32 NumPy arrays.
+    """Returns the parameters of a checkpoint folder as float32 NumPy arrays.
 
-    Read without regard to the mesh they were written from.
+    They are read without regard to the mesh they were written from.
 
     Args:
       path: a checkpoint folder or work directory, of whose steps the best counts where a
-        training kept the best, else the newest; one step of it, or a single file.
+        training kept the best, else the newest; or one step of it.
     """
-    if single_file.read_text(path) is not None:
-        return single_file.read_params(path)
     import orbax.checkpoint as ocp
 
     item = step_folder(path) / steps.PARAMS_ITEM
@@ -283,7 +277,7 @@ def _module_fields(module: nn.Module) -> dict[str, Any]:
     """A module's fields as JSON values."""
     fields = {}
     for field in dataclasses.fields(module):
-        if field.name in ("parent", "name"):
+        if field.name in ("parent", "name") or is_execution(field):
             continue
         value = getattr(module, field.name)
         if isinstance(value, nn.Module):

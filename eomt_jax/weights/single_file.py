@@ -12,35 +12,27 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from eomt_jax.weights.files import open_checkpoint, write_safetensors
+from eomt_jax.weights.files import Checkpoint, write_safetensors
 
 SUFFIX = ".safetensors"
 TEXT_KEY = "eomt_jax"
 CHECKSUM_KEY = "crc32"
 
 
-def read_text(path: epath.PathLike) -> str | None:
-    """Returns the file's text of model.json; None if it is no readable file of ours."""
-    path = epath.Path(path).expanduser()
-    if path.suffix != SUFFIX:
-        return None
-    try:
-        with open_checkpoint(path) as checkpoint:
-            return checkpoint.metadata.get(TEXT_KEY)
-    except (ValueError, OSError):
-        return None
+def text_of(checkpoint: Checkpoint) -> str | None:
+    """Returns the text of model.json in an opened file; None if it is none of ours."""
+    return checkpoint.metadata.get(TEXT_KEY)
 
 
-def read_params(path: epath.PathLike) -> dict[str, Any]:
-    """Returns the parameters, exactly as they were written.
+def params_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns the parameters in an opened file of ours, exactly as they were written.
 
     Raises:
       ValueError: the file or its metadata is not as it was written.
     """
-    with open_checkpoint(path) as checkpoint:
-        _check_names(path, checkpoint.shapes)
-        tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
-        metadata = checkpoint.metadata
+    path, metadata = checkpoint.path, checkpoint.metadata
+    _check_names(path, checkpoint.shapes)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.shapes}
     params = traverse_util.unflatten_dict(tensors, sep="/")
     check(path, params, metadata.get(CHECKSUM_KEY, "none"), metadata[TEXT_KEY])
     return params

@@ -1,7 +1,8 @@
 """Reads any supported checkpoint as fields and parameters at the stored sizes."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -10,7 +11,7 @@ from eomt_jax.json_files import read_object
 from eomt_jax.models.registry import network_class
 from eomt_jax.models.variants import VARIANTS
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import deltas, hub, native
+from eomt_jax.weights import deltas, hub, native, single_file
 from eomt_jax.weights.backbones import is_backbone, read_vit
 from eomt_jax.weights.classes import find_dataset_info, published_name
 from eomt_jax.weights.eomt import (
@@ -67,14 +68,12 @@ def read_stored_backbone(path: epath.PathLike, options: Mapping[str, Any]) -> St
     `options` holds some of OPTIONS, and image_size: see `infer_architecture`.
     """
     source = hub.resolve(path)
-    if native.is_native(source):
-        stored = _read_native(source)
-        if not stored.vit_fields:
-            raise ValueError(f"{path} holds a {stored.kind}, which has no backbone.")
-        return stored
     options = {**_known(options), "image_size": options.get("image_size")}
-    with open_checkpoint(source) as checkpoint:
-        checkpoint = with_plain_names(checkpoint)
+    with _open(source) as (own, checkpoint):
+        if own:
+            if not own.vit_fields:
+                raise ValueError(f"{path} holds a {own.kind}, which has no backbone.")
+            return own
         if not is_eomt(checkpoint):
             architecture, params = read_vit(checkpoint, **options)
             fields = architecture.vit_fields()
@@ -97,19 +96,12 @@ def read_stored_network(
     `options` holds some of OPTIONS, and num_query_blocks.
     """
     source = hub.resolve(path)
-    if native.is_native(source):
-        stored = _read_native(source)
-        deltas.check_backbone(str(path), backbone, is_delta=False)
-        if stored.kind == "ViT":
-            raise BackboneError(
-                f"{path} holds a backbone, not a whole network; open it with "
-                "eomt_jax.load_backbone."
-            )
-        return stored
     known, base = _known(options), None
-    with open_checkpoint(source) as checkpoint:
-        checkpoint = with_plain_names(checkpoint)
-        if is_backbone(checkpoint) and not is_eomt(checkpoint):
+    with _open(source) as (own, checkpoint):
+        if own and own.kind != "ViT":
+            deltas.check_backbone(str(path), backbone, is_delta=False)
+            return own
+        if own or is_backbone(checkpoint) and not is_eomt(checkpoint):
             raise BackboneError(
                 f"{path} holds a backbone, not a whole network; open it with "
                 "eomt_jax.load_backbone."
@@ -207,14 +199,35 @@ def _read_processor(source: epath.Path) -> dict[str, Any]:
     return read_object(file) if file.exists() else {}
 
 
-def _read_native(path: epath.PathLike) -> Stored:
-    """Reads a checkpoint of ours."""
-    config = native.read_model_config(path)
-    step, notes = native.chosen_step(path)
-    params = native.read_params(step)
+@contextlib.contextmanager
+def _open(path: epath.Path) -> Iterator[tuple[Stored | None, Any]]:
+    """Opens a path once, and yields what of ours it holds, or another's checkpoint."""
+    if native.is_native(path):
+        config = native.read_model_config(path)
+        step, notes = native.chosen_step(path)
+        yield _native(path, config, native.read_params(step), notes), None
+        return
+    with open_checkpoint(path) as checkpoint:
+        text = single_file.text_of(checkpoint)
+        if text is None:
+            yield None, with_plain_names(checkpoint)
+            return
+        params = single_file.params_of(checkpoint)
+        config = native.ModelConfig.from_json(text, f"{path}'s metadata")
+        yield _native(path, config, params, ()), None
+
+
+def _native(
+    path: epath.PathLike,
+    config: native.ModelConfig,
+    params: dict[str, Any],
+    notes: tuple[str, ...],
+) -> Stored:
+    """Returns a checkpoint of ours; dtype and remat are left to whoever opens it."""
     network = network_class(config.kind)
     if network is None:
-        return Stored("ViT", config.fields, {}, params, notes=notes, checked=False)
+        fields = dict(config.fields)
+        return Stored("ViT", fields, {}, params, notes=notes, checked=False)
     fields = dict(config.fields)
     backbone = network.backbone_name
     vit_fields = fields.pop(backbone) if backbone else {}

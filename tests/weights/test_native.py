@@ -46,8 +46,7 @@ def test_save_then_read_returns_the_same_bits(tmp_path, model, params):
     config = native.read_model_config(tmp_path / "new" / "folder")
     assert config == native.ModelConfig.of(model, INFO)
     assert config.kind == "ViT"
-    assert config.fields["dtype"] == "bfloat16"
-    assert config.fields["remat"] is True
+    assert not {"dtype", "remat"} & config.fields.keys()
     assert config.dataset_info == INFO
 
 

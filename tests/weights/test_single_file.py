@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from eomt_jax.models import variants
-from eomt_jax.weights import native, single_file
+from eomt_jax.weights import native, single_file, stored
+from eomt_jax.weights.files import open_checkpoint
 from eomt_jax.weights.load import load, load_backbone
 from tests.weights.test_native import INFO
 
@@ -31,8 +32,9 @@ def params(model):
 def test_save_then_load_returns_the_same_bits_and_model(tmp_path, model, params):
     path = tmp_path / "new" / "model.safetensors"
     native.save_file(path, model, params, dataset_info=INFO)
-    assert native.is_native(path)
-    assert native.read_model_config(path) == native.ModelConfig.of(model, INFO)
+    with open_checkpoint(path) as checkpoint:
+        config = native.ModelConfig.from_json(single_file.text_of(checkpoint), "a")
+    assert config == native.ModelConfig.of(model, INFO)
     got_model, got = load(path)
     assert got_model == model
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(got))
@@ -78,7 +80,7 @@ def test_changed_value_or_text_does_not_fit_the_checksum(tmp_path, model, params
     path = tmp_path / "a.safetensors"
     native.save_file(path, model, params)
     metadata = {
-        single_file.TEXT_KEY: single_file.read_text(path),
+        single_file.TEXT_KEY: native.ModelConfig.of(model).to_json(),
         single_file.CHECKSUM_KEY: "0" * 8,
     }
     save_file(load_file(path), path, metadata)
@@ -92,6 +94,35 @@ def test_text_of_another_version_is_refused(tmp_path):
     single_file.write(path, text, {"queries": np.zeros(3)})
     with pytest.raises(ValueError, match="a.safetensors's metadata has version 2"):
         load(path)
+
+
+def test_loading_a_single_file_opens_it_once(tmp_path, model, params, monkeypatch):
+    path, opened = tmp_path / "a.safetensors", []
+    native.save_file(path, model, params)
+    monkeypatch.setattr(
+        stored, "open_checkpoint", lambda p: opened.append(p) or open_checkpoint(p)
+    )
+    load(path)
+    assert opened == [path]
+
+
+def test_model_is_loaded_in_float32_without_remat_however_it_was_trained(
+    tmp_path, params
+):
+    trained = variants.create_eomt(
+        "tiny",
+        num_classes=2,
+        num_queries=3,
+        image_size=(32, 32),
+        num_query_blocks=1,
+        dtype="bfloat16",
+        remat=True,
+    )
+    native.save_file(tmp_path / "a.safetensors", trained, params)
+    model, _ = load(tmp_path / "a.safetensors")
+    assert (model.dtype, model.vit.remat) == (np.float32, False)
+    model, _ = load(tmp_path / "a.safetensors", dtype="bfloat16", remat=True)
+    assert model == trained
 
 
 def test_loading_a_single_file_imports_no_orbax(tmp_path, model, params):
@@ -113,4 +144,4 @@ def test_conflicting_names_of_tensors_are_refused(tmp_path, other):
     values = {"queries": np.zeros(3, np.float32), other: np.zeros(3, np.float32)}
     save_file(values, path, {single_file.TEXT_KEY: "{}"})
     with pytest.raises(ValueError, match=r"a\.safetensors has a tensor named"):
-        single_file.read_params(path)
+        load(path)
