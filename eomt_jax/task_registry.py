@@ -1,8 +1,8 @@
-"""The tasks by name, for everybody who asks what a task is.
+"""Finds a task's object by its name.
 
-Data sets, configs and results hold a task's name; `get_task` gives its object. Pipeline,
-inference and evaluation ask that object and never import the package of the tasks, which
-lies above them. A task of your own registers itself when its file is imported.
+Datasets, configs and results hold a task's name, and `get_task` returns its object.
+Pipeline, inference and evaluation use that object and never import the package of the
+tasks, which lies above them. A task of your own registers itself when it is imported.
 """
 
 import importlib
@@ -14,8 +14,8 @@ else:
     Task = Any
 _Task = TypeVar("_Task", bound=Task)
 
-# Their files are imported when they are first asked for: a process that reads
-# photographs needs no network and no metric.
+# These modules are imported on first use, because a process that only reads photographs
+# needs no network and no metric.
 _HOMES = {
     "panoptic": "eomt_jax.tasks.panoptic",
     "instance": "eomt_jax.tasks.instance",
@@ -25,12 +25,12 @@ _tasks: dict[str, Task] = {}
 
 
 def task_names() -> tuple[str, ...]:
-    """The names of all tasks: the library's, then those that registered themselves."""
+    """Returns the names of all tasks: the library's, then those registered by others."""
     return tuple(dict.fromkeys([*_HOMES, *_tasks]))
 
 
 def register_task(task: type[_Task]) -> type[_Task]:
-    """Decorates a subclass of tasks.task.Task, and makes it known by its `name`.
+    """Registers a subclass of tasks.task.Task under its `name`; a decorator.
 
     Raises:
       ValueError: a class of another module has this name.
@@ -45,7 +45,7 @@ def register_task(task: type[_Task]) -> type[_Task]:
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """Returns the task of that name.
 
     Raises:
       ValueError: there is no such task.

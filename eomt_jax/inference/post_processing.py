@@ -1,4 +1,4 @@
-"""The post-processing of a task, for one image's logits.
+"""Turns one image's logits into the prediction of a task.
 
 Legend: Q queries, h4 w4 the mask logits' size.
 """
@@ -17,7 +17,7 @@ from eomt_jax.types import Array, DatasetInfo
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """Where one image lies in the network's input and on the canvas.
+    """Says where one image lies in the network's input and on the canvas.
 
     Attributes:
       content_size: (height, width) of the photograph in the network's input; in windows,
@@ -35,7 +35,7 @@ class Frame:
     def restore_matrices(
         self, mask_logits: Float[Array, "Q h4 w4"] | MaskFactors
     ) -> geometry.RestoreMatrices:
-        """Matrices that bring a fitted image's logits to the photograph's size."""
+        """Returns the matrices that resize a fitted image's logits to the photograph."""
         _, logits_height, logits_width = mask_logits.shape
         return geometry.restore_matrices(
             self.content_size,
@@ -49,14 +49,14 @@ class Frame:
 def post_processing(
     info: DatasetInfo, task: str, *, canvas_size: tuple[int, int], **options: Any
 ) -> Callable[..., Any]:
-    """The function that makes one image's prediction from its logits.
+    """Returns the function that makes one image's prediction from its logits.
 
     Args:
-      info: of the data set whose classes the model predicts.
-      task: what to make.
+      info: the dataset whose classes the model predicts.
+      task: the name of the task.
       canvas_size: (height, width) that holds the photograph.
-      **options: score_threshold, which may be traced, overlap_threshold, num_instances and
-        nms_iou, of which the task takes what it needs; see panoptic_segmentation and
+      **options: score_threshold, which may be traced, overlap_threshold, num_instances
+        and nms_iou. The task takes those that it needs; see panoptic_segmentation and
         instance_segmentation.
 
     Returns:

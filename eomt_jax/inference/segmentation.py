@@ -134,7 +134,7 @@ def renumber(
 
 
 def rgb_ids(id_map: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Ids as R + 256·G + 65536·B, black where there is no segment: COCO's panoptic PNG."""
+    """Returns ids as R + 256·G + 65536·B, as in COCO's panoptic PNG; 0 is black."""
     return np.stack([id_map >> shift & 255 for shift in (0, 8, 16)], -1).astype(
         np.uint8
     )

@@ -44,12 +44,12 @@ _STRIP = (32, 128)
 def classes_of_tiles(
     network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float = 0.0
 ) -> Segmentation:
-    """Semantic segments of one photograph; class scores are averaged where tiles overlap.
+    """Returns semantic segments; class scores are averaged where tiles overlap.
 
     Args:
       network: the model.
       pixels: the photograph.
-      threshold: not looked at, for classes of pixels have no scores.
+      threshold: ignored, because classes of pixels have no scores.
     """
     del threshold
     rows = tile_rows(pixels.shape[:2], network.image_size)
@@ -59,7 +59,7 @@ def classes_of_tiles(
 def instances_of_tiles(
     network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float
 ) -> Segmentation:
-    """Instances of one photograph, found in each tile and joined, see tile_instances.
+    """Returns instances, found in each tile and joined as in tile_instances.
 
     Args:
       network: the model.

@@ -1,1 +1,1 @@
-"""One class for each task; eomt_jax.task_registry finds it by its name."""
+"""Defines the tasks, a class each; eomt_jax.task_registry finds them by name."""

@@ -16,7 +16,7 @@ from eomt_jax.tasks.task import Rows, Task
 
 @register_task
 class Instance(Task):
-    """Objects of the classes that are things; their submission is COCO's results."""
+    """Finds objects; submits them in COCO's format of results."""
 
     name = "instance"
     threshold = 0.5
@@ -93,7 +93,7 @@ class Instance(Task):
         )
 
     def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
-        """Best first; empty masks, which score 0 and match nothing, are left out."""
+        """Returns a row for each instance, best first, without those that score 0."""
         scores = np.asarray(prediction.scores[row])
         order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > 0)]
         rles = encode_mask_bits(np.asarray(prediction.mask_bits[row])[order], size)

@@ -1,4 +1,4 @@
-"""Panoptic segmentation: each pixel belongs to one segment, of a thing or of stuff."""
+"""Panoptic segmentation: each pixel belongs to one segment, a thing or stuff."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from eomt_jax.tasks.task import Rows, Task
 
 @register_task
 class Panoptic(Task):
-    """Segments of things and stuff; their submission is COCO's panoptic format."""
+    """Finds segments of things and stuff; submits them in COCO's panoptic format."""
 
     name = "panoptic"
     threshold = 0.8
@@ -90,7 +90,7 @@ class Panoptic(Task):
         )
 
     def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
-        """Segment ids as R + 256·G + 65536·B, black where there is no segment."""
+        """Writes the PNG of segment ids and returns the row that describes it."""
         found = self.segmentation(prediction, row, size)
         write_png(folder / "panoptic", image_id, rgb_ids(np.asarray(found.id_map)))
         segments = [

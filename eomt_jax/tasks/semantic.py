@@ -16,7 +16,7 @@ from eomt_jax.tasks.task import Rows, Task
 
 @register_task
 class Semantic(Task):
-    """Classes of pixels; the submission is a PNG for each image, of the classes' ids."""
+    """Finds the class of each pixel; submits a PNG of the classes' ids."""
 
     name = "semantic"
     windows = True
@@ -73,7 +73,7 @@ class Semantic(Task):
         class_ids(np.zeros((0, 0), np.int32), info)
 
     def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
-        """The id of each pixel's class; 8 bits where all ids fit, else 16."""
+        """Writes the PNG of class ids; there are no rows."""
         label_map = np.asarray(prediction.label_map[row])[: size[0], : size[1]]
         write_png(folder, image_id, class_ids(label_map, info))
         return []

@@ -1,7 +1,7 @@
-"""The contract of a task, which everything that depends on a task asks.
+"""Defines the contract of a task. Code that depends on the task asks its object.
 
-A task of your own is one file: a subclass of Task under `register_task`, imported before
-the task is asked for, such as tests/tasks/foreground.py.
+A task of your own is one file with a subclass of Task under `register_task`. It must be
+imported before the task is used. tests/tasks/foreground.py is an example.
 
 Legend: B batch, Q queries, K classes, h4 w4 the mask logits' size, Hc Wc canvas, H W the
 photograph's pixels, n segments.
@@ -27,24 +27,24 @@ Rows = list[dict[str, Any]]
 
 
 class Task(abc.ABC):
-    """What is found in a photograph, how it is made, measured, written and drawn.
+    """Defines what is found in a photograph, and how it is measured, written and drawn.
 
     Attributes:
-      name: in configs, on the command line, in data sets and results.
-      threshold: score from which on a segment counts by default.
+      name: stands for the task in configs, commands, datasets and results.
+      threshold: the default of the score from which on a segment counts.
       windows: True where a photograph is cut into square windows, False where it is
         fitted into the network's input and padded.
-      overlapping: True where segments may overlap. Data sets then hold a mask for each
-        segment, batches of an evaluation carry no masks, and the metric matches every
-        image on the host with the split's record of it; otherwise targets are id maps
-        and the metric counts on the device.
-      measured_on: tasks of the data sets whose annotations tell how good predictions are.
-      class_columns: heading and key of the numbers of a class that a table shows; the
-        first orders the classes. Without any the table has the means alone.
-      mean_columns: the same of the means; the first is the score that checkpoints are
-        compared by.
-      rows_file: name of the submission's JSON file, and what stands in it before and
-        after the rows; None where there are no rows.
+      overlapping: True if segments may overlap. Datasets then hold a mask for each
+        segment, batches of an evaluation carry no masks, and the metric compares each
+        image with its record on the host. Otherwise targets are id maps and the metric
+        counts on the device.
+      measured_on: tasks of the datasets whose annotations this one can be measured with.
+      class_columns: headings and keys of the numbers that a table shows for each class.
+        The first number sorts the classes; if there is none, the table has only means.
+      mean_columns: headings and keys of the means. The first one is the score by which
+        checkpoints are compared.
+      rows_file: the name of the submission's JSON file, and the text before and after
+        its rows; None if the submission has no rows.
       mask_values: what the pixels of `mask_picture` are, in terms of Result.to_coco.
     """
 
@@ -74,11 +74,12 @@ class Task(abc.ABC):
         info: DatasetInfo,
         **options: Any,
     ) -> Any:
-        """One image's prediction, a pytree of arrays on the canvas; runs under jit.
+        """Returns one image's prediction, a pytree of arrays; runs under jit.
 
         Args:
-          mask_logits: [Q, h4, w4], or MaskFactors, of which an array of indices takes the
-            logits of some queries; in windows [windows, Q, h4, w4].
+          mask_logits: [Q, h4, w4]; in windows [windows, Q, h4, w4]. They may be
+            MaskFactors, which compute the logits of some queries when they are indexed
+            with an array.
           class_logits: the last class is "no object".
           frame: where the image lies.
           info: the class table.
@@ -94,17 +95,17 @@ class Task(abc.ABC):
         *,
         min_score: float = 0.0,
     ) -> Segmentation:
-        """Segments of image `row` of a batch's prediction, cut to the photograph.
+        """Returns the segments of one image of a batch, cut to the photograph.
 
         Args:
-          prediction: in host memory (jax.device_get).
-          row: of the batch.
+          prediction: of the batch, in host memory (jax.device_get).
+          row: the image's row in the batch.
           size: (H, W) of the photograph.
           min_score: segments that may overlap and score less are left out.
         """
 
     def tile_segmenter(self) -> Callable[..., Segmentation]:
-        """The function (network, pixels, threshold=) that looks at a photograph in tiles.
+        """Returns the function (network, pixels, threshold=) that works tile by tile.
 
         Raises:
           ValueError: the task can't be put together from tiles.
@@ -116,16 +117,17 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def metric(self, info: DatasetInfo) -> Any:
-        """The clu metric for one class table.
+        """Returns the class of the clu metric for one class table.
 
-        Its `from_model_output` takes prediction, batch_valid, targets and original_size,
-        or, where segments may overlap, prediction, batch_valid, example_index and source.
-        Its `compute` returns what tables.summarize takes.
+        Its `from_model_output` takes prediction, batch_valid, targets and original_size;
+        if segments may overlap, prediction, batch_valid, example_index and source. It has
+        a `to_host`, as PanopticQuality does, and its `compute` returns what
+        tables.summarize takes.
         """
 
     @abc.abstractmethod
     def constant(self, label: int, inside: Bool[Array, "B Hc Wc"]) -> Any:
-        """The prediction that each photograph is one segment of class `label`."""
+        """Returns the prediction that each photograph is one segment of class `label`."""
 
     def check_submission(self, info: DatasetInfo) -> None:
         """Raises ValueError if the classes' ids don't fit the submission's format."""
@@ -141,19 +143,19 @@ class Task(abc.ABC):
         image_id: str,
         info: DatasetInfo,
     ) -> Rows:
-        """Writes an image's own files, if there are any; returns its rows for the JSON.
+        """Writes the files of one image, if it has any, and returns its rows.
 
         Args:
-          prediction: of a batch, in host memory.
-          row: of the batch.
+          prediction: of the batch, in host memory.
+          row: the image's row in the batch.
           size: (H, W) of the photograph.
-          folder: of the submission.
+          folder: the submission's folder.
           image_id: the photograph's name in the split.
           info: the class table.
         """
 
     def target(self, record: Record) -> Segmentation:
-        """What a picture shows beside the prediction for this photograph."""
+        """Returns the annotated segments that a picture shows beside the prediction."""
         return Segmentation.from_record(record)
 
     def draw(
@@ -163,9 +165,9 @@ class Task(abc.ABC):
         info: DatasetInfo,
         **options: Any,
     ) -> UInt8[np.ndarray, "H2 W2 3"]:
-        """A picture of a photograph's segments; options as draw_segmentation has them."""
+        """Draws a photograph's segments; takes the options of draw_segmentation."""
         return draw_segmentation(image, segmentation, info, **options)
 
     def mask_picture(self, result: Result) -> Integer[np.ndarray, "H W *rgb"]:
-        """What eomt-predict saves as PNG of a photograph's segments."""
+        """Returns the picture that eomt-predict saves as PHOTO.masks.png."""
         return rgb_ids(result.id_map)
