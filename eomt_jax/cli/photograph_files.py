@@ -2,12 +2,16 @@
 
 import collections
 import contextlib
+import fcntl
+import hashlib
 import os
 import pathlib
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
+from eomt_jax.file_names import MAX_BYTES
 from eomt_jax.inference.photographs import PICTURE_ENDINGS
 from eomt_jax.inference.result import DESCRIPTION
 from eomt_jax.regular_files import check_regular
@@ -61,8 +65,10 @@ def output_names(photographs: dict[epath.Path, str]) -> dict[epath.Path, str]:
     """Returns a different name for each photograph's files.
 
     Usually it is the photograph's name. If two have the same, as a.jpg and a.png, or
-    x/a.jpg and y/a.jpg, the ending is added and, if necessary, a number.
+    x/a.jpg and y/a.jpg, the ending is added and, if necessary, a number. A name that is
+    too long for a file with another ending is cut, and a hash of it is added.
     """
+    photographs = {path: _cut(name) for path, name in photographs.items()}
     count = collections.Counter(name.lower() for name in photographs.values())
     names: dict[epath.Path, str] = {}
     taken: set[str] = set()
@@ -119,7 +125,7 @@ def check_writable(folder: epath.Path) -> None:
     Raises:
       ValueError: nothing can be written into it.
     """
-    probe = folder / ".eomt-predict.unfinished"
+    probe = unfinished_file(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
@@ -136,15 +142,47 @@ def no_empty_folder(folder: epath.Path) -> Iterator[None]:
         yield
     finally:
         for path in missing:
-            if not path.is_dir() or any(path.iterdir()):
+            try:
+                path.rmdir()
+            except (OSError, ValueError):  # It is not empty, or is gone.
                 break
-            path.rmdir()
+
+
+def unfinished_file(folder: epath.Path) -> epath.Path:
+    """Returns a path in `folder` that no other process or thread has."""
+    return folder / f".{uuid.uuid4().hex}.unfinished"
+
+
+@contextlib.contextmanager
+def writing_alone(folder: epath.Path) -> Iterator[None]:
+    """Makes other processes that write results into `folder` wait for the block.
+
+    It does nothing for folders in buckets and file systems without locks.
+    """
+    with contextlib.ExitStack() as stack:
+        if "://" not in str(folder):
+            opened = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, opened)  # which unlocks it
+            with contextlib.suppress(OSError):
+                fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
 
 
 def _is_ours(file: epath.Path) -> bool:
     check_regular(file)
     with file.open("rb") as opened:
         return opened.read(len(_JSON_BEGIN)) == _JSON_BEGIN
+
+
+def _cut(name: str) -> str:
+    """Returns a path with a last part that leaves space for endings and numbers."""
+    folder, last = os.path.split(name)
+    if len(os.fsencode(last)) <= MAX_BYTES:
+        return name
+    mark = "_" + hashlib.sha256(os.fsencode(last)).hexdigest()[:8]
+    while len(os.fsencode(last + mark)) > MAX_BYTES:
+        last = last[:-1]
+    return os.path.join(folder, last + mark)
 
 
 def _candidates(name: str) -> Iterator[str]:

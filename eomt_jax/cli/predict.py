@@ -23,6 +23,8 @@ from eomt_jax.cli.photograph_files import (
     find_photographs,
     no_empty_folder,
     output_names,
+    unfinished_file,
+    writing_alone,
 )
 from eomt_jax.cli.progress import Progress
 from eomt_jax.inference.result import Result
@@ -278,16 +280,19 @@ def _bytes(result: Result) -> int:
 
 
 def _write(result: Result, path: epath.Path, options: argparse.Namespace) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
     if not options.no_overlay:
         shortest, longest = _LONG_SIDES
         own = min(max(shortest, *result.size), longest)
         picture = result.draw(long_side=options.long_side or own)
-        _write_whole(path, ".png", _encode_png(picture))
+        files[".png"] = _encode_png(picture)
     if options.masks:
-        _write_whole(path, ".masks.png", _encode_png(result.mask_picture()))
+        files[".masks.png"] = _encode_png(result.mask_picture())
     text = json.dumps(result.to_coco(), indent=1, ensure_ascii=False)
-    _write_whole(path, ".json", text.encode() + b"\n")
+    # A file name that isn't UTF-8 has signs that are no text; JSON escapes them so.
+    files[".json"] = text.encode(errors="backslashreplace") + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_whole(path, files)
 
 
 def _encode_png(picture: np.ndarray) -> bytes:
@@ -296,14 +301,18 @@ def _encode_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _write_whole(path: epath.Path, ending: str, content: Any) -> None:
-    """Writes a file whole or not at all; replaces the result of an earlier call."""
-    unfinished = path.parent / f".{path.name}{ending}.unfinished"
+def _write_whole(path: epath.Path, files: dict[str, bytes]) -> None:
+    """Writes a photograph's files by ending: all whole, and of one process."""
+    unfinished = {ending: unfinished_file(path.parent) for ending in files}
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path.parent / f"{path.name}{ending}")
+        for ending, content in files.items():
+            unfinished[ending].write_bytes(content)
+        with writing_alone(path.parent):
+            for ending in files:
+                unfinished[ending].replace(path.parent / f"{path.name}{ending}")
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        for file in unfinished.values():
+            file.unlink(missing_ok=True)
         raise
 
 

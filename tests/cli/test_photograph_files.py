@@ -83,6 +83,19 @@ def test_output_names_never_clash(photographs, names):
     assert list(output_names(paths).values()) == names
 
 
+def test_output_names_are_short_enough_and_different():
+    long = ["x/" + "a" * 249 + "b", "x/" + "a" * 250, "x/" + "\u00e9" * 125, "a" * 235]
+    paths = {epath.Path(f"{name}.jpg"): name for name in long}
+    paths[epath.Path(f"{long[0]}.png")] = long[0]
+    names = list(output_names(paths).values())
+    assert len(set(names)) == 5
+    assert names[3] == "a" * 235
+    assert [name[:3] for name in names[:3]] == ["x/a", "x/a", "x/\u00e9"]
+    assert max(len(f"{name}.masks.png".encode()) for name in names) <= 2 + 255
+    # Whatever lies beside it, a photograph's result is called the same.
+    assert list(output_names({epath.Path("b.jpg"): long[1]}).values()) == [names[1]]
+
+
 def test_find_photographs_named_twice_is_one(tmp_path, monkeypatch):
     (tmp_path / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)

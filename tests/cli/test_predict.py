@@ -1,11 +1,17 @@
 import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from eomt_jax.cli.predict import main
+from eomt_jax.cli.photograph_files import writing_alone
+from eomt_jax.cli.predict import _write_whole, main
 from eomt_jax.cli.progress import Progress
 from eomt_jax.inference.network import Network
 from eomt_jax.models.eomt import EoMT
@@ -75,7 +81,13 @@ def test_predict_skips_padding_where_asked_to(
 
 
 def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, capsys):
-    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:-200])
+    endings = (".avif", ".jp2", ".jpg", ".png", ".tif", ".webp")
+    endings = [e for e in endings if e in Image.registered_extensions()]
+    with Image.open(photos / "a.png") as image:
+        for ending in endings:
+            image.save(photos / f"broken{ending}")
+    for path in photos.glob("broken.*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     out = tmp_path / "out"
     status = predict(
         checkpoint,
@@ -92,10 +104,12 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         for ending in ("json", "masks.png", "png")
     )
     errors = capsys.readouterr().err
-    assert "3 of 4 photographs" in errors
+    assert f"3 of {3 + len(endings)} photographs" in errors
     assert "a second" in errors
-    assert errors.splitlines()[-1].startswith("eomt-predict: ")
-    assert "broken.jpg is damaged" in errors.splitlines()[-1]
+    last = errors.splitlines()[-len(endings) :]
+    for ending, line in zip(endings, last, strict=True):
+        assert line.startswith("eomt-predict: ")
+        assert f"broken{ending} is " in line
 
     coco = json.loads((out / "a_png.json").read_text())
     assert coco["images"] == [
@@ -107,6 +121,53 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         assert (ids == row["category_id"]).sum() == row["area"]
     with Image.open(out / "a_png.png") as overlay:
         assert overlay.size == (round(1024 * 20 / 50), 1024)
+
+
+def test_predict_names_that_are_long_or_no_text(checkpoint, tmp_path, capfd):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    no_text = os.fsdecode(b"caf\xe9.png")
+    for name in (no_text, "a" * 250 + "b.png", "a" * 251 + ".png"):
+        try:
+            Image.new("RGB", (8, 8)).save(folder / name)
+        except OSError:
+            pytest.skip(f"this file system has no file {name!a}")
+    (folder / os.fsdecode(b"broken\xe9.png")).write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert predict(checkpoint, folder, f"--out={out}", "--masks") == 1
+    found = {path.name: path for path in out.glob("*.json")}
+    assert len(found) == 3 and len(files(out)) == 9
+    for path in found.values():
+        image = json.loads(path.read_text(encoding="utf-8"))["images"][0]
+        assert os.path.exists(image["file_name"])
+    assert os.fsdecode(b"caf\xe9.json") in found
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "broken" in last and "is no picture" in last
+
+
+def test_write_whole_of_two_processes_at_a_time(tmp_path):
+    """Each of them writes pairs of files; a pair is one writer's at any time."""
+    stop = threading.Event()
+
+    def write(content):
+        while not stop.is_set():
+            _write_whole(
+                epath.Path(tmp_path / "a"), {".png": content, ".json": content}
+            )
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, bytes([i]) * 100_000) for i in range(2)]
+        while not (tmp_path / "a.json").exists():
+            time.sleep(0.001)
+        for _ in range(100):
+            with writing_alone(epath.Path(tmp_path)):
+                png, js = (tmp_path / f"a.{e}" for e in ("png", "json"))
+                content = png.read_bytes()
+                assert len(content) == 100_000 and content == js.read_bytes()
+        stop.set()
+        for writer in writers:
+            writer.result()
+    assert files(tmp_path) == ["a.json", "a.png"]
 
 
 def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
