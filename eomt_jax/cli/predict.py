@@ -56,30 +56,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_writable(out)
             segmenter = _open(options)
             problems = _predict(segmenter, names, out, options)
-    except (ValueError, ImportError, OSError) as error:
-        print(f"eomt-predict: {error}", file=sys.stderr)
+    except (ValueError, ImportError) as error:
+        _say(str(error))
+        return 1
+    except OSError as error:
+        file = error.filename2 or error.filename
+        _say(f"{file}: {error.strerror}" if file and error.strerror else str(error))
         return 1
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).split("\n")[0]
         hint = "; try a smaller --batch_size" if "RESOURCE_EXHAUSTED" in reason else ""
-        print(f"eomt-predict: {reason}{hint}", file=sys.stderr)
+        _say(reason[:500] + hint)
         return 1
     except MemoryError as error:
-        print(
-            f"eomt-predict: too little memory ({error}); try --num_threads=1, a smaller "
-            "--batch_size or a higher --threshold",
-            file=sys.stderr,
+        _say(
+            f"too little memory ({error}); try --num_threads=1, a smaller --batch_size, "
+            "--image_size or --long_side, or a higher --threshold"
         )
         return 1
     except KeyboardInterrupt:
-        print(
-            f"\neomt-predict: stopped; what was done is in {options.out}",
-            file=sys.stderr,
-        )
+        print(file=sys.stderr)
+        _say(f"stopped; what was done is in {options.out}")
         return 130
     for problem in problems:
-        print(f"eomt-predict: {problem}", file=sys.stderr)
+        _say(problem)
     return 1 if problems else 0
+
+
+def _say(sentence: str) -> None:
+    """Prints why something could not be done, at a length that people read."""
+    short = sentence if len(sentence) <= 1000 else f"{sentence[:1000]} …"
+    print(f"eomt-predict: {short}", file=sys.stderr)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -92,18 +99,25 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "images",
         nargs="+",
+        type=_not_empty,
         help="files, folders (with all below them) and patterns; JPEG, PNG, WebP, TIFF "
         "and more, grey or coloured; EXIF orientation is applied",
     )
     add(
         "--checkpoint",
         required=True,
+        type=_not_empty,
         help="a training's folder, converted weights, the release's, a Hugging Face "
         "folder or name",
     )
     add("--backbone", default="", help="weights that the checkpoint is a delta to")
     add("--task", choices=task_names(), help="default: what the model was trained for")
-    add("--out", default="predictions", help="folder to write; default: predictions")
+    add(
+        "--out",
+        type=_not_empty,
+        default="predictions",
+        help="folder to write; default: predictions",
+    )
     add(
         "--dataset",
         help="whose classes the model predicts, where the checkpoint doesn't say: a "
@@ -169,10 +183,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number above 0")
+    return int(text)
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; is a shell's variable not set?")
+    return text
 
 
 def _endings(options: argparse.Namespace) -> list[str]:

@@ -218,7 +218,11 @@ def _check_classes(opened: Loaded, wanted: DatasetInfo, path: epath.PathLike) ->
     if one == other:
         return
     first = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), None)
-    where = "" if first is None else f"; label {first}: {one[first]}, {other[first]}"
+    where = (
+        ""
+        if first is None
+        else f"; label {first}: {one[first]:.80}, {other[first]:.80}"
+    )
     raise ValueError(
         f"{path} was trained on {trained.name} with {len(one)} classes and "
         f"{wanted.name} has {len(other)} other ones{where}. Give the config of the "

@@ -57,7 +57,7 @@ def export_network(
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise ValueError(
-            f"platforms {', '.join(platforms) or 'are none'}: there are "
+            f"platforms {', '.join(platforms)[:200] or 'are none'}: there are "
             f"{', '.join(PLATFORMS)}."
         )
     if batch_size is not None and batch_size < 1:

@@ -20,6 +20,8 @@ from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.load import open_network
 
+_DTYPES = "float32", "bfloat16", "float16", "float64"
+
 _MOST_PIXELS = 1 << 28
 """Photographs that are segmented together have hardly more, 3 bytes each in memory."""
 
@@ -144,6 +146,8 @@ class Segmenter:
         enable_compilation_cache(compilation_cache, min_seconds=0.0)
         if dtype is None:
             dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        elif isinstance(dtype, str) and dtype not in _DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(_DTYPES)}")
         loaded = open_network(
             path,
             backbone=backbone,

@@ -14,9 +14,13 @@ def check_new(path: epath.PathLike) -> epath.Path:
     """Returns the path, or raises an error if writing to it would change something.
 
     Raises:
-      ValueError: there is a file, or a folder that isn't empty.
+      ValueError: there is a file, or a folder that isn't empty, or the path lies below
+        a file.
     """
     path = epath.Path(path).expanduser()
+    if "://" not in str(path):
+        for parent in filter(os.path.isfile, path.parents):
+            raise ValueError(f"{path} can't be made: {parent} is a file; name another.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"{path} exists already; name another, or remove it.")
     return path

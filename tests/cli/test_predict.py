@@ -189,6 +189,7 @@ def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
         (["--dataset=cocoo"], "published datasets"),
         (["{photos}/*.bmp"], "holds no photograph"),
         (["--threshold=80"], "between 0 and 1"),
+        (["--dtype=int8"], "it is one of float32, bfloat16"),
         (["--out={photos}/a.jpg"], "can't write into"),
         (["--masks", "{photos}/a.masks.png"], "both be written to"),
     ],
@@ -205,6 +206,22 @@ def test_predict_tells_in_one_line_what_cannot_be(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("", "images: it is empty"),
+        ("--out=", "--out: it is empty"),
+        ("--checkpoint=", "--checkpoint: it is empty"),
+        ("--num_threads=four", "--num_threads: 'four' is no whole number above 0"),
+        ("--long_side=0", "--long_side: '0' is no whole number above 0"),
+    ],
+)
+def test_predict_refuses_an_argument_by_its_name(argument, message, photos, capsys):
+    with pytest.raises(SystemExit):
+        main([f"{photos}", "--checkpoint=x", argument])
+    assert message in capsys.readouterr().err
+
+
 def test_predict_missing_checkpoint_and_photograph(
     checkpoint, photos, tmp_path, capsys
 ):
@@ -213,6 +230,8 @@ def test_predict_missing_checkpoint_and_photograph(
     assert str(tmp_path / "nothing") in capsys.readouterr().err
     assert predict(checkpoint, photos / "c.png", out) == 1
     assert "c.png does not exist" in capsys.readouterr().err
+    assert predict(checkpoint, "x" * 100_000, out) == 1
+    assert len(capsys.readouterr().err) < 2000
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
     assert predict(tmp_path / "nothing", photos, f"--out={tmp_path / 'mine'}") == 1

@@ -1,6 +1,6 @@
 import pytest
 
-from eomt_jax.weights.new_folder import new_folder
+from eomt_jax.weights.new_folder import check_new, new_folder
 
 
 def test_folder_is_there_when_it_is_complete(tmp_path):
@@ -33,3 +33,9 @@ def test_what_is_there_stays(tmp_path, name):
     ):
         pytest.fail("this would have been lost")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_check_new_refuses_a_path_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="can't be made: .*file is a file"):
+        check_new(tmp_path / "file" / "a" / "b")
