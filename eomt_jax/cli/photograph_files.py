@@ -2,15 +2,14 @@
 
 import collections
 import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
+from eomt_jax.cli.result_files import unfinished_file
 from eomt_jax.file_names import MAX_BYTES
 from eomt_jax.inference.photographs import PICTURE_ENDINGS
 from eomt_jax.inference.result import DESCRIPTION
@@ -146,26 +145,6 @@ def no_empty_folder(folder: epath.Path) -> Iterator[None]:
                 path.rmdir()
             except (OSError, ValueError):  # It is not empty, or is gone.
                 break
-
-
-def unfinished_file(folder: epath.Path) -> epath.Path:
-    """Returns a path in `folder` that no other process or thread has."""
-    return folder / f".{uuid.uuid4().hex}.unfinished"
-
-
-@contextlib.contextmanager
-def writing_alone(folder: epath.Path) -> Iterator[None]:
-    """Makes other processes that write results into `folder` wait for the block.
-
-    It does nothing for folders in buckets and file systems without locks.
-    """
-    with contextlib.ExitStack() as stack:
-        if "://" not in str(folder):
-            opened = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, opened)  # which unlocks it
-            with contextlib.suppress(OSError):
-                fcntl.flock(opened, fcntl.LOCK_EX)
-        yield
 
 
 def _is_ours(file: epath.Path) -> bool:

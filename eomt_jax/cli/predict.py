@@ -3,8 +3,6 @@
 import argparse
 import collections
 import contextlib
-import io
-import json
 import sys
 import time
 import warnings
@@ -13,9 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from PIL import Image
 
 from eomt_jax.cli.photograph_files import (
     check_outputs,
@@ -23,21 +19,15 @@ from eomt_jax.cli.photograph_files import (
     find_photographs,
     no_empty_folder,
     output_names,
-    unfinished_file,
-    writing_alone,
 )
 from eomt_jax.cli.progress import Progress
+from eomt_jax.cli.result_files import write_result
 from eomt_jax.inference.result import Result
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.task_registry import get_task, task_names
 
-_LONG_SIDES = 1024, 2048
-"""Limits of an overlay's long side, which otherwise equals the photograph's.
-
-Outlines and names are drawn after enlarging, so small photographs gain by it; large
-overlays only take time."""
 _MAX_WAITING = 2**30
 """Most bytes of results that wait to be written.
 
@@ -273,7 +263,9 @@ def _predict(
         writing: collections.deque[tuple[Future[None], int]] = collections.deque()
         for result in results:
             path = out / names[epath.Path(result.file_name)]
-            writing.append((pool.submit(_write, result, path, options), _bytes(result)))
+            writing.append(
+                (pool.submit(write_result, result, path, options), _bytes(result))
+            )
             while (
                 len(writing) > 2 * options.num_threads
                 or sum(size for _, size in writing) > _MAX_WAITING
@@ -296,43 +288,6 @@ def _bytes(result: Result) -> int:
     found = result.segmentation
     masks = found.id_map if found.masks is None else found.masks
     return result.image.nbytes + (0 if masks is None else masks.nbytes)
-
-
-def _write(result: Result, path: epath.Path, options: argparse.Namespace) -> None:
-    files: dict[str, bytes] = {}
-    if not options.no_overlay:
-        shortest, longest = _LONG_SIDES
-        own = min(max(shortest, *result.size), longest)
-        picture = result.draw(long_side=options.long_side or own)
-        files[".png"] = _encode_png(picture)
-    if options.masks:
-        files[".masks.png"] = _encode_png(result.mask_picture())
-    text = json.dumps(result.to_coco(), indent=1, ensure_ascii=False)
-    # A file name that isn't UTF-8 has signs that are no text; JSON escapes them so.
-    files[".json"] = text.encode(errors="backslashreplace") + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, files)
-
-
-def _encode_png(picture: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=3)
-    return file.getvalue()
-
-
-def _write_whole(path: epath.Path, files: dict[str, bytes]) -> None:
-    """Writes a photograph's files by ending: all whole, and of one process."""
-    unfinished = {ending: unfinished_file(path.parent) for ending in files}
-    try:
-        for ending, content in files.items():
-            unfinished[ending].write_bytes(content)
-        with writing_alone(path.parent):
-            for ending in files:
-                unfinished[ending].replace(path.parent / f"{path.name}{ending}")
-    except BaseException:
-        for file in unfinished.values():
-            file.unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from eomt_jax.cli.photograph_files import writing_alone
-from eomt_jax.cli.predict import _write_whole, main
+from eomt_jax.cli.predict import main
 from eomt_jax.cli.progress import Progress
+from eomt_jax.cli.result_files import write_whole, writing_alone
 from eomt_jax.inference.network import Network
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
@@ -151,9 +151,7 @@ def test_write_whole_of_two_processes_at_a_time(tmp_path):
 
     def write(content):
         while not stop.is_set():
-            _write_whole(
-                epath.Path(tmp_path / "a"), {".png": content, ".json": content}
-            )
+            write_whole(epath.Path(tmp_path / "a"), {".png": content, ".json": content})
 
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write, bytes([i]) * 100_000) for i in range(2)]
