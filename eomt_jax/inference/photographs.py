@@ -1,4 +1,4 @@
-"""A user's photograph, whatever holds it, as upright RGB of 8 bits.
+"""Reads photographs from files, images and arrays as upright RGB of 8 bits.
 
 Its colours are those that training sees (eomt_jax.rgb). Prepared datasets keep their
 photographs' orientation (pipeline.transforms.decode_image), since their masks were drawn
@@ -29,7 +29,7 @@ PICTURE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp"),
     *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif", ".hif"),
 )
-"""What a folder is searched for. HEIC is among them, to be refused by name."""
+"""Endings that a folder is searched for; HEIC is listed so that it is refused."""
 
 _MAX_BYTES = 1 << 30
 # Photographs of more pixels than this are decoded one after the other: on the way each
@@ -40,7 +40,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 def read_photograph(source: Any) -> UInt8[np.ndarray, "H W 3"]:
-    """RGB, as a viewer shows it.
+    """Returns RGB, as a viewer shows it.
 
     An orientation in EXIF is applied, and colours become RGB as in training (see
     rgb.to_rgb). Of an animation, or a file of several pages, the first picture is taken.
@@ -67,7 +67,7 @@ def read_photograph(source: Any) -> UInt8[np.ndarray, "H W 3"]:
 def read_ahead(
     read: Callable[[Any], Any], sources: Iterable[Any], *, num_threads: int, depth: int
 ) -> Iterator[tuple[Any, Callable[[], Any]]]:
-    """Reads in threads what is wanted next.
+    """Reads the next sources in threads, ahead of their use.
 
     Args:
       read: called with each source.

@@ -1,4 +1,4 @@
-"""What was found on one photograph, as its owner wants it: masks, names, JSON, a picture.
+"""Describes the segments of one photograph by masks, names, JSON and a picture.
 
 Legend: H W the photograph's pixels, n segments.
 """
@@ -17,14 +17,14 @@ from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
 
 DESCRIPTION = "segments by eomt_jax"
-"""Tells JSON of ours from others'."""
+"""Text by which eomt-predict recognises JSON files that it wrote."""
 
 _codec: Any = mask_codec  # its stubs know no arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One segment in words and numbers.
+    """Describes one segment in words and numbers.
 
     Attributes:
       id: its number in the id map, from 1 on.
@@ -47,7 +47,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Segments of one photograph, at its own size.
+    """Holds the segments of one photograph, at its own size.
 
     Attributes:
       image: the photograph, upright RGB.
@@ -65,13 +65,14 @@ class Result:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the photograph."""
+        """Returns (height, width) of the photograph."""
         return self.segmentation.size
 
     @functools.cached_property
     def id_map(self) -> Integer[np.ndarray, "H W"]:
-        """0 where there is no segment, segment.id on it; of instances that overlap the
-        one with the best score.
+        """Returns each pixel's segment.id, 0 where there is no segment.
+
+        Where instances overlap, it is the id of the one with the best score.
         """
         if self.segmentation.id_map is not None:
             return self.segmentation.id_map
@@ -85,12 +86,12 @@ class Result:
 
     @property
     def label_map(self) -> Integer[np.ndarray, "H W"]:
-        """Each pixel's class as a label, -1 where there is no segment."""
+        """Returns each pixel's class as a label, -1 where there is no segment."""
         return np.append(-1, self.segmentation.labels)[self.id_map]
 
     @property
     def masks(self) -> Bool[np.ndarray, "n H W"]:
-        """Each segment's own mask, in the order of `segments`."""
+        """Returns each segment's own mask, in the order of `segments`."""
         if self.segmentation.masks is not None:
             return self.segmentation.masks
         ids = np.arange(1, len(self.segmentation.labels) + 1)
@@ -98,7 +99,7 @@ class Result:
 
     @functools.cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """All segments; instances come best first."""
+        """Returns all segments; instances come best first."""
         scores = self.segmentation.scores
         segments = []
         for i, (area, box) in enumerate(self._areas_and_boxes()):
@@ -111,12 +112,12 @@ class Result:
         return tuple(segments)
 
     def draw(self, **options: Any) -> UInt8[np.ndarray, "H2 W2 3"]:
-        """The photograph under its segments; options as draw_segmentation has them."""
+        """Draws the segments on the photograph, with the options of draw_segmentation."""
         draw = get_task(self.task).draw
         return draw(self.image, self.segmentation, self.info, **options)
 
     def mask_picture(self) -> Integer[np.ndarray, "H W *rgb"]:
-        """What to save as PNG for other programs.
+        """Returns a picture to save as PNG for other programs.
 
         Returns:
           Semantic: the dataset's own number of each pixel's class. Otherwise RGB, a
@@ -126,7 +127,7 @@ class Result:
         return get_task(self.task).mask_picture(self)
 
     def to_coco(self) -> dict[str, Any]:
-        """A data set of this one photograph as JSON values, as pycocotools reads one.
+        """Returns a data set of this photograph as JSON values that pycocotools reads.
 
         Returns:
           info {description, task, dataset, mask_values: what the pixels of
@@ -182,7 +183,7 @@ class Result:
         ]
 
     def _run_lengths(self) -> list[dict[str, Any]]:
-        """COCO's compressed run lengths of each segment, as text."""
+        """Returns COCO's compressed run lengths of each segment, as text."""
         masks = self.segmentation.masks
         # Run lengths go column by column: turned once, each mask is read in order.
         columns = np.asfortranarray(self.id_map) if masks is None else None
@@ -208,6 +209,6 @@ def _area_and_box(
 
 
 def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
-    """(left, top, width, height)"""
+    """Returns (left, top, width, height)."""
     left, top = int(columns.start), int(rows.start)
     return left, top, int(columns.stop) - left, int(rows.stop) - top

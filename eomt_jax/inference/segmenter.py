@@ -1,4 +1,4 @@
-"""Photographs in, segments with names out: the practitioner's call."""
+"""Segments photographs with a trained network; the class for use in programs."""
 
 import functools
 import warnings
@@ -23,10 +23,10 @@ from eomt_jax.weights.load import open_network
 _DTYPES = "float32", "bfloat16", "float16", "float64"
 
 _MOST_PIXELS = 1 << 28
-"""Photographs that are segmented together have hardly more, 3 bytes each in memory."""
+"""Most pixels of photographs that are segmented together, of 3 bytes each."""
 
 _BATCHES_TOGETHER = 4
-"""Photographs of so many batches are grouped by shape where padding is skipped."""
+"""Number of batches whose photographs are grouped by shape if padding is skipped."""
 
 
 class Segmenter:
@@ -219,7 +219,7 @@ class Segmenter:
         num_threads: int = 4,
         on_damaged: Callable[[Any, ValueError], None] | None = None,
     ) -> Generator[Result, None, None]:
-        """Results one by one, of more photographs than fit in memory.
+        """Yields results one by one, of more photographs than fit in memory.
 
         Args:
           images: as in a call; read ahead, two batches at most. Where a batch has

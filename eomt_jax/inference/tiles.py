@@ -1,4 +1,4 @@
-"""Large photographs at their own scale, tile by tile.
+"""Segments large photographs at their own scale, tile by tile.
 
 Fitted into the network's input, a photograph of 4000 × 3000 pixels loses all that is
 small. Here the network sees square tiles of its own size, cut without resizing, that
@@ -32,13 +32,13 @@ from eomt_jax.task_registry import get_task
 from eomt_jax.types import Array, DatasetInfo
 
 _OVERLAP = 1 / 4
-"""Least part of a tile that its neighbour sees too."""
+"""Least part of a tile that its neighbour covers too."""
 
 _USUAL_SCALES = 0.5, 2.0
 """Most recipes resize photographs at random by factors between these two."""
 
 _STRIP = (32, 128)
-"""Rows and columns of a cell whose class scores exist at a time."""
+"""Rows and columns of a cell whose class scores are computed at a time."""
 
 
 def classes_of_tiles(
@@ -77,7 +77,7 @@ def instances_of_tiles(
 
 
 def tile_note(info: DatasetInfo, side: int, *, name: str, size: tuple[int, int]) -> str:
-    """Says how far the scale of tiles is from training's; "" where it is not far.
+    """Returns a note if tiles have a scale far from training's, or "".
 
     Tiles show a photograph at its own scale. Training resizes its longer side to the
     network's input, or the shorter one for tasks that look at windows.
@@ -114,7 +114,7 @@ def tile_note(info: DatasetInfo, side: int, *, name: str, size: tuple[int, int])
 
 
 def tile_rows(size: tuple[int, ...], side: int) -> list[list[Tile]]:
-    """Tiles that cover a photograph of `size`, row by row."""
+    """Returns tiles that cover a photograph of `size`, row by row."""
     tops, lefts = (tile_starts(length, side) for length in size)
     return [
         [Tile(y, x, min(y + side, size[0]), min(x + side, size[1])) for x in lefts]
@@ -123,7 +123,7 @@ def tile_rows(size: tuple[int, ...], side: int) -> list[list[Tile]]:
 
 
 def tile_starts(length: int, side: int) -> list[int]:
-    """Where tiles begin on an axis: evenly spread, the last one ends with the axis."""
+    """Returns where tiles begin on an axis: evenly spread, the last ends with it."""
     if length <= side:
         return [0]
     step = side - int(_OVERLAP * side)
@@ -143,7 +143,7 @@ def _cut(
 def _label_map(
     network: Network, pixels: UInt8[np.ndarray, "H W 3"], rows: list[list[Tile]]
 ) -> Int[np.ndarray, "H W"]:
-    """The best class of each pixel, cell by cell.
+    """Returns the best class of each pixel, computed cell by cell.
 
     A cell is what the same tiles see. The scores of all classes at the photograph's own
     size would take gigabytes; those of a cell's strip exist at a time, and of the

@@ -20,7 +20,7 @@ from eomt_jax.task_registry import get_task
 
 
 class View(NamedTuple):
-    """A photograph, and what the network is to see of it.
+    """Holds a photograph and the windows of it that the network gets.
 
     Attributes:
       name: of its file.
@@ -37,7 +37,7 @@ class View(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the photograph."""
+        """Returns (height, width) of the photograph."""
         height, width, _ = self.pixels.shape
         return height, width
 
@@ -84,7 +84,7 @@ def make_view(
 def segment_views(
     network: Network, views: Sequence[View], task: str, *, threshold: float
 ) -> Iterable[Segmentation]:
-    """Segmentations of photographs whose views were made for the task.
+    """Returns segmentations of photographs whose views were made for the task.
 
     Args:
       network: the model.
@@ -114,7 +114,7 @@ def _segment_windows(
 def _segment_fitted(
     network: Network, views: Sequence[View], task: str, threshold: float
 ) -> list[Segmentation]:
-    """Input by input of one size, so that nothing depends on the photographs beside."""
+    """Segments inputs of one size together, so that results don't depend on others."""
     places: dict[tuple[int, ...], list[int]] = {}
     for i, view in enumerate(views):
         places.setdefault(view.windows[0].shape[:2], []).append(i)
@@ -136,7 +136,7 @@ def _segment_fitted(
 
 
 def _batches(groups: Iterable[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Batches of each group; less than half a batch goes one by one."""
+    """Yields batches of each group; less than half a batch goes one by one."""
     for group in groups:
         for begin in range(0, len(group), batch_size):
             batch = list(group[begin : begin + batch_size])
