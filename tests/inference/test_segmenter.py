@@ -1,25 +1,20 @@
 import dataclasses
 import functools
 import io
-import json
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-import eomt_jax
 from eomt_jax.inference.runner import Runner
 from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
-from eomt_jax.parallel import compilation_cache as settings
 from eomt_jax.pipeline.eval_samples import EvalSampler
 from eomt_jax.pipeline.records import Record
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import Batch
-from eomt_jax.weights import native
 from tests.inference.channel_network import (
     INFO,
     SIZE,
@@ -259,87 +254,3 @@ def test_segmenter_wrong_model_or_classes():
     flat = model.clone(vit=model.vit.clone(image_size=(32, 48)))
     with pytest.raises(ValueError, match=r"32 × 48.*image_size=S"):
         Segmenter(flat, params, INFO)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    path = tmp_path / "model"
-    native.save(path, *random_eomt(), dataset_info=INFO)
-    return path
-
-
-def test_from_checkpoint_knows_its_classes(checkpoint):
-    found = eomt_jax.Segmenter.from_checkpoint(checkpoint, task="semantic")
-    assert found.info == INFO
-    assert found(photograph((24, 40))).size == (24, 40)
-    assert found.network.image_size == SIZE
-    larger = Segmenter.from_checkpoint(checkpoint, image_size=64)
-    assert larger.network.image_size == 64
-
-
-def test_from_checkpoint_without_classes(tmp_path):
-    path = tmp_path / "model"
-    native.save(path, *random_eomt())
-    with pytest.warns(UserWarning, match="4 classes"):
-        found = Segmenter.from_checkpoint(path)
-    assert [c.name for c in found.info.classes][:2] == ["class_0", "class_1"]
-    rows = [{"id": i, "name": name} for i, name in enumerate("abcd")]
-    (tmp_path / "names.json").write_text(json.dumps(rows))
-    named = Segmenter.from_checkpoint(path, dataset_info=tmp_path / "names.json")
-    assert [c.name for c in named.info.classes] == list("abcd")
-    with pytest.raises(ValueError, match="133 classes"):
-        Segmenter.from_checkpoint(path, dataset_info="coco_panoptic")
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """Returns a folder of compiled programs; after the test none are kept again."""
-    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
-    compilation_cache.reset_cache()
-    yield tmp_path / "compiled"
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
-    compilation_cache.reset_cache()
-
-
-def test_from_checkpoint_keeps_compiled_programs(checkpoint, cache):
-    image = photograph((24, 40))
-    misses = []
-    listen = functools.partial(_append_misses, misses)
-    jax.monitoring.register_event_listener(listen)
-    try:
-        for _ in range(2):
-            jax.clear_caches()
-            Segmenter.from_checkpoint(checkpoint, compilation_cache=cache)(image)
-            misses.append("end of process")
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
-    assert any(cache.iterdir())
-    first, second = misses.index("end of process"), len(misses) - 1
-    assert first > 0
-    assert second == first + 1, "the second one compiles nothing"
-
-
-def test_from_checkpoint_keeps_programs_where_the_commands_do(
-    checkpoint, cache, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(settings, "DEFAULT_FOLDER", f"{tmp_path}/default")
-
-    def folder():
-        return jax.config.jax_compilation_cache_dir
-
-    Segmenter.from_checkpoint(checkpoint)
-    assert folder() == f"{tmp_path}/default"
-    jax.config.update("jax_compilation_cache_dir", f"{tmp_path}/mine")
-    Segmenter.from_checkpoint(checkpoint)
-    assert folder() == f"{tmp_path}/mine"
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(settings, "DEFAULT_FOLDER", f"{tmp_path}/file/below")
-    jax.config.update("jax_compilation_cache_dir", None)
-    Segmenter.from_checkpoint(checkpoint)
-    assert folder() is None
-
-
-def _append_misses(misses, event, **_):
-    if event == "/jax/compilation_cache/cache_misses":
-        misses.append(event)
