@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 from etils import epath
-from PIL import Image
+from PIL import Image, features
 
 from data import class_lists, coco_instance, coco_panoptic, mask_pngs
 from data.photographs import check_photograph
@@ -35,7 +35,10 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 def picture(kind, mode="RGB", **options):
     stream = io.BytesIO()
-    Image.fromarray(PIXELS).convert(mode).save(stream, kind, **options)
+    image = Image.fromarray(PIXELS)
+    if mode == "I;16":
+        image = image.convert("L")  # which alone has a way there in every Pillow
+    image.convert(mode).save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -68,6 +71,8 @@ def read_table(module):
 
 CLASSES = json.dumps([{"id": 1, "name": "cat", "color": [1, 2, 3], "isthing": 1}])
 FILES = {"a.png": picture("PNG"), "b/c.txt": b"text" * 90, "d.jpg": picture("JPEG")}
+KINDS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "MPO")
+KINDS += ("AVIF",) if features.check("avif") else ()  # Pillow 11.3 has it
 # Name of the file, its bytes, and the function that reads it.
 READERS = {
     **{
@@ -76,14 +81,33 @@ READERS = {
             picture(kind),
             read_photograph_file,
         )
-        for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
+        for kind in KINDS
+    },
+    **{
+        f"photograph of training {kind}": (
+            f"photo.{kind.lower()}",
+            picture(kind),
+            read_training_photograph,
+        )
+        for kind in KINDS
+    },
+    **{
+        f"photograph {kind} of 16 bits": (
+            f"photo.{kind.lower()}",
+            picture(kind, "I;16", **options),
+            reader,
+        )
+        for kind, options, reader in (
+            ("TIFF", {}, read_photograph_file),
+            ("TIFF", {"compression": "tiff_lzw"}, read_training_photograph),
+            ("PNG", {}, read_training_photograph),
+        )
     },
     "photograph with a palette": (
         "photo.png",
         picture("PNG", "P"),
         read_photograph_file,
     ),
-    "photograph of training": ("photo.jpg", picture("JPEG"), read_training_photograph),
     "mask": ("mask.png", picture("PNG"), read_mask),
     "zip": ("files.zip", zip_bytes(FILES), read_source),
     "tar": ("files.tar", tar_bytes(FILES), read_source),

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 
 import eomt_jax
-from data import coco_format, mask_folder
+from data import coco_format, instance_folder, mask_folder
 from data.sources import open_source
 from eomt_jax.cli import photograph_files
 from eomt_jax.evaluation.tables import check_replaceable
@@ -80,6 +80,11 @@ READERS = {
     "photograph": ("a.jpg", read_photograph),
     "member of a folder": ("a.jpg", read_folder),
     "archive": ("a.zip", open_source),
+    "tar archive": ("a.tar", open_source),
+    "objects' classes": (
+        "a.csv",
+        lambda path: instance_folder._read_table(path, ()),
+    ),
     "safetensors": ("a.safetensors", read_weights),
     "pickled weights": ("a.pth", read_weights),
     "weights in a folder": ("model.safetensors", lambda p: read_weights(p.parent)),
@@ -114,6 +119,15 @@ def test_readers_refuse_what_is_no_regular_file(tmp_path, reader, kind):
     make(tmp_path / name)
     # Some readers check first whether it is a file.
     with pytest.raises(ValueError, match=rf"{name}.*({message}|is no file)"):
+        read(epath.Path(tmp_path / name))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_refuse_an_empty_folder_of_a_file_s_name(tmp_path, reader):
+    name, read = READERS[reader]
+    (tmp_path / name).mkdir()
+    refused = r"is a folder|is no file|holds (no|neither) "
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*({refused})"):
         read(epath.Path(tmp_path / name))
 
 

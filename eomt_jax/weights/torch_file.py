@@ -1,5 +1,7 @@
 """Reads PyTorch's files, which are pickles, without running any code in them."""
 
+import mmap
+import os
 import re
 import zipfile
 from collections.abc import Collection
@@ -49,6 +51,7 @@ def read_state(
         ) from error
     try:
         is_zip = zipfile.is_zipfile(local_path)
+        _check_calls(local_path)
         if is_zip:
             _check_archive(local_path)
         # Only zip files can be mapped; files of the older format are read whole.
@@ -79,6 +82,7 @@ def read_state(
         raise ValueError(
             f"{path} holds values that are no tensors: {listed(others[:20])}."
         )
+    _check_stored(state, path, os.path.getsize(local_path))
     return state, notes
 
 
@@ -143,6 +147,44 @@ def to_numpy(tensor: "torch.Tensor") -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.float().numpy()
     return np.array(tensor.numpy())
+
+
+def _check_stored(
+    state: dict[str, "torch.Tensor"], path: epath.Path, num_bytes: int
+) -> None:
+    """Raises ValueError unless the numbers of all tensors are stored in the file.
+
+    A pickle may also call for tensors of any size, whose memory then holds anything.
+    """
+    import torch
+
+    storages: dict[int, int] = {}
+    for name, tensor in state.items():
+        if tensor.is_nested:
+            raise ValueError(f"{path}: {name[:200]} is nested, and has no one shape.")
+        if tensor.is_meta or tensor.layout != torch.strided:
+            continue  # It is refused when it is read.
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    claimed = sum(storages.values())
+    if claimed > num_bytes:
+        raise ValueError(
+            f"{path} has {num_bytes:,} bytes, and its tensors {claimed:,}: it is damaged."
+        )
+
+
+def _check_calls(local_path: str) -> None:
+    """Raises ValueError where a pickle makes an array of bytes of any size.
+
+    PyTorch allows it among its safe calls, and never writes it for tensors.
+    """
+    with (
+        open(local_path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        for module in (b"builtins", b"__builtin__"):
+            if data.find(b"c%s\nbytearray\n" % module) >= 0:
+                raise ValueError("it makes an array of bytes, which is no tensor")
 
 
 def _check_archive(local_path: str) -> None:

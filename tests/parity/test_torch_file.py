@@ -4,6 +4,7 @@ import argparse
 import collections
 import pathlib
 import re
+import resource
 import zipfile
 
 import numpy as np
@@ -227,3 +228,71 @@ def test_rewritten_archive_is_refused(tmp_path, compression, twice, match):
             archive.writestr(name, good.read(member))
     with pytest.raises(ValueError, match=rf"a\.pth cannot be read.*{match}"):
         read_all(path)
+
+
+CALLED = b"\x80\x02}X\x01\x00\x00\x00a%s\nJ\x00\x00\x00\x70\x85Rs."  # of 1.9e9
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (b"cbuiltins\nbytearray", "it makes an array of bytes"),
+        (b"c__builtin__\nbytearray", "it makes an array of bytes"),
+        (
+            b"ctorch\nFloatTensor",
+            r"bytes, and its tensors 7,516,192,768: it is damaged",
+        ),
+    ],
+)
+def test_pickle_that_calls_for_gigabytes_is_refused(tmp_path, state, call, match):
+    path = tmp_path / "a.pth"
+    torch.save(state, tmp_path / "good.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pth") as good,
+        zipfile.ZipFile(path, "w") as changed,
+    ):
+        for name in good.namelist():
+            is_pickle = name.endswith(".pkl")
+            changed.writestr(name, CALLED % call if is_pickle else good.read(name))
+    assert_refused_in_bounds(path, match)
+
+
+def test_old_file_whose_storages_claim_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(12)}, path, _use_new_zipfile_serialization=False)
+    good, short = path.read_bytes(), b"K\x0cN"  # 12, and no view
+    assert good.count(short) == 1
+    stored = (12).to_bytes(8, "little") + bytes(2) + b"\x80\x3f"
+    assert good.count(stored) == 1
+    for claimed in (100, 1 << 29, (1 << 31) - 1):
+        number = claimed.to_bytes(8, "little")
+        pickled = good.replace(short, b"J" + number[:4] + b"N")
+        path.write_bytes(pickled)
+        assert_refused_in_bounds(path, "cannot be read as PyTorch weights")
+        path.write_bytes(pickled.replace(stored, number + stored[8:]))
+        assert_refused_in_bounds(path, "cannot be read as PyTorch weights")
+
+
+def assert_refused_in_bounds(path, match):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"a\.pth.*{match}"):
+        read_all(path)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 200 * 1024  # in KiB
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda torch: torch.zeros(3 << 40, device="meta"),
+        lambda torch: torch.eye(3).to_sparse(),
+        lambda torch: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        lambda torch: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    ],
+    ids=["meta", "sparse", "nested", "quantised"],
+)
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, about its prototypes
+def test_tensor_that_is_not_dense_is_named(tmp_path, make):
+    torch.save({"a": make(torch)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: (cannot read )?a\b"):
+        read_all(tmp_path / "a.pth")
