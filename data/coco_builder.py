@@ -7,7 +7,7 @@ from etils import epath
 
 from data.archives import Archive, open_archives
 from data.builder import RecordBuilder
-from data.coco_json import AnnotatedImage, CocoReader
+from data.coco_reader import AnnotatedImage, CocoReader
 from data.file_finder import FileFinder
 from data.photographs import PICTURE_ENDINGS
 from data.sources import Source

@@ -14,7 +14,8 @@ from etils import epath
 
 from data import coco_instance, coco_panoptic
 from data.coco_builder import CocoBuilder, PlanItem
-from data.coco_json import AnnotatedImage, CocoReader, CocoTable
+from data.coco_reader import AnnotatedImage, CocoReader
+from data.coco_table import CocoTable
 from data.file_finder import FileFinder
 from data.sources import open_source, some
 from data.splits import TRAIN, draw_splits, parse_split_paths

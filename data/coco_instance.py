@@ -6,55 +6,38 @@ stays, for average precision counts what is found on it.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_codec
 
-from data import coco_builder, coco_json, coco_schema, run_lengths
-from data.coco_json import AnnotatedImage, CocoTable
+from data import coco_builder, coco_reader, coco_table
+from data.coco_objects import (
+    FORMAT,
+    AnnotatedObject,
+    encode,
+    reaches_outside,
+    read_table,
+)
+from data.coco_reader import AnnotatedImage
+from data.coco_table import CocoTable
 from data.file_finder import FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
 from eomt_jax.pipeline.records import Record
 
-_FORMAT = "COCO's instances format"
-_MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
 
-# Corners of each part, or run lengths with the size of the image that they are for.
-Segmentation = tuple[np.ndarray, ...] | Mapping[str, Any]
-
-
-class _Object(NamedTuple):
-    """An annotation; the published JSON has almost a million.
-
-    Attributes:
-      area: in pixels, as published; None where it isn't.
-      segmentation: None where there is none.
-      num_flat: polygons of fewer than three corners that are left out of it.
-    """
-
-    id: Any
-    image_id: Any
-    category: int
-    crowd: int
-    area: float | None
-    segmentation: Segmentation | None
-    num_flat: int
-
-
-class InstanceReader(coco_json.CocoReader):
+class InstanceReader(coco_reader.CocoReader):
     """Records of an instances JSON."""
 
-    format = _FORMAT
+    format = FORMAT
     evaluates_empty = True
 
     def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
         photograph, image = self.read_photograph(image)
         self._note_cut_off(image)
-        rles = [_encode(thing, image) for thing in image.masks]
+        rles = [encode(thing, image) for thing in image.masks]
         pixels = np.array([mask_codec.area(rle) for rle in rles], np.int64)
         if not pixels.all():
             image, rles, pixels = self._leave_out_empty(image, rles, pixels, split)
@@ -79,14 +62,14 @@ class InstanceReader(coco_json.CocoReader):
         )
 
     def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
-        return not any(_reaches_outside(thing, size) for thing in image.masks)
+        return not any(reaches_outside(thing, size) for thing in image.masks)
 
     def _note_cut_off(self, image: AnnotatedImage) -> None:
         if self._turns_upright:
             names = [
                 f"id {thing.id} of {image.file_name}"
                 for thing in image.masks
-                if _reaches_outside(thing, image.size)
+                if reaches_outside(thing, image.size)
             ]
             if names:
                 what = "objects that reach outside of their photograph, cut off there"
@@ -121,10 +104,10 @@ class InstanceReader(coco_json.CocoReader):
     def _read_images(
         self, table: CocoTable, labels: Mapping[int, int]
     ) -> list[AnnotatedImage]:
-        objects: dict[Any, list[_Object]] = {key: [] for key in table.images}
+        objects: dict[Any, list[AnnotatedObject]] = {key: [] for key in table.images}
         num_bare = 0
         for thing in table.annotations:
-            if not isinstance(thing, _Object):
+            if not isinstance(thing, AnnotatedObject):
                 what = "an annotation lacks image_id or category_id"
                 if isinstance(thing, Mapping) and "segments_info" in thing:
                     what = (
@@ -132,7 +115,7 @@ class InstanceReader(coco_json.CocoReader):
                         "PNGs --segments=PATH gives"
                     )
                 raise ValueError(what)  # noqa: TRY004
-            coco_json.image_row(thing.image_id, table)
+            coco_table.image_row(thing.image_id, table)
             name = f"id {thing.id} of image {thing.image_id}"
             if thing.num_flat:
                 what = "polygons of fewer than three corners, left out of their objects"
@@ -149,9 +132,9 @@ class InstanceReader(coco_json.CocoReader):
                 "with polygons or masks"
             )
         return [
-            coco_json.annotated_image(
+            coco_reader.annotated_image(
                 table.images[key],
-                [(coco_json.label_of(t.category, labels), t.crowd) for t in things],
+                [(coco_reader.label_of(t.category, labels), t.crowd) for t in things],
                 things,
             )
             for key, things in objects.items()
@@ -184,122 +167,3 @@ class CocoInstance(coco_builder.PublishedCocoBuilder):
             source=annotations.source,
         )
         return InstanceReader(table, photographs, classes=self.classes, note=self.note)
-
-
-def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
-    """An instances JSON; see coco_json.read_table."""
-    return coco_json.read_table(
-        text, name=name, source=source, format=_FORMAT, shrink=_shrink
-    )
-
-
-def _shrink(row: dict[str, Any]) -> Any:
-    if "category_id" not in row or "image_id" not in row:
-        return row
-    try:
-        segmentation, num_flat = _shrink_segmentation(row.get("segmentation"))
-        return _Object(
-            id=None if row.get("id") is None else coco_schema.identifier(row, "id"),
-            image_id=coco_schema.identifier(row, "image_id"),
-            category=coco_schema.whole_number(
-                row, "category_id", low=-coco_schema.MAX_ID
-            ),
-            crowd=coco_schema.flag(row, "iscrowd"),
-            area=coco_schema.number(row, "area", what="a number of pixels"),
-            segmentation=segmentation,
-            num_flat=num_flat,
-        )
-    except ValueError as error:
-        name = coco_schema.short(row.get("id"))
-        raise ValueError(f"annotation {name}: {error}") from error
-
-
-def _shrink_segmentation(segmentation: Any) -> tuple[Segmentation | None, int]:
-    """Returns a segmentation and the number of its polygons that have no inside.
-
-    Polygons become arrays, without those, and compressed run lengths become bytes. The
-    segmentation is None where nothing is left.
-    """
-    if not segmentation:
-        return None, 0
-    if isinstance(segmentation, list):
-        parts = [_corners(part) for part in segmentation]
-        whole = tuple(part for part in parts if part.size >= _MIN_POLYGON)
-        return whole or None, len(parts) - len(whole)
-    if not isinstance(segmentation, dict):
-        what = "the segmentation is neither polygons nor run lengths"
-        raise ValueError(what)  # noqa: TRY004
-    height, width = _rle_size(segmentation.get("size"))
-    counts = segmentation.get("counts")
-    if isinstance(counts, str) and counts.isascii():
-        return {"size": [height, width], "counts": counts.encode()}, 0
-    if not isinstance(counts, list):
-        what = coco_schema.short(counts)
-        raise ValueError(f"the run lengths are {what}, not a list")  # noqa: TRY004
-    wrong = [n for n in counts if not isinstance(n, int) or n < 0]
-    if wrong:
-        shown = coco_schema.short(wrong[0])
-        raise ValueError(f"a run length is {shown}, not a number of pixels")
-    if sum(counts) != height * width:
-        raise ValueError(
-            f"run lengths of {sum(counts):,} pixels for a size of {height} x {width}"
-        )
-    uncompressed: Any = segmentation
-    return mask_codec.frPyObjects(uncompressed, height, width), 0
-
-
-def _corners(part: Any) -> np.ndarray:
-    """x, y, x, y, … of a polygon."""
-    try:
-        corners = np.array(part, np.float64)
-    except (TypeError, ValueError, OverflowError):
-        corners = np.array(np.nan)
-    if corners.ndim != 1 or corners.size % 2 or not np.isfinite(corners).all():
-        raise ValueError("a polygon is no list x, y, x, y, …")
-    return corners
-
-
-def _rle_size(size: Any) -> tuple[int, int]:
-    """(height, width) that run lengths are for; pycocotools counts pixels in 32 bits."""
-    is_pair = isinstance(size, list) and len(size) == 2
-    if not is_pair or not all(type(n) is int and n >= 0 for n in size):
-        shown = coco_schema.short(size)
-        raise ValueError(f"the size of the run lengths is {shown}, not [height, width]")
-    if math.prod(size) >= 1 << 31:
-        raise ValueError(f"run lengths are for {size[0]:,} x {size[1]:,} pixels")
-    return size[0], size[1]
-
-
-def _reaches_outside(thing: _Object, size: tuple[int, int]) -> bool:
-    """Whether a mask leaves (height, width) by more than a corner on the border does."""
-    if not isinstance(thing.segmentation, tuple):
-        return thing.segmentation is not None and thing.segmentation["size"] != [*size]
-    corners = np.concatenate(thing.segmentation).reshape(-1, 2)
-    return bool(np.any(corners < -1) or np.any(corners > np.array(size[::-1]) + 1))
-
-
-def _encode(thing: _Object, image: AnnotatedImage) -> Any:
-    """Compressed run lengths of an object's mask; ValueError where it doesn't fit."""
-    height, width = image.size
-    where = f"the mask of annotation {thing.id} of {image.file_name}"
-    if isinstance(thing.segmentation, tuple):
-        corners = np.concatenate(thing.segmentation).reshape(-1, 2)
-        # The encoder takes time and memory by the polygon's length.
-        if np.any(np.abs(corners) > 2 * np.array([width, height])):
-            raise ValueError(
-                f"{where} reaches far outside of {height} x {width} pixels"
-            )
-        polygons: Any = list(thing.segmentation)
-        parts: Any = mask_codec.frPyObjects(polygons, height, width)
-        return mask_codec.merge(parts)
-    rle: Any = thing.segmentation
-    if rle["size"] != [height, width]:
-        raise ValueError(
-            f"{where} has size {' x '.join(map(str, rle['size']))}, the image "
-            f"{height} x {width}"
-        )
-    if run_lengths.find_broken([rle["counts"]], image.size) is not None:
-        raise ValueError(
-            f"{where} is no mask in compressed run lengths of {height} x {width} pixels"
-        )
-    return rle

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import coco_builder, coco_json, coco_schema, mask_pngs
-from data.coco_json import AnnotatedImage, CocoTable
+from data import coco_builder, coco_reader, coco_schema, coco_table, mask_pngs
+from data.coco_reader import AnnotatedImage
+from data.coco_table import CocoTable
 from data.file_finder import FileFinder
 from data.sources import Source
 from eomt_jax import dataset_info
@@ -29,7 +30,7 @@ class _Masks(NamedTuple):
     segment_ids: np.ndarray
 
 
-class PanopticReader(coco_json.CocoReader):
+class PanopticReader(coco_reader.CocoReader):
     """Records of a panoptic JSON and the PNGs of its segments."""
 
     format = _FORMAT
@@ -94,7 +95,7 @@ class PanopticReader(coco_json.CocoReader):
                     f"segments_info of {coco_schema.short(file_name)} is no list of "
                     "segments with an id and a category_id"
                 )
-            row = coco_json.image_row(image_id, table)
+            row = coco_table.image_row(image_id, table)
             if image_id in annotated:
                 raise ValueError(
                     f"two annotations are of image_id {image_id} ({row['file_name']})"
@@ -110,10 +111,10 @@ class PanopticReader(coco_json.CocoReader):
             if ids.size and not 0 < ids.min() <= ids.max() < 1 << 24:
                 raise ValueError(f"a segment id is not 1 … {(1 << 24) - 1}")
             values = [
-                (coco_json.label_of(s.category, labels), s.crowd) for s in segments
+                (coco_reader.label_of(s.category, labels), s.crowd) for s in segments
             ]
             images.append(
-                coco_json.annotated_image(
+                coco_reader.annotated_image(
                     row,
                     values,
                     _Masks(file_name, ids),
@@ -199,8 +200,8 @@ class _Segment(NamedTuple):
 
 
 def read_table(text: bytes, *, name: str, source: str) -> CocoTable:
-    """A panoptic JSON; see coco_json.read_table."""
-    return coco_json.read_table(
+    """Reads a panoptic JSON, as coco_table.read_table does."""
+    return coco_table.read_table(
         text, name=name, source=source, format=_FORMAT, shrink=_shrink
     )
 

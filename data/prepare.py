@@ -8,15 +8,10 @@ Archives are read as downloaded and never unpacked. They are checked before anyt
 written, and the dataset appears under its name only when it is whole.
 """
 
-import contextlib
 import os
 import pathlib
 import re
-import shutil
-import socket
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from absl import app, flags, logging
@@ -35,6 +30,7 @@ from data import (
     instance_folder,
     mask_folder,
     shapes,
+    staging,
 )
 from data.builder import RecordBuilder
 from data.disk import check_place, explain_os_errors
@@ -43,8 +39,6 @@ from data.read_back import check_read_back
 from data.sources import shorten, some
 from eomt_jax.pipeline import records
 from eomt_jax.types import DatasetInfo
-
-_STAGING = ".building"
 
 
 def prepare(
@@ -75,7 +69,7 @@ def prepare(
     version = str(builder_class.VERSION)
     target = data_dir / name / version
     check_place(target)
-    clean_unfinished(data_dir)
+    staging.clean_unfinished(data_dir)
     is_finished = target in records.prepared_versions(data_dir, name)
     described = describe_options(builder_class, options)
     if is_finished and not overwrite:
@@ -85,22 +79,24 @@ def prepare(
         )
         return records.read_info(data_dir, name)
 
-    is_in_the_way = not is_finished and not _is_remote(target) and _holds_any(target)
+    is_in_the_way = not (is_finished or staging.is_remote(target)) and _holds_any(
+        target
+    )
     if is_in_the_way and not overwrite:
         raise ValueError(
             f"{target} is in the way and no finished dataset: move it away, or replace "
             "it with --overwrite"
         )
-    with explain_os_errors(data_dir), _staging_folder(data_dir) as staging:
-        dataset = builder_class(name=name, data_dir=os.fspath(staging), **options)
+    with explain_os_errors(data_dir), staging.build_folder(data_dir) as folder:
+        dataset = builder_class(name=name, data_dir=os.fspath(folder), **options)
         dataset.options = described
         dataset.download_and_prepare(file_format="array_record")
         for what, names in dataset.notes.items():
             logging.warning("%s: %d %s (%s)", name, len(names), what, some(names))
-        check_read_back(staging / name / version, dataset.checksums)
+        check_read_back(folder / name / version, dataset.checksums)
         if is_finished or is_in_the_way:
-            _retire(target, staging)
-        _publish(staging / name / version, target)
+            staging.retire(target, folder)
+        staging.publish(folder / name / version, target)
     return records.read_info(data_dir, name)
 
 
@@ -124,90 +120,8 @@ def ensure(name: str, data_dir: epath.PathLike) -> None:
             prepare(name, data_dir)
 
 
-def clean_unfinished(data_dir: epath.Path) -> None:
-    """Removes what builds that no longer run have left in `data_dir`."""
-    staging = data_dir / _STAGING
-    if not staging.exists():
-        return
-    for folder in staging.iterdir():
-        host, _, process = folder.name.rpartition("-")
-        if host != socket.gethostname() or not process.isdigit():
-            continue  # another machine's, which may be at work
-        if not _is_running(int(process)):
-            logging.warning("removing the remains of an interrupted build: %s", folder)
-            folder.rmtree(missing_ok=True)
-    if not any(staging.iterdir()):
-        staging.rmdir()
-
-
-@contextlib.contextmanager
-def _staging_folder(data_dir: epath.Path) -> Iterator[epath.Path]:
-    """A folder of this process alone that is gone afterwards, come what may.
-
-    ArrayRecord's writer wants local files, so a bucket's dataset is built in the
-    machine's temporary folder.
-    """
-    if _is_remote(data_dir):
-        with tempfile.TemporaryDirectory(prefix="eomt_data_") as folder:
-            yield epath.Path(folder)
-        return
-    folder = data_dir / _STAGING / f"{socket.gethostname()}-{os.getpid()}"
-    folder.rmtree(missing_ok=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        folder.rmtree(missing_ok=True)
-        with contextlib.suppress(OSError, ValueError):  # others build there
-            folder.parent.rmdir()
-
-
-def _retire(target: epath.Path, staging: epath.Path) -> None:
-    """Takes a finished build away so that no part of it ever looks like a whole."""
-    if _is_remote(target):
-        # What readers take for the mark of a whole one goes first.
-        (target / "metadata.json").unlink()
-        target.rmtree()
-    else:
-        target.rename(staging / ".replaced")  # in one step; goes with the staging
-
-
-def _publish(finished: epath.Path, target: epath.Path) -> None:
-    """Moves a whole dataset to where readers look for it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not _is_remote(target):
-        try:
-            finished.rename(target)
-        except OSError:
-            # Another process drew the same dataset meanwhile.
-            if target not in records.prepared_versions(
-                target.parent.parent, target.parent.name
-            ):
-                raise
-        return
-    target.mkdir(parents=True, exist_ok=True)
-    # Readers take a folder with metadata for whole, so that file goes last.
-    for file in sorted(finished.iterdir(), key=lambda f: f.name == "metadata.json"):
-        with file.open("rb") as source, (target / file.name).open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 24)
-
-
 def _holds_any(folder: epath.Path) -> bool:
     return folder.exists() and any(folder.iterdir())
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in os.fspath(path)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _builder_class(name: str, builder: str) -> type[RecordBuilder]:

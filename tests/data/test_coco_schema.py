@@ -7,8 +7,8 @@ import pytest
 
 from data import coco_instance, coco_panoptic
 from data.coco_format import _common_classes
-from data.coco_json import FileFinder
 from data.coco_schema import check_table, short
+from data.file_finder import FileFinder
 from data.sources import open_source
 from tests.data import coco_archives
 from tests.data.map_archives import write_files

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from data import prepare, shapes
+from data import prepare, shapes, staging
 from eomt_jax.pipeline import records
 from tests.data import coco_archives
 
@@ -142,14 +142,14 @@ def test_overwrite_cut_short_leaves_nothing_finished(
     few_shapes, tmp_path, monkeypatch, remote
 ):
     prepare.prepare("shapes", tmp_path)
-    monkeypatch.setattr(prepare, "_is_remote", lambda path: remote)
+    monkeypatch.setattr(staging, "is_remote", lambda path: remote)
     seen = []
 
     def publish(finished, target):
         seen.append(records.prepared_versions(tmp_path, "shapes"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "_publish", publish)
+    monkeypatch.setattr(staging, "publish", publish)
     with pytest.raises(KeyboardInterrupt):
         prepare.prepare("shapes", tmp_path, overwrite=True)
     assert seen == [[]]
@@ -176,14 +176,14 @@ def test_prepare_into_a_bucket_copies_the_metadata_last(
 ):
     seen = []
     is_finished = records.prepared_versions
-    copy = prepare.shutil.copyfileobj
+    copy = staging.shutil.copyfileobj
 
     def copy_and_look(source, target, length):
         seen.append((pathlib.Path(target.name).name, is_finished(tmp_path, "shapes")))
         copy(source, target, length)
 
-    monkeypatch.setattr(prepare, "_is_remote", lambda path: True)
-    monkeypatch.setattr(prepare.shutil, "copyfileobj", copy_and_look)
+    monkeypatch.setattr(staging, "is_remote", lambda path: True)
+    monkeypatch.setattr(staging.shutil, "copyfileobj", copy_and_look)
     prepare.prepare("shapes", tmp_path)
 
     assert seen[-1][0] == "metadata.json"

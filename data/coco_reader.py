@@ -1,7 +1,4 @@
-"""What readers of COCO's formats share: a JSON, and photographs beside it.
-
-A JSON is read into a table, rows made small on the way: as dicts, what COCO publishes
-fills the memory of a small machine. A reader makes records of it.
+"""The base of readers that make records of a COCO table and the photographs beside it.
 
 Legend: T segments of one image.
 """
@@ -9,13 +6,12 @@ Legend: T segments of one image.
 import abc
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from data import coco_schema
+from data.coco_table import CocoTable, not_of_the_format
 from data.file_finder import FileFinder
 from data.photographs import (
     check_photograph,
@@ -27,25 +23,6 @@ from data.sources import some
 from data.spellings import last_part
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
-
-
-@dataclasses.dataclass(frozen=True)
-class CocoTable:
-    """A JSON of COCO's, its annotations in the form that one reader wants.
-
-    Attributes:
-      name: of the file, for messages.
-      source: where to get it, or what to do about it, for messages.
-      images: rows by image id.
-      annotations: in the file's order.
-      categories: rows.
-    """
-
-    name: str
-    source: str
-    images: Mapping[Any, Mapping[str, Any]]
-    annotations: Sequence[Any]
-    categories: Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +94,7 @@ class CocoReader(abc.ABC):
                 f"its categories; {table.source}"
             ) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _not_of_the_format(
+            raise not_of_the_format(
                 table.name, self.format, table.source, error
             ) from error
 
@@ -221,48 +198,6 @@ class CocoReader(abc.ABC):
         return False
 
 
-def read_table(
-    text: bytes, *, name: str, source: str, format: str, shrink: Callable[[dict], Any]
-) -> CocoTable:
-    """Reads a JSON.
-
-    Args:
-      text: of the JSON.
-      name: of the file, for messages.
-      source: where to get it, for messages.
-      format: the format's name, for messages.
-      shrink: makes an object of the file small, or returns it as it is.
-
-    Raises:
-      ValueError: the text is no JSON, or has no images, annotations or categories.
-    """
-    try:
-        rows = json.loads(text, object_hook=shrink)
-        coco_schema.check_table(rows)
-        images = {row["id"]: row for row in rows["images"]}
-        if len(images) < len(rows["images"]):
-            raise ValueError("two images have one id")
-        _check_named_once(images.values())
-        return CocoTable(name, source, images, rows["annotations"], rows["categories"])
-    except RecursionError as error:
-        what = ValueError("it is nested too deeply")
-        raise _not_of_the_format(name, format, source, what) from error
-    except ValueError as error:
-        raise _not_of_the_format(name, format, source, error) from error
-
-
-def _check_named_once(images: Iterable[Mapping[str, Any]]) -> None:
-    names: set[str] = set()
-    for row in images:
-        file_name = row["file_name"]
-        if file_name in names:
-            raise ValueError(
-                f"two images have the file_name {file_name}: give the photograph one "
-                "row, and its annotations that row's id"
-            )
-        names.add(file_name)
-
-
 def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedImage:
     """One image of a table.
 
@@ -290,16 +225,6 @@ def _with_size(image: AnnotatedImage, size: tuple[int, int]) -> AnnotatedImage:
     return dataclasses.replace(image, height=size[0], width=size[1])
 
 
-def image_row(image_id: Any, table: CocoTable) -> Mapping[str, Any]:
-    """Row of an annotation's image; ValueError where there is none."""
-    if image_id not in table.images:
-        raise ValueError(
-            f"an annotation is of image_id {coco_schema.short(image_id)}, which no image "
-            "has"
-        )
-    return table.images[image_id]
-
-
 def label_of(category_id: int, labels: Mapping[int, int]) -> int:
     """Class index of a category; fails in a way that CocoReader reports."""
     if category_id not in labels:
@@ -319,10 +244,3 @@ def _check_categories(table: CocoTable, classes: Sequence[ClassInfo]) -> None:
             f"{table.name} lacks {len(missing)} of the {len(classes)} categories: "
             f"{some(missing)}; {table.source}"
         )
-
-
-def _not_of_the_format(
-    name: str, format: str, source: str, error: Exception
-) -> ValueError:
-    what = error if isinstance(error, ValueError) else repr(error)
-    return ValueError(f"{name} is not {format} ({what}); {source}")
