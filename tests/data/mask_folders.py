@@ -3,6 +3,7 @@
 import numpy as np
 
 from data import prepare
+from eomt_jax.pipeline import records
 from tests.data import map_archives
 from tests.data.map_archives import encode, photograph, write_files
 
@@ -31,3 +32,17 @@ def build(tmp_path, photographs, label_maps, *, class_list=CLASSES, **options):
     return prepare.prepare(
         "mine", tmp_path / "out", builder="mask_folder", **{**paths, **options}
     )
+
+
+def read_all(tmp_path):
+    """Returns the records by image id."""
+    found = {}
+    for split in ("train", "validation"):
+        for record in records.open_split(tmp_path / "out", "mine", split):
+            found[record.image_id] = record
+    return found
+
+
+def label_map(record):
+    """Returns the labels as int [H, W], -1 where there is none."""
+    return np.array([-1, *record.labels])[record.segment_map]
