@@ -30,7 +30,7 @@ class Archive:
 
     @property
     def source(self) -> str:
-        """Where to get it, for messages."""
+        """Returns where to get it, for messages."""
         return f"get it{self.size and f' ({self.size})'} from {self.url}"
 
 

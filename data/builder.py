@@ -1,4 +1,4 @@
-"""What every dataset builder of this folder shares: records in, ArrayRecord out."""
+"""The base of all dataset builders of this folder: records in, ArrayRecord out."""
 
 import contextlib
 import dataclasses
@@ -72,15 +72,15 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.note("classes that no image shows", *(c.name for c in classes))
 
     def plan(self) -> Mapping[str, Sequence[Any]]:
-        """What each split holds, one item an image, in the order to be written."""
+        """Returns an item for each image of each split, in the order to be written."""
         raise NotImplementedError
 
     def make_record(self, item: Any) -> records.Record | None:
-        """The record of one item of the plan; None leaves it out."""
+        """Returns the record of one item of the plan; None leaves it out."""
         raise NotImplementedError
 
     def num_bytes(self, item: Any) -> int:
-        """Bytes of an item's photograph, which the dataset will hold; 0 if unknown."""
+        """Returns how many bytes an item's photograph has; 0 if that is unknown."""
         del item
         return 0
 
@@ -148,7 +148,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _try_record(
         self, item: Any, problems: list[str], ids: set[str]
     ) -> records.Record | None:
-        """The record, or None and a problem more; stops when there are many.
+        """Returns the record, or None and adds a problem; many problems stop the build.
 
         `ids` are those of the split's records so far; the new one joins them.
         """
@@ -174,7 +174,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return record
 
     def _find_empty(self, splits: Iterable[str]) -> list[str]:
-        """Splits of which nothing is left, and what has been left out."""
+        """Returns the splits of which nothing is left, and the reasons."""
         empty = [split for split in splits if split not in self._summary.num_examples]
         if not empty:
             return []
@@ -182,10 +182,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return [f"{self.name}: no image is left for {' and '.join(empty)}", *left_out]
 
     def _log_download_bytes(self) -> None:
-        """Silent: TFDS would announce a download."""
+        """Does nothing, where TFDS would announce a download."""
 
     def _log_download_done(self) -> None:
-        """Silent: the caller reports."""
+        """Does nothing, for the caller reports."""
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
         with contextlib.ExitStack() as self.open_files:

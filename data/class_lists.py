@@ -64,7 +64,7 @@ class Remap:
 
 
 def read_class_list(path: epath.PathLike) -> ClassList:
-    """Classes from one of the forms above.
+    """Returns the classes from one of the forms above.
 
     Raises:
       ValueError: no such file, or one that isn't as it should be.
@@ -134,7 +134,7 @@ def read_remap(text: str, classes: Sequence[ClassInfo]) -> Remap:
 
 
 def number(option: str, text: int | str) -> int:
-    """A value of a mask, from an option's text; ValueError where it is none."""
+    """Returns a mask's value from an option's text; ValueError where it is none."""
     try:
         value = int(text)
     except ValueError:
@@ -176,7 +176,7 @@ def _read_rows(text: str, path: epath.Path) -> Sequence[Mapping[str, Any]]:
 def read_csv(
     lines: Sequence[str], other_names: Mapping[str, str]
 ) -> list[dict[str, str]]:
-    """Rows below the first line, which names their columns; separated by , or ;.
+    """Returns the rows below the first line, which names the columns; , or ; separates.
 
     Args:
       lines: of the file.

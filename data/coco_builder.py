@@ -1,4 +1,4 @@
-"""What builders of datasets in COCO's formats share, and those of COCO 2017."""
+"""The bases of builders of datasets in COCO's formats, and of those of COCO 2017."""
 
 import abc
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _URL = "http://images.cocodataset.org"
 
 
 def archive(folder: str, name: str, size: str, members: Sequence[str]) -> Archive:
-    """An archive of cocodataset.org."""
+    """Returns an archive of cocodataset.org."""
     return Archive(name, f"{_URL}/{folder}/{name}", size, tuple(members))
 
 
@@ -53,7 +53,7 @@ class CocoBuilder(RecordBuilder):
     def plan_split(
         self, split: str, reader: CocoReader, images: Sequence[AnnotatedImage]
     ) -> list[PlanItem]:
-        """The images of a split that are of use, in the order of their files.
+        """Returns the images of a split that are of use, in the order of their files.
 
         Photographs without a segment teach nothing and are left out of training. In
         validation they count where the metric sees what is found on them.
@@ -131,7 +131,7 @@ class PublishedCocoBuilder(CocoBuilder):
     def open_reader(
         self, folder: str, photographs: FileFinder, annotations: Source
     ) -> CocoReader:
-        """The reader of train2017 or val2017."""
+        """Returns the reader of train2017 or val2017."""
 
     def plan(self) -> Mapping[str, Sequence[PlanItem]]:
         wanted = (*_PHOTOGRAPHS, self.annotations)

@@ -130,7 +130,7 @@ class CocoFormat(CocoBuilder):
         return read.read_table(path.read_bytes(), name=path.name, source=source)
 
     def _without_groups(self, tables: Mapping[str, CocoTable]) -> dict[str, CocoTable]:
-        """The tables without categories that only group others, as Roboflow adds one."""
+        """Returns the tables without categories that only group others (Roboflow's)."""
         used = {i for table in tables.values() for i in _used_categories(table)}
         rows = [row for table in tables.values() for row in table.categories]
         groups = {row.get("supercategory") for row in rows if row.get("id") in used}
@@ -193,7 +193,7 @@ class CocoFormat(CocoBuilder):
         return planned
 
     def _without_empty(self, reader: CocoReader) -> dict[str, AnnotatedImage]:
-        """The images that show something, by file name."""
+        """Returns the images that show something, by file name."""
         images = {
             i.file_name: i for i in reader.images if len(i.labels) or self.negatives
         }
@@ -227,7 +227,7 @@ class CocoFormat(CocoBuilder):
 def _paths_by_json(
     what: str, text: str, annotations: Mapping[str, str]
 ) -> Mapping[str, str]:
-    """A path for each JSON; one path is for all of them."""
+    """Returns a path for each JSON; one path is for all of them."""
     paths = parse_split_paths(text)
     if set(paths) == {""}:
         return dict.fromkeys(annotations, paths[""])
@@ -240,7 +240,7 @@ def _paths_by_json(
 
 
 def _used_categories(table: CocoTable) -> set[Any]:
-    """Categories of the annotations, of instances or of segments_info."""
+    """Returns the categories of the annotations, of instances or of segments_info."""
     used = set()
     for annotation in table.annotations:
         if isinstance(annotation, Mapping):
@@ -252,7 +252,7 @@ def _used_categories(table: CocoTable) -> set[Any]:
 
 
 def _common_classes(tables: Sequence[CocoTable]) -> tuple[ClassInfo, ...]:
-    """The classes that all tables have, by id; ValueError where they differ."""
+    """Returns the classes that all tables have, by id; ValueError where they differ."""
     found = []
     for table in tables:
         rows = make_class_table(table.categories, file=table.name)

@@ -78,7 +78,7 @@ class InstanceReader(coco_reader.CocoReader):
     def _leave_out_empty(
         self, image: AnnotatedImage, rles: list, pixels: np.ndarray, split: str
     ) -> tuple[AnnotatedImage, list, np.ndarray]:
-        """The three without the objects that have no pixel, such as a flat polygon.
+        """Returns the three without objects that have no pixel, such as a flat polygon.
 
         In validation they stay: pycocotools counts them as objects that nothing finds,
         and the average precision is to equal its own.

@@ -110,7 +110,7 @@ def _corners(part: Any) -> np.ndarray:
 
 
 def _rle_size(size: Any) -> tuple[int, int]:
-    """(height, width) that run lengths are for; pycocotools counts pixels in 32 bits."""
+    """Returns (height, width) of run lengths; pycocotools counts pixels in 32 bits."""
     is_pair = isinstance(size, list) and len(size) == 2
     if not is_pair or not all(type(n) is int and n >= 0 for n in size):
         shown = coco_schema.short(size)

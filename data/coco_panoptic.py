@@ -128,7 +128,7 @@ class PanopticReader(coco_reader.CocoReader):
         return images
 
     def _read_segments(self, image: AnnotatedImage) -> tuple[np.ndarray, np.ndarray]:
-        """(id map, which segments of the JSON have a pixel in it)."""
+        """Returns (id map, which segments of the JSON have a pixel in it)."""
         file_name, segment_ids = image.masks
         colors = mask_pngs.read_rgb(self._pngs.read(file_name), file=file_name)
         if colors.shape[:2] != image.size:

@@ -102,14 +102,14 @@ class CocoReader(abc.ABC):
     def _read_images(
         self, table: CocoTable, labels: Mapping[int, int]
     ) -> list[AnnotatedImage]:
-        """Images of the table; `labels` are class indices by category id."""
+        """Returns the table's images; `labels` are class indices by category id."""
 
     @abc.abstractmethod
     def make_record(self, image: AnnotatedImage, *, split: str) -> Record | None:
-        """The record of one image of a split; None leaves it out."""
+        """Returns the record of one image of a split; None leaves it out."""
 
     def order(self, image: AnnotatedImage) -> int:
-        """Where the file lies that is best read in the archive's order."""
+        """Returns the place of the file that is best read in the archive's order."""
         return self.photographs.order(image.file_name)
 
     def check_files(self, images: Sequence[AnnotatedImage]) -> None:
@@ -127,7 +127,7 @@ class CocoReader(abc.ABC):
             )
 
     def read_photograph(self, image: AnnotatedImage) -> tuple[bytes, AnnotatedImage]:
-        """Bytes of the photograph, and the image with the size that it has in them.
+        """Returns the photograph's bytes, and the image with the size that it has.
 
         Raises:
           ValueError: the photograph isn't as annotated.
@@ -145,10 +145,10 @@ class CocoReader(abc.ABC):
 
     @abc.abstractmethod
     def fits(self, image: AnnotatedImage, size: tuple[int, int]) -> bool:
-        """Whether the annotations can be those of a photograph of (height, width)."""
+        """Returns whether annotations can be of a photograph of (height, width)."""
 
     def _settle_size(self, image: AnnotatedImage, encoded: bytes) -> AnnotatedImage:
-        """The image in the size that its annotations are made for.
+        """Returns the image in the size that its annotations are made for.
 
         Some tools write the size of the file as stored beside corners of the photograph
         as it is shown. Where they leave the one and fit the other, that is the size, and
@@ -183,7 +183,7 @@ class CocoReader(abc.ABC):
 
     @functools.cached_property
     def _sizes_are_as_stored(self) -> bool:
-        """Whether some annotations fit their photograph only as EXIF turns it."""
+        """Returns whether some annotations fit only as EXIF turns their photograph."""
         for image in self.images:
             turned = image.width, image.height
             is_suspect = not self.fits(image, image.size) and self.fits(image, turned)
@@ -199,7 +199,7 @@ class CocoReader(abc.ABC):
 
 
 def annotated_image(row: Mapping[str, Any], segments, masks: Any) -> AnnotatedImage:
-    """One image of a table.
+    """Returns one image of a table.
 
     Args:
       row: of the JSON's images.
@@ -226,7 +226,7 @@ def _with_size(image: AnnotatedImage, size: tuple[int, int]) -> AnnotatedImage:
 
 
 def label_of(category_id: int, labels: Mapping[int, int]) -> int:
-    """Class index of a category; fails in a way that CocoReader reports."""
+    """Returns the class index of a category; its error is reported by CocoReader."""
     if category_id not in labels:
         raise _UnknownCategoryError(category_id)
     return labels[category_id]

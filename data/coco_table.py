@@ -73,7 +73,7 @@ def _check_named_once(images: Iterable[Mapping[str, Any]]) -> None:
 
 
 def image_row(image_id: Any, table: CocoTable) -> Mapping[str, Any]:
-    """Row of an annotation's image; ValueError where there is none."""
+    """Returns the row of an annotation's image; ValueError where there is none."""
     if image_id not in table.images:
         raise ValueError(
             f"an annotation is of image_id {coco_schema.short(image_id)}, which no image "

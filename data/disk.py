@@ -1,4 +1,4 @@
-"""Whether a dataset can be written where it is to be, before hours go into building it."""
+"""Checks that a dataset can be written, before hours go into building it."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""Files that a JSON names, found in an archive or folder that may name them otherwise."""
+"""Finds a JSON's files in an archive or folder that may spell them otherwise."""
 
 from collections.abc import Iterable
 
@@ -40,7 +40,7 @@ class FileFinder:
         return self._by_last_spelling.get(last_part(spelling))
 
     def is_respelt(self, file_name: str) -> bool:
-        """Whether the file was found under a name that is spelt otherwise."""
+        """Returns whether the file was found under a name that is spelt otherwise."""
         found = self.find(file_name)
         return found is not None and (
             "\\" in file_name or last_part(found) != last_part(file_name)
@@ -54,15 +54,15 @@ class FileFinder:
                 self._named_by.setdefault(found, set()).add(file_name)
 
     def read(self, file_name: str) -> bytes:
-        """Bytes of a file that is there."""
+        """Returns the bytes of a file that is there."""
         return self.source.read(self.find(file_name) or file_name)
 
     def size(self, file_name: str) -> int:
-        """Bytes of a file that is there."""
+        """Returns the bytes of a file that is there."""
         return self.source.size(self.find(file_name) or file_name)
 
     def order(self, file_name: str) -> int:
-        """Where in the source the file lies."""
+        """Returns the file's place in the source."""
         return self.source.order(self.find(file_name) or file_name)
 
     def check_all_there(self, file_names: Iterable[str], *, annotated_in: str) -> None:

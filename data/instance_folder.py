@@ -190,7 +190,7 @@ class InstanceFolder(RecordBuilder):
         )
 
     def _read_objects(self, item: Item, file: str) -> np.ndarray:
-        """int [H, W]: a number for each object, 0 where there is none."""
+        """Returns int [H, W]: a number for each object, 0 where there is none."""
         pixels = mask_pngs.read_pixels(item.masks.read(file), file=file)
         if pixels.indices is None and not pixels.is_grey_in_colors:
             return pixels.colors()
@@ -208,7 +208,7 @@ class InstanceFolder(RecordBuilder):
         )
 
     def _by_class(self, files: Files) -> dict[str, list[tuple[int | None, str]]]:
-        """PNGs with their label, by the key of their photograph.
+        """Returns the PNGs with their label, by the key of their photograph.
 
         Raises:
           ValueError: nothing says the objects' class.
@@ -237,7 +237,7 @@ class InstanceFolder(RecordBuilder):
 def _without_gaps(
     images: Mapping[str, Files], masks: Mapping[str, Files]
 ) -> dict[str, Files]:
-    """The masks, and none for the photographs that have none, where a split says so."""
+    """Returns the masks, and an empty name for each photograph without one."""
     filled = {}
     for split, files in masks.items():
         mine = [images[split]] if split in images else list(images.values())
@@ -249,7 +249,7 @@ def _without_gaps(
 
 
 def _read_table(path: str, classes: Sequence[ClassInfo]) -> dict[tuple[str, int], int]:
-    """Labels by (file without its ending, or "" for all; object's number)."""
+    """Returns labels by (file without its ending, or "" for all; object's number)."""
     if not path:
         return {}
     file = epath.Path(path).expanduser()
@@ -293,6 +293,6 @@ def _read_table(path: str, classes: Sequence[ClassInfo]) -> dict[tuple[str, int]
 
 
 def _stem(file: str) -> str:
-    """Any spelling of a file's path, without its ending."""
+    """Returns a file's path in plain spelling, without its ending."""
     folder, slash, name = plain(file).rpartition("/")
     return folder + slash + (name.rpartition(".")[0] or name)

@@ -72,14 +72,14 @@ class LabelMapBuilder(RecordBuilder):
         )
 
     def read_values(self, item: Item) -> UInt16[np.ndarray, "H W"]:
-        """The label map; ValueError where it is none."""
+        """Returns the label map; ValueError where it is none."""
         encoded = item.label_maps.read(item.label_map)
         return mask_pngs.read_label_map(encoded, file=item.label_map)
 
     def read_photograph(
         self, item: Item, size: tuple[int, int]
     ) -> tuple[bytes, tuple[int, int]]:
-        """A photograph's file and its (height, width).
+        """Returns a photograph's file and its (height, width).
 
         Args:
           item: whose photograph.
@@ -95,7 +95,7 @@ class LabelMapBuilder(RecordBuilder):
     def fit(
         self, values: UInt16[np.ndarray, "H W"], size: tuple[int, int], file: str
     ) -> UInt16[np.ndarray, "h w"]:
-        """The label map in the photograph's size; ValueError where it has another."""
+        """Returns the map of the photograph's size; ValueError where it has another."""
         if values.shape != size:
             raise ValueError(
                 f"{file} has {values.shape[0]} x {values.shape[1]} pixels, but its "
@@ -106,7 +106,7 @@ class LabelMapBuilder(RecordBuilder):
     def find_segments(
         self, item: Item, values: Integer[np.ndarray, "H W"]
     ) -> tuple[UInt16[np.ndarray, "H W"], Int[np.ndarray, " T"]]:
-        """(id map, label of each segment) of a label map in the photograph's size."""
+        """Returns (id map, label of each segment) of a map in the photograph's size."""
         codes = encode_classes(values, self.codes, file=item.label_map)
         segment_map, present = number_segments(codes)
         return segment_map, present.astype(np.int32) - 1
@@ -118,7 +118,7 @@ def class_codes(
     void: Iterable[int],
     remap: Mapping[int, int | None] | None = None,
 ) -> UInt16[np.ndarray, " V"]:
-    """What each value of a label map stands for.
+    """Returns the code of each value of a label map.
 
     Args:
       classes: `id` is the value of a class.
@@ -161,7 +161,7 @@ def encode_classes(
 def number_segments(
     codes: UInt16[np.ndarray, "H W"],
 ) -> tuple[UInt16[np.ndarray, "H W"], Int[np.ndarray, " T"]]:
-    """(id map, its codes in order): each code above 0 is a segment."""
+    """Returns (id map, its codes in order): each code above 0 is a segment."""
     present = np.flatnonzero(np.bincount(codes.ravel(), minlength=1))
     present = present[present > 0]
     numbers = np.zeros(_NUM_VALUES, np.uint16)
@@ -170,7 +170,7 @@ def number_segments(
 
 
 def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Rows and columns floor(i·in/out), as the method's authors resize masks."""
+    """Returns rows and columns floor(i·in/out), as the authors resize masks."""
     if array.shape[:2] == size:
         return array
     rows, columns = (
@@ -181,7 +181,7 @@ def resize_nearest(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def files_by_stem(source: Source, folder: str, ending: str) -> dict[str, str]:
-    """Names of the files in `folder` with that ending, by what comes before it."""
+    """Returns the files in `folder` with that ending, by what comes before it."""
     return {
         name.removesuffix(ending): folder + name
         for name in source.names(folder)
@@ -206,6 +206,6 @@ def check_paired(
 
 
 def _spell(numbers: np.ndarray) -> str:
-    """Sorted numbers in ranges: "0 to 18, 255"."""
+    """Returns sorted numbers in ranges: "0 to 18, 255"."""
     ranges = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in ranges)

@@ -1,4 +1,4 @@
-"""A user's own photographs with a PNG each whose pixels are numbers or colours of classes.
+"""A user's photographs with a PNG each whose pixels are numbers or colours of classes.
 
 A mask is as large as its photograph, which is turned as its EXIF says where the mask was
 drawn on it that way; see `photographs.turn_upright`. Which mask belongs to which
@@ -109,7 +109,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
         }
 
     def read_values(self, item: Item) -> np.ndarray:
-        """Codes of the classes, see label_maps.class_codes, uint16 [H, W]."""
+        """Returns codes of the classes, see label_maps.class_codes, uint16 [H, W]."""
         file = item.label_map
         pixels = mask_pngs.read_pixels(item.label_maps.read(file), file=file)
         if self._list.colors:
@@ -167,14 +167,14 @@ class MaskFolder(label_maps.LabelMapBuilder):
         return upright, check_photograph(upright, file=item.photograph)
 
     def _codes_by_color(self, colors: np.ndarray | None) -> np.ndarray | None:
-        """Codes of a mask by its colours; None where it has others than the list."""
+        """Returns a mask's codes by its colours; None where the list lacks some."""
         if colors is None:
             return None
         codes = self._color_codes[colors]
         return None if codes.max() == label_maps.UNKNOWN else codes
 
     def _colors_decide(self, pixels: mask_pngs.Pixels, codes: np.ndarray) -> bool:
-        """Whether the colours of the class list are what a mask means.
+        """Returns whether a mask means the colours of the class list.
 
         They are in RGB. A palette's numbers are, unless tools that number colours as
         they come have made it: then two classes or more are at its colours.
@@ -201,7 +201,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
 def _read_codes(
     classes: Sequence[ClassInfo], ignore_label: int, remap: Remap
 ) -> np.ndarray:
-    """See `label_maps.class_codes`; ValueError where the options contradict."""
+    """Returns `label_maps.class_codes`; ValueError where the options contradict."""
     names = {c.id: c.name for c in classes}
     if ignore_label in names:
         raise ValueError(

@@ -34,13 +34,13 @@ class Pixels:
 
     @functools.cached_property
     def is_grey_in_colors(self) -> bool:
-        """Whether three channels are alike, as grey is when it is saved as RGB."""
+        """Returns whether three channels are alike, as of grey that is saved as RGB."""
         return self.indices is None and bool(
             (self._rgb() == self._rgb()[..., :1]).all()
         )
 
     def values(self, *, file: str) -> np.ndarray:
-        """Numbers, uint16 [H, W]; ValueError naming the file where it has colours."""
+        """Returns numbers, uint16 [H, W]; ValueError where the file has colours."""
         if self.indices is not None:
             return self.indices
         if self.is_grey_in_colors:
@@ -52,7 +52,7 @@ class Pixels:
         )
 
     def shown_colors(self) -> np.ndarray | None:
-        """int [H, W]: 0xRRGGBB as viewers show it; None of grey of 16 bits."""
+        """Returns int [H, W], 0xRRGGBB as viewers show it; None for grey of 16 bits."""
         if self.rgb is not None:
             return self.colors()
         assert self.indices is not None
@@ -60,7 +60,7 @@ class Pixels:
         return self.indices.astype(np.int32) * 0x010101 if has_8_bits else None
 
     def colors(self) -> np.ndarray:
-        """int [H, W]: 0xRRGGBB; not of a grey PNG."""
+        """Returns int [H, W], 0xRRGGBB, for a PNG that isn't grey."""
         red, green, blue = np.moveaxis(self._rgb().astype(np.int32), -1, 0)
         return red << 16 | green << 8 | blue
 
@@ -70,7 +70,7 @@ class Pixels:
 
 
 def read_pixels(encoded: bytes, *, file: str) -> Pixels:
-    """The numbers or colours in a PNG, whatever its channels or bit depth.
+    """Returns the numbers or colours in a PNG, whatever its channels or bit depth.
 
     Raises:
       ValueError: the file is damaged, no PNG, has colours of 16 bits, or pixels that
@@ -103,7 +103,7 @@ def read_pixels(encoded: bytes, *, file: str) -> Pixels:
 
 
 def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
-    """The numbers in a PNG of one channel, whatever its palette or bit depth.
+    """Returns the numbers in a PNG of one channel, of any palette or bit depth.
 
     Raises:
       ValueError: see read_pixels; or the file has colours.
@@ -112,7 +112,7 @@ def read_label_map(encoded: bytes, *, file: str) -> UInt16[np.ndarray, "H W"]:
 
 
 def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
-    """The channels of a PNG that has three; ValueError where it hasn't."""
+    """Returns the channels of a PNG that has three; ValueError where it hasn't."""
     image = _open_png(encoded, file)
     if image.mode != "RGB":
         raise ValueError(f"{file} has the channels {image.mode}, not RGB")
@@ -120,13 +120,13 @@ def read_rgb(encoded: bytes, *, file: str) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def size_of(encoded: bytes, *, file: str) -> tuple[int, int]:
-    """(height, width) of a PNG; ValueError where it is none."""
+    """Returns (height, width) of a PNG; ValueError where it is none."""
     image = _open_png(encoded, file)
     return image.height, image.width
 
 
 def spell_colors(colors: np.ndarray) -> str:
-    """The first few different ones of 0xRRGGBB, as in "#ff0000, #00ff00 and 2 more"."""
+    """Returns some of the colours 0xRRGGBB in words, "#ff0000, #00ff00 and 2 more"."""
     names = [f"#{color:06x}" for color in np.unique(colors)]
     return some(names)
 

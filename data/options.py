@@ -1,4 +1,4 @@
-"""A builder's options: which there are, and whether a finished build had the same."""
+"""Checks a builder's options, and compares them with those of a finished build."""
 
 import hashlib
 import inspect
@@ -40,7 +40,7 @@ def check_options(
 def describe_options(
     builder_class: type[RecordBuilder], options: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Every option as text, given or not; files by their contents."""
+    """Returns every option as text, given or not; files by their contents."""
     values = {**_defaults(builder_class), **options}
     return {
         "builder": builder_class.__name__,

@@ -49,7 +49,7 @@ class MaskName:
             self.after = stem
 
     def strip(self, key: str) -> str | None:
-        """The photograph's key; None where a mask isn't called so."""
+        """Returns the photograph's key; None where a mask isn't called so."""
         folder, slash, stem = key.rpartition("/")
         is_one = stem.startswith(self.before) and stem.endswith(self.after)
         if not is_one or len(stem) <= len(self.before) + len(self.after):
@@ -65,7 +65,7 @@ def list_files(
     stack: contextlib.ExitStack,
     note: Callable[..., None],
 ) -> tuple[dict[str, Files], dict[str, Files]]:
-    """(photographs, masks) by split, "" where one path is for all.
+    """Returns (photographs, masks) by split, "" where one path is for all.
 
     Args:
       images: PATH or train=PATH,…
@@ -124,7 +124,7 @@ def match_masks(
     masks: Mapping[str, Files],
     note: Callable[..., None],
 ) -> dict[str, Files]:
-    """The masks under the keys of their photographs, where names differ a little."""
+    """Returns the masks by the keys of photographs whose names differ a little."""
     wanted = {key for files in images.values() for key in files.names}
     keys = {key for files in masks.values() for key in files.names}
     if keys <= wanted:
@@ -148,7 +148,7 @@ def match_masks(
 def keys_by_split(
     images: Mapping[str, Files], masks: Mapping[str, Files]
 ) -> dict[str, list[str]]:
-    """Keys of the pairs by split, "" where one path is for all.
+    """Returns keys of the pairs by split, "" where one path is for all.
 
     Raises:
       ValueError: files without a partner, or splits that contradict.
@@ -177,12 +177,12 @@ def keys_by_split(
 
 
 def files_of(split: str, files: Mapping[str, Files]) -> Files:
-    """Files that a split is in; one that was drawn is in those of training."""
+    """Returns the files that a split is in; a drawn one is in those of training."""
     return next(files[name] for name in (split, "", TRAIN) if name in files)
 
 
 def _by_key(names: Sequence[str], path: str) -> dict[str, str]:
-    """Files by their path without the ending and without folders that all are in."""
+    """Returns files by their path without the ending and folders that all are in."""
     folders = [name.split("/")[:-1] for name in names]
     shared = len(os.path.commonprefix(folders))
     keyed: dict[str, str] = {}
@@ -197,7 +197,7 @@ def _by_key(names: Sequence[str], path: str) -> dict[str, str]:
 
 
 def _check_paired(one: Files, others: Sequence[Files]) -> list[str]:
-    """Sorted keys; ValueError listing the files without a partner."""
+    """Returns sorted keys; ValueError listing the files without a partner."""
     names = {key: name for files in others for key, name in files.names.items()}
     there = " and ".join(files.source.name for files in others)
     label_maps.check_paired(one.names, names, where=(one.source.name, there))

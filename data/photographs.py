@@ -90,7 +90,7 @@ def stored_and_upright_size(
 def turn_upright(
     encoded: bytes, *, size: tuple[int, int], note: Callable[[str], None]
 ) -> bytes:
-    """A user's photograph as viewers and annotation tools show it.
+    """Returns a user's photograph as viewers and annotation tools show it.
 
     Cameras store turned photographs as they fell on the sensor and note in EXIF how to
     turn them. Most tools obey that note, some don't; after a quarter turn the

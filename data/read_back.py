@@ -17,7 +17,7 @@ from data import run_lengths
 from eomt_jax.pipeline import records
 
 Checksums = Mapping[str, Mapping[str, int]]
-"""By split, and in the order of the records: the checksum of each image id's example."""
+"""Checksums of the examples by split and image id, in the order of the records."""
 
 
 def check_record(record: records.Record, *, num_classes: int) -> None:

@@ -222,7 +222,7 @@ def _split_background(rng: np.random.Generator, *, count: int) -> np.ndarray:
 
 
 def _two_tones(rng: np.random.Generator, hue: float) -> tuple[np.ndarray, np.ndarray]:
-    """A dark and a light tone near `hue`, both pale: things own the saturated colours."""
+    """Returns a dark and a light tone near `hue`, both pale, unlike those of things."""
     hue += rng.uniform(-0.05, 0.05)
     dark = colorsys.hsv_to_rgb(hue, rng.uniform(0.2, 0.4), rng.uniform(0.4, 0.55))
     light = colorsys.hsv_to_rgb(hue, rng.uniform(0.08, 0.2), rng.uniform(0.8, 0.95))

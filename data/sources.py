@@ -49,11 +49,11 @@ class Source(abc.ABC):
         self.close()
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of the files in `folder`, without it."""
+        """Returns the names of the files in `folder`, without it."""
         return [n[len(folder) :] for n in self._members if n.startswith(folder)]
 
     def read(self, member: str) -> bytes:
-        """Bytes of `member`; ValueError naming it where they are damaged."""
+        """Returns the bytes of `member`; ValueError names it where they are damaged."""
         with self._named_errors(member):
             size = self.size(member)
             if size > MAX_FILE:
@@ -74,15 +74,15 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def order(self, member: str) -> int:
-        """Where `member` lies among the others."""
+        """Returns the place of `member` among the others."""
 
     @abc.abstractmethod
     def size(self, member: str) -> int:
-        """Bytes of `member`, which are not read for it."""
+        """Returns how many bytes `member` has, without reading it."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Nothing can be read any more."""
+        """Closes the archive, so that nothing can be read any more."""
 
     @abc.abstractmethod
     def _open(self, member: str) -> BinaryIO:
@@ -132,7 +132,7 @@ class TarSource(Source):
     """Members of a tar archive that isn't compressed."""
 
     def __init__(self, stream: BinaryIO, name: str, source: str):
-        """Reads all headers of `stream`; ValueError where they don't lead to its end."""
+        """Reads all headers of `stream`; ValueError unless they lead to its end."""
         self._stream = stream
         try:
             self._tar = tarfile.TarFile(fileobj=stream)
@@ -157,7 +157,7 @@ class TarSource(Source):
 
 
 class FolderSource(Source):
-    """Files of a folder and the folders in it, in the order of their names."""
+    """Returns the files of a folder and of those in it, in the order of their names."""
 
     def __init__(self, folder: epath.Path):
         files = {f.relative_to(folder).as_posix(): f for f in _files_below(folder)}
@@ -186,7 +186,7 @@ _SOURCES = {".zip": ZipSource, ".tar": TarSource}
 
 
 def open_source(path: epath.PathLike) -> Source:
-    """A folder, zip or tar archive of a user's, to be closed after use.
+    """Opens a user's folder, zip or tar archive; the caller closes it.
 
     Raises:
       ValueError: there is nothing at `path`, nothing in it, or a file of another kind.

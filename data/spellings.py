@@ -24,7 +24,7 @@ def last_part(name: str) -> str:
 
 
 def by_spelling(names: Iterable[str]) -> dict[str, str | None]:
-    """Names by what is the same in all spellings; None where two names share it."""
+    """Returns names by a spelling that all share; None where two names share it."""
     found: dict[str, str | None] = {}
     for name in names:
         key = plain(name)
@@ -33,7 +33,7 @@ def by_spelling(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def match_names(wanted: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """Which of the wanted names each of `names` stands for.
+    """Returns which of the wanted names each of `names` stands for.
 
     Args:
       wanted: of photographs, with folders and without endings.

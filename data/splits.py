@@ -53,7 +53,7 @@ def draw_splits(
     seed: int,
     stays_in_train: Collection[str] = (),
 ) -> dict[str, list[str]]:
-    """Names by split, with those that are drawn at random from the training's.
+    """Returns names by split, with those that are drawn at random from the training's.
 
     Args:
       named: names by split; "" are those of a single path, training's but for what is
