@@ -1,8 +1,8 @@
-"""Colours that classes have in pictures, and those of classes that bring none.
+"""Chooses the colours of classes in pictures, and of classes without a colour.
 
 The published class tables were made for label files and hold near-blacks, neon greens
-and greys. In a picture each class keeps its hue, but gets a lightness and a chroma at
-which the photograph shows through and neighbours don't shout one another down.
+and greys. In a picture each class keeps its hue, but gets a lightness and a chroma with
+which the photograph stays visible and no class dominates its neighbours.
 
 Legend: n classes.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from eomt_jax.oklab import lch_to_rgb, rgb_to_lab, rgb_to_lch
 
-# Each pair is the least and the most; things have more chroma than stuff, to stand out.
+# Each pair is the smallest and the largest value; things have more chroma than stuff.
 _THING_LIGHTNESS, _STUFF_LIGHTNESS = (0.60, 0.74), (0.60, 0.80)
 _THING_CHROMA, _STUFF_CHROMA = (0.17, 0.22), (0.00, 0.15)
 _GREY = 0.02
@@ -42,7 +42,7 @@ def fit_colors(
     chroma = np.where(
         is_thing, np.clip(chroma, *_THING_CHROMA), np.clip(chroma, *_STUFF_CHROMA)
     )
-    # A thing as grey as the ground would not be seen.
+    # A grey thing would not be visible on grey ground, so it gets some chroma.
     chroma = np.where(is_grey, np.where(is_thing, 0.10, 0.015), chroma)
     hue = np.where(is_grey & is_thing, 4.6, hue)
     return np.stack([lightness, chroma, hue], axis=-1)
@@ -51,9 +51,9 @@ def fit_colors(
 def distinct_color(number: int) -> tuple[int, int, int]:
     """Returns the colour of class `number`, far from all before it and always the same.
 
-    Of the first 20 classes any two are 0.08 apart in OKLab, of the first 60 0.04, in a
-    picture too; CSS takes 0.02 for just noticeable. After 1024 classes the colours come
-    again.
+    Any two of the first 20 classes are 0.08 apart in OKLab, of the first 60 classes
+    0.04, also in a picture; CSS takes 0.02 as just noticeable. After 1024 classes the
+    colours repeat.
     """
     number %= _NUM_DISTINCT
     red, green, blue = _distinct_colors(max(64, 1 << number.bit_length()))[number]
@@ -69,7 +69,8 @@ def _distinct_colors(count: int) -> np.ndarray:
     """
     rgb = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), axis=-1).reshape(-1, 3)
     lightness, chroma, _ = rgb_to_lch(rgb / 255).T
-    # Pixels of no segment are grey, and a very dark or pale colour has no clear hue.
+    # Pixels without a segment are grey, and very dark or pale colours have no clear
+    # hue.
     rgb = rgb[(lightness > 0.4) & (lightness < 0.9) & (chroma > 0.06)]
     shown = [
         rgb_to_lab(lch_to_rgb(fit_colors(rgb / 255, np.full(len(rgb), is_thing))))
@@ -82,7 +83,7 @@ def _distinct_colors(count: int) -> np.ndarray:
             for old in shown:
                 apart = np.linalg.norm(new - old[chosen[-1]], axis=1)
                 distance = np.minimum(distance, apart)
-        # A colour is some way from its own other fit, but is chosen only once.
+        # A colour has some distance from its own other fit, but is chosen only once.
         distance[chosen[-1]] = -1
         chosen.append(int(distance.argmax()))
     return rgb[chosen]

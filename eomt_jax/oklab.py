@@ -1,4 +1,4 @@
-"""Colours in OKLCh, the space in which equal steps look equally large.
+"""Converts colours to OKLCh, a space in which equal steps look equally large.
 
 The formulas and matrices are Björn Ottosson's
 (https://bottosson.github.io/posts/oklab).

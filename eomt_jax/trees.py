@@ -1,8 +1,8 @@
-"""Trees of arrays: leaves by their paths, and a network's variables as one tree.
+"""Functions for trees of arrays: leaves by path, a network's variables as one tree.
 
-Everything that stores, loads or places a network's arrays handles one tree: the
-parameters and, where a network has batch normalisation, its running statistics as their
-entry "batch_stats". Flax takes the two apart.
+All code that stores, loads or places a network's arrays handles one tree: the
+parameters and, if a network has batch normalisation, its running statistics in the
+entry "batch_stats". Flax keeps the two apart.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 
 
 def to_variables(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tree as what Flax's `apply` takes: "params" and "batch_stats"."""
+    """Splits the tree into "params" and "batch_stats", which Flax's `apply` takes."""
     if BATCH_STATS not in params:
         return {"params": params}
     rest = {name: part for name, part in params.items() if name != BATCH_STATS}
@@ -32,6 +32,6 @@ def to_variables(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns Flax's "params" and "batch_stats" as one tree."""
+    """Joins Flax's "params" and "batch_stats" to one tree."""
     params, stats = variables["params"], variables.get(BATCH_STATS)
     return {**params, BATCH_STATS: stats} if stats else {**params}

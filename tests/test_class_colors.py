@@ -7,7 +7,7 @@ from eomt_jax.types import ClassInfo
 
 
 def least_distance(rgb):
-    """Least distance in OKLab between any two of these colours of 0 to 255."""
+    """Returns the least distance in OKLab of any two colours, given as 0 to 255."""
     lab = oklab.rgb_to_lab(np.asarray(rgb) / 255)
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
     return apart[~np.eye(len(lab), dtype=bool)].min()
@@ -15,7 +15,7 @@ def least_distance(rgb):
 
 @pytest.mark.parametrize(("count", "distance"), [(20, 0.08), (60, 0.04)])
 def test_distinct_color_of_the_first_classes_are_far_apart(count, distance):
-    """Colours of class tables and of pictures; hues by the golden ratio had 0.005."""
+    """It holds in class tables and pictures; hues by the golden ratio had 0.005."""
     colors = [class_colors.distinct_color(i) for i in range(count)]
     assert least_distance(colors) > distance
     for is_thing in ([True], [False], [True, False], [True, True, False]):
@@ -27,7 +27,7 @@ def test_distinct_color_of_the_first_classes_are_far_apart(count, distance):
 
 
 def test_distinct_color_depends_on_the_number_alone():
-    """Prepared datasets and converted weights must agree from run to run."""
+    """Prepared datasets and converted weights must have the same colours."""
     class_colors._distinct_colors.cache_clear()
     later = class_colors.distinct_color(70)
     first = [class_colors.distinct_color(i) for i in (0, 1, 2)]

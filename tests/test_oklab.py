@@ -5,7 +5,7 @@ from eomt_jax import oklab
 
 
 def test_lch_of_known_colours():
-    """White, and red as the colour space's author gives them."""
+    """The values of white and red are those of the colour space's author."""
     white, red = oklab.rgb_to_lch(np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]))
     assert white[:2] == pytest.approx((1.0, 0.0), abs=1e-4)
     assert red == pytest.approx((0.62796, 0.25768, np.radians(29.23)), abs=1e-3)

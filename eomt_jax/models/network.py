@@ -1,7 +1,7 @@
 """The contract between a network and everything around it.
 
-Training, evaluation, prediction, weights, benchmarks and export use what stands here.
-They name neither a network's class nor its parameters.
+Training, evaluation, prediction, weights, benchmarks and export use a network only by
+this contract. They name neither its class nor its parameters.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class ParameterGroup:
-    """Says what one parameter belongs to.
+    """The group of one parameter.
 
     Attributes:
       name: the group's row in the report of what was loaded, such as "vit blocks".
       depth: the parameter's place in the pre-trained backbone: -1 for embeddings, 0 for
-        the first block, and so on; the number of blocks for what follows the last one.
+        the first block, and so on; the number of blocks for layers after the last one.
         None outside the backbone.
     """
 
@@ -40,7 +40,7 @@ class ParameterGroups:
 
     Attributes:
       tree: a ParameterGroup for each parameter, in a tree like theirs.
-      num_blocks: blocks of the backbone; 0 without a backbone.
+      num_blocks: number of blocks of the backbone; 0 without a backbone.
     """
 
     tree: PyTree
@@ -50,7 +50,7 @@ class ParameterGroups:
     def of(
         cls, params: PyTree, group: Callable[[str], ParameterGroup], num_blocks: int
     ) -> "ParameterGroups":
-        """Asks `group` about the path of every parameter, such as "head/kernel"."""
+        """Calls `group` with the path of every parameter, such as "head/kernel"."""
         tree = jax.tree_util.tree_map_with_path(
             lambda path, _: group(leaf_path(path)),
             params,
@@ -59,7 +59,7 @@ class ParameterGroups:
 
 
 class Network(nn.Module):
-    """Base class of all networks: images to one mask and one class for each query.
+    """Base class of networks, which predict a mask and a class for each query.
 
     A subclass has the fields or properties `num_classes`, `num_queries`, `image_size`,
     `dtype` and `num_masked_layers`, and implements `__call__` and everything below that
@@ -70,19 +70,19 @@ class Network(nn.Module):
       num_classes: K, without "no object".
       num_queries: Q.
       image_size: (height, width) in pixels of the images that the network takes.
-      dtype: of activations.
+      dtype: type of activations.
       num_masked_layers: layers with masked attention, each of which adds a prediction
         in training.
       backbone_name: the field, and the scope of the parameters, of a ViT that may be
         pre-trained; empty for a network without one.
       query_params: paths of parameters that have one row for each query. They are cut or
-        extended where a checkpoint has another number of queries.
+        extended if a checkpoint has another number of queries.
       class_head_name: path of the layer whose last axis is the classes, "no object" last.
       has_mask_factors: whether `__call__` takes `factored`.
     """
 
     if TYPE_CHECKING:
-        # Not there at run time: a property here would be the default of a field.
+        # These are for type checkers: a property here would be a field's default.
         num_classes: int
         num_queries: int
 
@@ -132,8 +132,8 @@ class Network(nn.Module):
             is masked in it. None runs without masked attention and predicts once, as in
             inference; otherwise the rng stream "mask" is needed and there is a
             prediction before each of these layers too.
-          rows: the images' places in the global batch, from which and the rng follows
-            which queries are masked; by default these are all of it.
+          rows: the images' places in the global batch, which decide with the rng which
+            queries are masked; by default the images are the whole batch.
           train: whether batch statistics are those of this batch, and updated.
 
         A network whose `crop_step` is not 0 takes `cropped` too: whether images may be
@@ -170,10 +170,10 @@ class Network(nn.Module):
 
     @nn.nowrap
     def inference_params(self, params: PyTree) -> PyTree:
-        """Returns parameters in the form that costs least at each call of inference.
+        """Returns parameters in the form in which a call of inference is fastest.
 
         Args:
-          params: the network's, in float32; call this under jit, on devices like those
-            of the calls.
+          params: the network's parameters, in float32; call this under jit, on devices
+            like those of the calls.
         """
         return params

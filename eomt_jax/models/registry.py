@@ -1,4 +1,4 @@
-"""The networks there are, by the names that a recipe gives them."""
+"""Registers networks by the names that recipes have for them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from eomt_jax.models.variants import create_eomt
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One kind of network.
+    """A kind of network.
 
     Attributes:
       network: its class, whose name model.json holds.
-      create: makes one from the fields of config.model but its name, and num_classes
-        and image_size = (height, width).
+      create: function that makes one from the fields of config.model without its name,
+        and num_classes and image_size = (height, width).
     """
 
     network: type[Network]
@@ -51,7 +51,7 @@ def class_names() -> tuple[str, ...]:
 
 
 def network_class(kind: Any) -> type[Network] | None:
-    """Returns the network's class of that name; None where there is none."""
+    """Returns the network's class of that name; None if there is none."""
     for architecture in _ARCHITECTURES.values():
         if architecture.network.__name__ == kind:
             return architecture.network
@@ -62,11 +62,11 @@ def create_network(name: str, **fields: Any) -> Network:
     """Creates a network.
 
     Args:
-      name: as it is registered.
+      name: the registered name.
       **fields: see Architecture.
 
     Raises:
-      ValueError: there is no such network, or a field is none of its own.
+      ValueError: there is no such network, or it has no such field.
     """
     if name not in _ARCHITECTURES:
         raise ValueError(

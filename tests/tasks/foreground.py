@@ -1,4 +1,4 @@
-"""A task of one's own in one file: which pixels belong to any thing."""
+"""A task of a user in one file: the pixels that belong to any thing."""
 
 import clu.metrics
 import flax.struct
@@ -14,14 +14,14 @@ from eomt_jax.tasks.task import Task
 
 @flax.struct.dataclass
 class ForegroundPrediction:
-    """Bool [B, Hc, Wc]: the pixels of things."""
+    """The pixels of things, bool [B, Hc, Wc]."""
 
     mask: jax.Array
 
 
 @flax.struct.dataclass
 class ForegroundIoU(clu.metrics.Metric):
-    """Pixels of things in prediction and target: in both, and in either."""
+    """Metric: IoU of the pixels of things in prediction and target."""
 
     both: jax.Array
     either: jax.Array
@@ -52,7 +52,7 @@ class ForegroundIoU(clu.metrics.Metric):
 
 @register_task
 class Foreground(Task):
-    """One mask an image; its submission is a black and white PNG and a list of areas."""
+    """One mask for each image; a submission has black and white PNGs and areas."""
 
     name = "foreground"
     threshold = 0.5

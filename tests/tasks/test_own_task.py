@@ -1,4 +1,4 @@
-"""A fourth task, which no file of the library names."""
+"""A fourth task works everywhere, although no file of the library names it."""
 
 import dataclasses
 import io
@@ -33,7 +33,7 @@ NUM_SCENES = 3
 
 
 class Scenes:
-    """Scenes of the shapes, annotated for the task; classes 0 and 1 are things."""
+    """A split of scenes, annotated for the task; classes 0 and 1 are things."""
 
     split = "validation"
     info = dataclasses.replace(
@@ -61,7 +61,7 @@ def photographs():
 
 @pytest.fixture(scope="module")
 def predicted(photographs):
-    """What a Segmenter finds on each scene."""
+    """Returns the result of a Segmenter on each scene."""
     segmenter = Segmenter(BrightestChannel(), channel_params(), Scenes.info)
     return segmenter(photographs)
 
@@ -119,7 +119,7 @@ def test_own_task_is_scored_submitted_and_drawn(tmp_path, photographs, predicted
         png = np.asarray(Image.open(tmp_path / f"out/scene{i}.png"))
         np.testing.assert_array_equal(png, 255 * mask.astype(int))
 
-    # Its own picture: black where there is no thing, in prediction and target alike.
+    # The picture is the task's own: prediction and target are black without a thing.
     picture = np.asarray(Image.open(tmp_path / "scene0.png"))
     assert (picture == 0).all(-1).sum() >= (~found[0]).sum() + (~wanted[0]).sum()
 

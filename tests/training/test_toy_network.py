@@ -1,4 +1,4 @@
-"""A network from outside goes through everything that the library does with one."""
+"""A network from outside of the library can be trained, evaluated, saved and so on."""
 
 import shutil
 

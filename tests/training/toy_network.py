@@ -1,6 +1,4 @@
-"""A network that shares nothing with EoMT: convolutions with batch statistics, and a
-decoder of three masked layers.
-"""
+"""A network unlike EoMT, of convolutions with batch statistics and a masked decoder."""
 
 from typing import Any, ClassVar
 
@@ -16,7 +14,7 @@ NUM_LAYERS = 3
 
 
 class Stage(nn.Module):
-    """Convolution, batch normalisation, rectifier."""
+    """Convolution, batch normalisation and ReLU."""
 
     width: int
     stride: int
@@ -89,7 +87,7 @@ class ToyNetwork(Network):
 
 
 class Decoder(nn.Module):
-    """Queries take the mean of the pixels that they see, three times."""
+    """Adds to each query the mean of the pixels that it sees, three times."""
 
     num_classes: int
 
