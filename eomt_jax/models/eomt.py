@@ -1,4 +1,4 @@
-"""EoMT: a ViT whose last blocks also see learned queries.
+"""EoMT, a ViT whose last blocks also see learned queries.
 
 Source: "Your ViT is Secretly an Image Segmentation Model", arXiv 2503.19108.
 Legend: B batch, N tokens, Q queries, K classes, D embedding, H W pixels, h w patch
@@ -46,7 +46,7 @@ _GROUPS = {
 
 
 class EoMT(Network):
-    """Images to one mask and one class distribution a query.
+    """Predicts one mask and one class distribution for each query.
 
     Attributes:
       vit: the backbone; its last `num_query_blocks` blocks see the queries.
@@ -97,7 +97,7 @@ class EoMT(Network):
         self.mask_head = MaskHead(dtype)
         self.upscale = Upscale(
             max(1, int(math.log2(self.vit.patch_size)) - 2),
-            # The release's upscaling norms keep 1e-6 whatever the backbone's are.
+            # As in the release, upscaling norms have 1e-6 with any backbone.
             layer_norm_eps=1e-6,
             dtype=dtype,
         )
@@ -147,12 +147,12 @@ class EoMT(Network):
             query) pair is masked in it. None runs without masked attention and
             predicts once, as in inference; otherwise the rng stream "mask" is needed
             and there is a prediction before each of these blocks too.
-          rows: the images' places in the global batch, from which and the rng follows
-            which queries are masked; by default these are all of it.
-          train: changes nothing, for there are no batch statistics.
+          rows: the images' places in the global batch, which decide with the rng which
+            queries are masked; by default the images are the whole batch.
+          train: changes nothing, since there are no batch statistics.
           cropped: whether images may be smaller than the ViT's image_size, in whole
-            patches: the top left part of an image whose rest is padding. Only this
-            part is computed, and the masks are of this part.
+            patches. They are the top left part of an image whose rest is padding. Only
+            this part is computed, and the masks are of this part.
           factored: whether the last prediction's mask logits are left as MaskFactors.
 
         Returns:
@@ -176,7 +176,7 @@ class EoMT(Network):
         queries = jnp.broadcast_to(queries, (x.shape[0], *queries.shape))
         x = jnp.concatenate([queries, x], axis=1)
 
-        # Kept, the pixel features of all predictions outweigh all blocks together.
+        # The pixel features of all predictions would take more memory than all blocks.
         predict: Any = EoMT.predict
         if self.vit.remat:
             predict = nn.remat(predict, static_argnums=(2,))
@@ -201,7 +201,7 @@ class EoMT(Network):
     def predict(
         self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
     ) -> tuple[Float[Array, "B Q H4 W4"], Float[Array, "B Q K1"]]:
-        """Mask and class logits in float32 from the tokens as they are.
+        """Returns mask and class logits in float32 from the tokens of any block.
 
         Args:
           tokens: queries, prefix and patches.
@@ -214,7 +214,7 @@ class EoMT(Network):
     def predict_factors(
         self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
     ) -> tuple[MaskFactors, Float[Array, "B Q K1"]]:
-        """`predict` before the product of queries and pixels."""
+        """Returns what `predict` does, before the product of queries and pixels."""
         queries, pixels = self.queries_and_pixels(tokens, grid_size)
         factors = MaskFactors(self.mask_head(queries), pixels.normalized())
         return factors, self.class_head(queries).astype(jnp.float32)
@@ -222,7 +222,7 @@ class EoMT(Network):
     def queries_and_pixels(
         self, tokens: Float[Array, "B N D"], grid_size: tuple[int, int]
     ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
-        """Query tokens after the last norm, and the upscaled patches."""
+        """Returns the query tokens after the last norm, and the upscaled patches."""
         batch, _, dim = tokens.shape
         tokens = self.vit.norm(tokens)
         patches = tokens[:, self.num_queries + self.vit.num_prefix_tokens :]
@@ -236,15 +236,15 @@ class EoMT(Network):
         rows: Int[Array, " B"],
         grid_size: tuple[int, int],
     ) -> Bool[Array, "B Q hw"]:
-        """True where a query may attend to a patch in the coming block."""
+        """Returns True where a query may attend to a patch in the next block."""
         batch, num_queries = mask_logits.shape[:2]
         inside = bilinear_resize(mask_logits, grid_size) > 0
-        # Strictly smaller: probability 0 never masks and 1 always does.
+        # With "<" a probability of 0 never masks and 1 always does.
         masked = self.draw(rows, num_queries) < mask_prob
         return inside.reshape(batch, num_queries, -1) | ~masked[..., None]
 
     def draw(self, rows: Int[Array, " B"], num_queries: int) -> Float[Array, "B Q"]:
-        """U(0, 1) for each (image, query); an image's depend on its row alone."""
+        """Draws U(0, 1) for each (image, query); an image's depend on its row alone."""
         key = self.make_rng("mask")
         return jax.vmap(
             lambda row: jax.random.uniform(jax.random.fold_in(key, row), (num_queries,))

@@ -1,4 +1,4 @@
-"""The published architectures, and a small one that a laptop can train."""
+"""Sizes of the published architectures, and of a small one that a laptop can train."""
 
 import dataclasses
 
@@ -12,8 +12,8 @@ from eomt_jax.models.vit import ViT
 class Variant:
     """Architecture of one ViT, and how many of its blocks see the queries.
 
-    LayerScale starts at timm's 1e-5 in the published ones, which only pre-trained
-    weights replace in time; what is trained from scratch starts at 1.
+    LayerScale starts at timm's 1e-5 in the published ones, which is too small to train
+    from scratch; networks that are trained from scratch start at 1.
     """
 
     embed_dim: int
@@ -50,7 +50,7 @@ def _dinov3(
     )
 
 
-# The fields that weights settle; registers follow the weights.
+# The fields that weights determine; the number of registers is taken from the weights.
 _SETTLED_FIELDS = (
     "embed_dim",
     "depth",
@@ -70,26 +70,26 @@ VARIANTS = {
     "dinov3_small": _dinov3(384, 12, 6, 1536, 3),
     "dinov3_base": _dinov3(768, 12, 12, 3072, 3),
     "dinov3_large": _dinov3(1024, 24, 16, 4096, 4),
-    # Not trained by the paper's authors; blocks with queries as in "giant".
+    # The paper's authors trained no such network; it has giant's blocks with queries.
     "dinov3_huge": _dinov3(1280, 32, 20, 5120, 5, "swiglu"),
     "dinov3_7b": _dinov3(4096, 40, 32, 8192, 5, "swiglu", "none"),
 }
 
 
 def get_variant(name: str) -> Variant:
-    """The named variant; ValueError lists the names there are."""
+    """Returns the named variant; ValueError lists the names."""
     if name not in VARIANTS:
         raise ValueError(f"Unknown variant {name!r}; there are {', '.join(VARIANTS)}.")
     return VARIANTS[name]
 
 
 def check_variant(name: str, vit: ViT, source: str) -> None:
-    """Raises ValueError unless a ViT is of the named variant, registers aside.
+    """Raises ValueError unless a ViT has the sizes of a variant, except for registers.
 
     Args:
       name: a key of VARIANTS.
-      vit: as it is stored.
-      source: where it comes from, for the message.
+      vit: the stored ViT.
+      source: its file, for the message.
     """
     found = {field: getattr(vit, field) for field in _SETTLED_FIELDS}
     wanted = {field: getattr(get_variant(name), field) for field in found}
@@ -112,7 +112,7 @@ def check_variant(name: str, vit: ViT, source: str) -> None:
 
 
 def create_vit(variant: str, *, image_size: tuple[int, int], **overrides) -> ViT:
-    """A ViT of a named size.
+    """Creates a ViT of a named size.
 
     Args:
       variant: a key of VARIANTS.
@@ -139,7 +139,7 @@ def create_eomt(
 
     Args:
       variant: a key of VARIANTS.
-      num_classes: without "no object".
+      num_classes: number of classes without "no object".
       num_queries: how many segments can be predicted.
       image_size: (height, width) in pixels.
       num_query_blocks: blocks with queries; 0 takes the variant's published number.

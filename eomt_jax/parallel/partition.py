@@ -1,4 +1,4 @@
-"""Where each parameter lies on the mesh, by a network's table of path patterns."""
+"""Places parameters on the mesh by a network's table of path patterns."""
 
 import dataclasses
 import re
@@ -23,16 +23,16 @@ Rules = tuple[tuple[str, Axes], ...]
 
 @dataclasses.dataclass(frozen=True)
 class PartitionRules:
-    """A network's table of where its parameters lie.
+    """A network's table of how its parameters are split.
 
     The axis `tensor` splits heads and feed-forward width, so that one block needs one
-    reduction for attention and one for its feed-forward; `fsdp` splits what is left of
-    the large matrices. Vectors are small and stay whole, but for biases of a dimension
-    that `tensor` splits.
+    reduction for attention and one for its feed-forward; `fsdp` splits another
+    dimension of the large matrices. Vectors are small and stay whole, except for biases
+    of a dimension that `tensor` splits.
 
     Attributes:
-      others: of the parameters that `apply_sharded` gathers before the network runs.
-      blocks: of those that `sharded_block` gathers, one block at a time.
+      others: rules of parameters that `apply_sharded` gathers before the network runs.
+      blocks: rules of parameters that `sharded_block` gathers, one block at a time.
     """
 
     others: Rules
@@ -52,14 +52,14 @@ def partition_spec(
     dimensions are split all the same. Scalars and batch statistics stay whole.
 
     Args:
-      path: names joined by "/"; what stands before the pattern does not matter, so
-        that optimizer moments follow their parameters.
+      path: names joined by "/"; a pattern matches its end, so that moments of the
+        optimizer are split like their parameters.
       shape: the parameter's whole shape.
       mesh: from `parallel.mesh.create_mesh`.
-      rules: of the network.
+      rules: the network's rules.
 
     Raises:
-      ValueError: no rule matches, or one of another number of dimensions.
+      ValueError: no rule matches, or the rule has another number of dimensions.
     """
     if not shape or path.startswith(f"{BATCH_STATS}/"):
         return PartitionSpec()
@@ -93,7 +93,7 @@ def param_shardings(shapes: PyTree, mesh: Mesh, rules: PartitionRules) -> PyTree
     Args:
       shapes: arrays or jax.ShapeDtypeStructs, as from jax.eval_shape.
       mesh: from `parallel.mesh.create_mesh`.
-      rules: of the network.
+      rules: the network's rules.
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -104,10 +104,10 @@ def param_shardings(shapes: PyTree, mesh: Mesh, rules: PartitionRules) -> PyTree
 
 
 def place(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Copies an array that all processes have onto the devices.
+    """Copies an array that all processes have to the devices.
 
-    Each process copies its own devices' shards alone; `jax.device_put` would first send
-    the whole array to all processes, to compare.
+    Each process copies only the shards of its own devices; `jax.device_put` would first
+    send the whole array to all processes, to compare it.
     """
     return jax.make_array_from_callback(
         value.shape, sharding, lambda index: value[index]
@@ -124,27 +124,26 @@ def apply_sharded(
 ) -> Any:
     """Calls model.apply with parameters and inputs on a mesh; call it under jit.
 
-    `fsdp` splits both the parameters and the batch, and XLA's partitioner must not be
-    left to choose which of the two it moves: it computes wrong numbers where a matrix
-    is split over fsdp × tensor and the batch over data × fsdp, all three larger than 1
-    (seen with jax 0.10.2; two Dense layers in a row are enough). So every layer is
-    given a split batch and whole or tensor-split weights. A transformer block gathers
-    its own, see `sharded_block`; what else there is, and it is little, is gathered
-    here.
+    `fsdp` splits both the parameters and the batch. XLA's partitioner must not choose
+    which of the two it moves, since it computes wrong numbers if a matrix is split over
+    fsdp × tensor and the batch over data × fsdp, with all three larger than 1 (seen
+    with jax 0.10.2 and two Dense layers in a row). So every layer gets a split batch
+    and whole or tensor-split weights. A transformer block gathers its own weights, see
+    `sharded_block`; the others, which are few, are gathered here.
 
     Args:
       model: any module with parameters that `rules` name.
       params: the model's tree, see eomt_jax.trees, as `param_shardings` places it.
-      *args: of model.apply, after the variables.
-      mesh: from `parallel.mesh.create_mesh`; None computes in one place.
-      rules: of the model.
-      **kwargs: of model.apply.
+      *args: arguments of model.apply after the variables.
+      mesh: from `parallel.mesh.create_mesh`; None computes on one device.
+      rules: the model's rules.
+      **kwargs: keyword arguments of model.apply.
     """
     if mesh is None:
         return model.apply(to_variables(params), *args, **kwargs)
     abstract = mesh.abstract_mesh
     platform = platform_of(mesh.devices.flat)
-    # JAX keeps the mesh of the context in the keys of what it has traced.
+    # JAX's cache of traced functions takes the mesh of the context into account.
     with tracing_for(platform), jax.sharding.use_abstract_mesh(abstract):
         params = _gather(params, abstract, rules.others)
         return model.apply(to_variables(params), *args, **kwargs)
@@ -153,18 +152,18 @@ def apply_sharded(
 def sharded_block(
     block: type[nn.Module], *, rules: Rules, dtype: Any, remat: bool
 ) -> type[nn.Module]:
-    """Returns a transformer block that gathers what `fsdp` splits, each time it computes.
+    """Returns a transformer block that gathers its weights whenever it computes.
 
-    Outside of `apply_sharded`, and where the mesh's axis `fsdp` is 1, there is nothing
-    to gather. Otherwise whole weights live while their block computes, and no longer:
-    the backward pass gathers them again, with remat or without.
+    Outside of `apply_sharded`, and if the mesh's axis `fsdp` is 1, there is nothing to
+    gather. Otherwise whole weights exist only while their block computes, and the
+    backward pass gathers them again, with remat or without.
 
     Args:
       block: the module's class.
-      rules: of the block's parameters.
-      dtype: of activations. Split matrices are cast before they travel; the block
-        would cast them to the same afterwards.
-      remat: keep nothing of the block for the backward pass but its inputs.
+      rules: the rules of the block's parameters.
+      dtype: type of activations. Split matrices are cast to it before they are sent;
+        the block would cast them afterwards.
+      remat: keep only the block's inputs for the backward pass.
     """
     mesh = computing_mesh()
     if mesh is None or mesh.shape["fsdp"] == 1:
@@ -178,16 +177,16 @@ def sharded_block(
 
 
 def split_rows(x: Array) -> Array:
-    """Activations that `apply_sharded` computes: split by rows of the batch alone."""
+    """Returns activations of `apply_sharded`, split only by rows of the batch."""
     if computing_mesh() is None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def computing_mesh() -> AbstractMesh | None:
-    """The mesh that `apply_sharded` set, or None outside of it."""
+    """Returns the mesh that `apply_sharded` set, or None outside of it."""
     mesh = jax.sharding.get_abstract_mesh()
-    # A mesh of the user's own, or the inside of a shard_map, is none of ours.
+    # A mesh that the user set, or that of a shard_map, is not the one of apply_sharded.
     automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
     return mesh if mesh.axis_names == AXES and automatic else None
 
@@ -195,7 +194,7 @@ def computing_mesh() -> AbstractMesh | None:
 def _gather(
     params: PyTree, mesh: AbstractMesh, rules: Rules, *, dtype: Any = None
 ) -> PyTree:
-    """Parameters that `rules` name as the network computes with them: on `tensor`."""
+    """Gathers parameters that `rules` name; they stay split only over `tensor`."""
 
     def gather(path: tuple[Any, ...], leaf: Array) -> Array:
         name = leaf_path(path)
@@ -211,5 +210,5 @@ def _gather(
 
 
 def _save_all_but_constrained(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of jax.checkpoint that keeps no gathered weights."""
+    """Policy of jax.checkpoint: returns False for gathered weights, to drop them."""
     return primitive.name != "sharding_constraint"

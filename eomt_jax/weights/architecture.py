@@ -1,7 +1,7 @@
-"""What network a checkpoint's tensors are of: by their names, shapes and config.json.
+"""Infers a checkpoint's network from the tensors' names and shapes and config.json.
 
-Strict both ways: every tensor is used or known to be useless, and every parameter of ours
-is found, each with the shape that the others imply.
+It is strict: every tensor must be used or known to be useless, and every parameter of
+ours must be found with the shape that the others imply.
 """
 
 import math
@@ -16,7 +16,8 @@ from eomt_jax.weights.layouts import BIASED, Architecture
 from eomt_jax.weights.name_maps import Naming, Table
 from eomt_jax.weights.wording import listed, shown
 
-# Numbers that shapes don't settle, all of them above 0, and the largest that make sense.
+# Numbers that shapes don't determine, which are all above 0, and the largest of each
+# that makes sense.
 LARGEST = {
     "layer_norm_eps": 1.0,
     "layer_scale_init": 1e3,
@@ -27,7 +28,7 @@ DEFAULT_SIZE = (224, 224)  # that DINOv3 was published with
 
 
 def detect_naming(checkpoint: Checkpoint, namings: Iterable[Naming]) -> Naming | None:
-    """The naming that knows most of the tensors; None if no block is named by any."""
+    """Returns the naming with the most of the tensors; None if none names a block."""
     found = set(checkpoint.shapes)
     best, most = None, 0
     for naming in namings:
@@ -49,17 +50,18 @@ def infer_architecture(
     rope_theta: float | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> tuple[Architecture, Table]:
-    """The architecture and the names of its tensors, all of them checked.
+    """Returns the architecture and the names of its tensors, after checking them.
 
     Args:
       checkpoint: the opened file or folder.
-      naming: whose names they are.
-      num_heads: attention heads; the config's, else those of DINOv2 and DINOv3.
-      layer_norm_eps: the config's, else 1e-6, with rotary positions 1e-5.
-      rope_theta: the config's, else 100.
-      image_size: (height, width) that the position embedding is of, where neither the
-        config says it nor is it a square one; with rotary positions, the size to build
-        for where the config has none, else 224 x 224.
+      naming: the naming of its tensors.
+      num_heads: attention heads; by default the config's, or those of DINOv2 and
+        DINOv3.
+      layer_norm_eps: by default the config's, or 1e-6, or 1e-5 with rotary positions.
+      rope_theta: by default the config's, or 100.
+      image_size: (height, width) of the position embedding, if the config doesn't have
+        it and it isn't square. With rotary positions, the network's size if the config
+        has none; by default 224 x 224.
 
     Raises:
       ValueError: tensors missing, unknown or misshapen, or a config.json of another
@@ -84,7 +86,7 @@ def infer_architecture(
 
 
 def _read_off(checkpoint: Checkpoint, naming: Naming) -> Table:
-    """The table of the network that the names are of, as far as they tell."""
+    """Returns the table of the network, with the choices that the names determine."""
     shapes = checkpoint.shapes
     registers = shapes.get(_only(naming.stem["register_tokens"]), ())
     upscale = naming.upscale.get("transposed/kernel", "")
@@ -94,7 +96,7 @@ def _read_off(checkpoint: Checkpoint, naming: Naming) -> Table:
     return naming.table(
         depth=naming.depth(set(shapes)),
         mlp_type=_mlp_type(checkpoint, naming),
-        # transformers keeps an empty tensor where there are none.
+        # transformers has an empty tensor if there are no registers.
         registers=len(registers) == 3 and registers[1] > 0,
         qkv_bias=_qkv_bias(checkpoint, naming),
         num_upscale_blocks=num_upscale_blocks,
@@ -102,7 +104,7 @@ def _read_off(checkpoint: Checkpoint, naming: Naming) -> Table:
 
 
 def _only(names: str | tuple[str, ...], block: int = 0) -> str:
-    """The first name of a row, of one block."""
+    """Returns the first name of a row, for one block."""
     name = names if isinstance(names, str) else names[0]
     return name.replace("{i}", str(block))
 
@@ -112,7 +114,8 @@ def _mlp_type(checkpoint: Checkpoint, naming: Naming) -> str:
     gate_up = _only(naming.feed_forward["swiglu"]["mlp/gate_up/kernel"])
     if up != gate_up:
         return "swiglu" if gate_up in checkpoint.shapes else "gelu"
-    # timm has the same names for both; its SwiGLU gives twice what the next layer takes.
+    # timm has the same names for both; the first layer of its SwiGLU has twice as many
+    # outputs as the next layer has inputs.
     down = _only(naming.feed_forward["swiglu"]["mlp/down/kernel"])
     rows, columns = (checkpoint.shapes.get(name, ()) for name in (up, down))
     packed = len(rows) == len(columns) == 2 and rows[0] == 2 * columns[1]
@@ -186,7 +189,7 @@ def _infer(
             stored_size=stored_size,
             image_size=image_size,
         )
-    # The 7B of DINOv3 and WebSSL alone have heads of twice the usual width.
+    # Only the 7B of DINOv3 and WebSSL have heads of twice the usual width.
     head_dim = 128 if embed_dim == 4096 else 64
     configured = config.get("num_attention_heads")
     if num_heads and configured not in (None, num_heads):
@@ -224,7 +227,7 @@ def _infer(
         rope_theta=check_number(
             checkpoint.path, "rope_theta", _first(rope_theta, config_theta(checkpoint))
         ),
-        # null there, it draws none.
+        # The config's null means that training draws no factor.
         rope_rescale=check_number(
             checkpoint.path,
             "rope_rescale",
@@ -236,7 +239,7 @@ def _infer(
 
 
 def _first(*values: Any) -> Any:
-    """The first that is not None."""
+    """Returns the first value that is not None."""
     return next(value for value in values if value is not None)
 
 
@@ -245,12 +248,12 @@ def _is_count(value: Any) -> bool:
 
 
 def check_number(source: epath.PathLike, name: str, value: Any) -> float:
-    """A number of the network that shapes don't settle, if it is in its range.
+    """Returns a number of the network, or raises an error if it is out of its range.
 
     Args:
-      source: what the number is for, for the message.
+      source: the file of the number, for the message.
       name: a key of LARGEST.
-      value: from a config, model.json or a caller.
+      value: the number from a config, model.json or a caller.
     """
     largest = LARGEST[name]
     if type(value) not in (int, float) or not 0 < value <= largest:
@@ -270,7 +273,7 @@ def _grid_size(
     stored_size: tuple[int, int] | None,
     image_size: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """(rows, columns) of a position embedding; `what` it is, for messages."""
+    """Returns (rows, columns) of a position embedding; messages call it `what`."""
     num_patches = num_positions - class_position
     if stored_size:
         rows, columns = (side // patch_size for side in stored_size)

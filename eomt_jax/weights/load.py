@@ -1,4 +1,4 @@
-"""From a path to a model that is ready to apply."""
+"""Loads models and parameters from paths and names on the Hugging Face hub."""
 
 import dataclasses
 import numbers
@@ -36,13 +36,13 @@ class Loaded:
     """An opened network.
 
     Attributes:
-      model: ready to apply.
+      model: the network, ready to apply.
       params: float32 NumPy arrays, some of them views in another order of axes; with
-        batch statistics where the network has them, see eomt_jax.trees.
-      dataset_info: classes and task, where the checkpoint or its published name tells
-        them; else None.
-      notes: sentences that a user should read, as that the classes are unknown.
-      resampled: paths of the parameters that are of another size than stored.
+        batch statistics if the network has them, see eomt_jax.trees.
+      dataset_info: classes and task, if the checkpoint or its published name has them;
+        otherwise None.
+      notes: sentences that a user should read, such as that the classes are unknown.
+      resampled: paths of the parameters that have another size than stored.
     """
 
     model: Any
@@ -60,28 +60,29 @@ def open_network(
     delta: bool | None = None,
     **overrides: Any,
 ) -> Loaded:
-    """Opens a network of a checkpoint of ours, of the release or of transformers.
+    """Opens a network from a checkpoint of ours, of the release or of transformers.
 
     Args:
-      path: a training's work directory, a folder that `native.save` wrote, one step of
-        it (…/checkpoints/1000; of several the best is read where a training kept
-        the best, else the newest) or a file
-        that `native.save_file` wrote; the release's .bin, .pth or .ckpt; a folder that
-        transformers wrote. May be a bucket, or, where there is nothing at the path, a
-        name on the Hugging Face hub, "org/name" or "org/name@revision".
-      backbone: where the release's checkpoint holds differences to a DINOv3 backbone,
-        that one: whatever `load_backbone` takes.
-      image_size: (height, width) in pixels; another one than the checkpoint's
+      path: a training's work directory, a folder of `native.save`, one step of it
+        (…/checkpoints/1000; without a step, the best is read if the training kept it,
+        and the newest otherwise), or a file of `native.save_file`; the release's .bin,
+        .pth or .ckpt; a folder of transformers. It may be in a bucket. If there is
+        nothing at the path, it is a name on the Hugging Face hub, "org/name" or
+        "org/name@revision".
+      backbone: the DINOv3 backbone that a checkpoint of differences belongs to;
+        anything that `load_backbone` takes.
+      image_size: (height, width) in pixels; another size than the checkpoint's
         resamples the position embedding, if it has one.
-      delta: whether the checkpoint holds such differences, where it doesn't say so.
-      **overrides: fields of the model, as dtype="bfloat16" or remat=True. num_heads
-        (else the config's, else that of DINO's of this width), layer_norm_eps,
-        rope_theta and num_query_blocks are for checkpoints that don't say; others must
-        agree with the parameters.
+      delta: whether the checkpoint holds such differences; None if it says so itself.
+      **overrides: fields of the model, such as dtype="bfloat16" or remat=True.
+        num_heads (by default the config's, or that of DINO's of this width),
+        layer_norm_eps, rope_theta and num_query_blocks are for checkpoints that don't
+        have them; others must agree with the parameters.
 
     Raises:
       FileNotFoundError: there is nothing at the path.
-      ValueError: what is there is damaged, no network, or an argument contradicts it.
+      ValueError: the checkpoint is damaged, holds no network, or contradicts an
+      argument.
     """
     check_image_size(image_size)
     stored = read_stored_network(
@@ -149,22 +150,22 @@ def load_backbone(
     patch_size: int = 16,
     **overrides: Any,
 ) -> tuple[ViT, dict[str, Any]]:
-    """A pre-trained ViT and its parameters, at any patch and image size.
+    """Returns a pre-trained ViT and its parameters, at any patch and image size.
 
-    The patch kernel and the position embedding are resampled where the checkpoint's
-    sizes differ, and stay as they are, bit for bit, where they don't.
+    The patch kernel and the position embedding are resampled if the checkpoint's sizes
+    differ, and otherwise don't change.
 
     Args:
       path: DINOv2 as torch.hub's .pth, with timm's names, or as a Hugging Face file or
-        folder; DINOv3 as one of the latter; or whatever `open_network` takes, differences
-        excepted, whose backbone is then taken. May be a bucket or a name on the Hugging
-        Face hub.
-      image_size: (height, width) in pixels, multiples of `patch_size`; the
-        checkpoint's patch grid if None.
-      patch_size: in pixels.
-      **overrides: fields of ViT. num_heads (else the config's, else that of DINO's of
-        this width), layer_norm_eps, rope_theta, dtype and remat are free; others must
-        agree with the weights.
+        folder; DINOv3 as a Hugging Face file or folder; or anything that `open_network`
+        takes except for differences, whose backbone is then taken. It may be in a
+        bucket, or a name on the Hugging Face hub.
+      image_size: (height, width) in pixels, multiples of `patch_size`; None takes the
+        checkpoint's patch grid.
+      patch_size: side of a patch in pixels.
+      **overrides: fields of ViT. num_heads (by default the config's, or that of DINO's
+        of this width), layer_norm_eps, rope_theta, dtype and remat are free; others
+        must agree with the weights.
 
     Returns:
       The model and its parameters, float32 NumPy arrays, some of them views in another
@@ -191,14 +192,14 @@ def load_backbone(
 def read_backbone(
     path: epath.PathLike, **options: Any
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """A backbone's fields, its parameters at the sizes that are stored, and notes.
+    """Returns a backbone's fields, its parameters at the stored sizes, and notes.
 
     Args:
-      path: as in `load_backbone`.
-      **options: num_heads, layer_norm_eps, rope_theta, for checkpoints that don't say.
+      path: see `load_backbone`.
+      **options: num_heads, layer_norm_eps, rope_theta, for checkpoints without them.
 
     Raises:
-      As `load_backbone`.
+      The errors of `load_backbone`.
     """
     stored = _read_checked_backbone(path, options)
     return stored.vit_fields, stored.vit_params, stored.notes
@@ -219,7 +220,7 @@ def _refit(
     patch_size: int,
     overrides: dict[str, Any],
 ) -> tuple[ViT, dict[str, Any]]:
-    """The stored ViT with overrides, and its parameters at the wanted size."""
+    """Returns the stored ViT with overrides, and its parameters at the wanted size."""
     fields = stored.vit_fields
     _check_settled(path, fields, overrides)
     if image_size is None:
@@ -240,7 +241,7 @@ def _refit(
 
 
 def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
-    """A ViT of stored fields and overrides; ValueError names `path`."""
+    """Returns a ViT of stored fields and overrides; ValueError names `path`."""
     for name in LARGEST.keys() & fields.keys():
         check_number(path, name, fields[name])
     try:
@@ -252,7 +253,7 @@ def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
 
 
 def _build_network(path: epath.PathLike, stored: Stored) -> Any:
-    """Builds the network, or the backbone alone, that is stored."""
+    """Builds the stored network or backbone."""
     vit = build_vit(path, stored.vit_fields) if stored.vit_fields else None
     kind = network_class(stored.kind)
     if kind is None:
@@ -268,7 +269,7 @@ def _build_network(path: epath.PathLike, stored: Stored) -> Any:
 def _check_settled(
     path: epath.PathLike, fields: dict[str, Any], overrides: dict[str, Any]
 ) -> None:
-    """Overrides must be known, and agree with what the parameters settle."""
+    """Raises ValueError for overrides that are unknown or contradict the parameters."""
     for name, value in overrides.items():
         if name in FREE_FIELDS:
             continue
@@ -294,7 +295,7 @@ def check_image_size(image_size: Any) -> None:
 
 
 def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) -> None:
-    """The parameters read must be those of the model, no more, no less."""
+    """Raises ValueError unless the parameters are exactly those of the model."""
     vit = model.backbone if isinstance(model, Network) else model
     if isinstance(vit, ViT):
         name = model.backbone_name if isinstance(model, Network) else ""

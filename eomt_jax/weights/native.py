@@ -1,10 +1,10 @@
-"""Our own checkpoints: a model's fields, its dataset's classes, its parameters.
+"""Reads and writes our own checkpoints: a model's fields, its classes, its parameters.
 
-    folder/model.json                  what to build, and the class table
+    folder/model.json                  the network's fields, and the class table
     folder/checkpoints/<step>/params   the parameter tree, by orbax
 
 A training's work directory is such a folder, with more items in each step. Converted
-weights are one with the single step 0, or one file that is passed on easily:
+weights are a folder with the single step 0, or one file:
 
     file.safetensors                   see single_file.py
 """
@@ -39,13 +39,13 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What model.json says.
+    """Content of model.json.
 
     Attributes:
-      fields: of the module; a module within is a dict of its own fields.
-      kind: the module's class, "EoMT" or "ViT".
-      dataset_info: what the model was trained on; None for a bare backbone.
-      checksum: of the parameters, where there is one set of them; else empty.
+      fields: the module's fields; a module within is a dict of its own fields.
+      kind: name of the module's class, such as "EoMT" or "ViT".
+      dataset_info: class table of the training's dataset; None for a backbone.
+      checksum: checksum of the parameters if there is one set of them; otherwise empty.
     """
 
     fields: dict[str, Any]
@@ -73,7 +73,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "ModelConfig":
-        """Reads what `to_json` wrote; `source` is named where that fails."""
+        """Reads the text of `to_json`; errors name `source`."""
         try:
             value = json.loads(text)
             version, kind, fields = value["version"], value["kind"], value["model"]
@@ -158,8 +158,8 @@ def save(
     import orbax.checkpoint as ocp
 
     item = folder / STEPS_FOLDER / "0" / steps.PARAMS_ITEM
-    # Weights hardly shrink, and compressing them would hold them in memory once more,
-    # as would gathering them in few files those that lie there in another order of axes.
+    # Weights hardly get smaller by compression, which would copy them in memory. To
+    # gather them in few files would copy those that have another order of axes.
     handler = ocp.PyTreeCheckpointHandler(use_compression=False, use_ocdbt=False)
     orbax_logger = logging.getLogger("absl")
     orbax_logger.addFilter(_is_worth_reading)
@@ -168,17 +168,18 @@ def save(
             checkpointer.save(item, args=ocp.args.PyTreeSave(params))
     finally:
         orbax_logger.removeFilter(_is_worth_reading)
-    # Everywhere, since a folder may be copied into a bucket later.
+    # The marks are written on disks too, since a folder may be copied to a bucket
+    # later.
     for part in (item, item.parent):
         (part / steps.COMMIT_FILE).write_text("")
-    # Last, so that an interrupted save doesn't look like a model.
+    # model.json is written last, so that an interrupted save doesn't look like a model.
     config = ModelConfig.of(model, dataset_info)
     checksum = single_file.checksum(params)
     save_model_config(folder, dataclasses.replace(config, checksum=checksum))
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Not so orbax's warning that it had nothing to gather, as it was told."""
+    """Returns False for orbax's warning that it gathers no files, which is intended."""
     return "Skipping merge of OCDBT" not in record.getMessage()
 
 
@@ -203,7 +204,7 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
         check_folder(item)
         wanted = ocp.RestoreArgs(restore_type=np.ndarray, dtype=np.dtype("float32"))
         handler = ocp.PyTreeCheckpointHandler()
-        # Asked itself: the checkpointer warns where an item has none of its metadata.
+        # The handler is called, since the checkpointer warns if it finds no metadata.
         stored = handler.metadata(item).tree
         with ocp.Checkpointer(handler) as checkpointer:
             as_numpy = jax.tree.map(lambda _: wanted, stored)
@@ -233,19 +234,19 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _root(folder: epath.PathLike) -> epath.Path:
-    """The checkpoint folder of a folder that may be one step of it."""
+    """Returns the checkpoint folder of a folder that may be one step of it."""
     folder = epath.Path(folder).expanduser().resolve()
     is_step = folder.name.isdigit() and folder.parent.name == STEPS_FOLDER
     return folder.parent.parent if is_step else folder
 
 
 def step_folder(folder: epath.PathLike) -> epath.Path:
-    """The step of a checkpoint folder that is meant; a step's folder is itself."""
+    """Returns the step to read in a checkpoint folder; for a step's folder, itself."""
     return _choose_step(folder)[0]
 
 
 def _choose_step(folder: epath.PathLike) -> tuple[epath.Path, tuple[str, ...]]:
-    """The best complete step where a training kept the best, else the newest; notes."""
+    """Returns the best complete step if it was kept, or the newest; and notes."""
     folder = epath.Path(folder).expanduser().resolve()
     if _root(folder) != folder:
         return folder, ()
@@ -265,16 +266,16 @@ def _choose_step(folder: epath.PathLike) -> tuple[epath.Path, tuple[str, ...]]:
 
 
 def chosen_step(path: epath.PathLike) -> tuple[epath.PathLike, tuple[str, ...]]:
-    """A folder of ours as the step that is meant, any other path as it is; and notes.
+    """Returns the step to read in a folder of ours, or any other path; and notes.
 
-    By name, for a training that is still running may write a newer one.
+    The step is chosen once, since a training that is running may write a newer one.
     """
     is_folder = epath.Path(path).expanduser().is_dir()
     return _choose_step(path) if is_folder and is_native(path) else (path, ())
 
 
 def _module_fields(module: nn.Module) -> dict[str, Any]:
-    """A module's fields as JSON values."""
+    """Returns a module's fields as JSON values."""
     fields = {}
     for field in dataclasses.fields(module):
         if field.name in ("parent", "name") or is_execution(field):
