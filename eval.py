@@ -2,8 +2,9 @@
 
 python eval.py --workdir=runs/quickstart
 
-Image size, dtype, dataset and split are the training's own unless a flag says otherwise.
-Prints a table and writes it as JSON. The network runs without masked attention.
+Image size, dtype, dataset and split are those of the training unless a flag sets them.
+The command prints a table and writes it as JSON. The network runs without masked
+attention.
 """
 
 import functools
@@ -15,34 +16,36 @@ from data import prepare
 from eomt_jax.cli import config_flag, process_flags
 from eomt_jax.cli.progress import Progress
 
-# A training says itself what a recipe would; --checkpoint may need one.
+# The default recipe: a training has its own fields, but --checkpoint may need another.
 _COMMON = pathlib.Path(__file__).parent / "configs" / "common.py"
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of a training, of which the best or else the newest is scored.",
+    "Folder of a training, whose best checkpoint, or else the newest, is scored.",
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Instead: any EoMT; file, folder, step, or name on the hub."
+    "checkpoint", None, "Any EoMT instead: a file, folder, step, or name on the hub."
 )
 _BACKBONE = flags.DEFINE_string(
-    "backbone", "", "What a checkpoint with DINOv3 holds differences to."
+    "backbone", "", "Backbone of a checkpoint that holds differences to DINOv3."
 )
-_SPLIT = flags.DEFINE_string("split", "", "Instead of config.dataset.eval_split.")
+_SPLIT = flags.DEFINE_string("split", "", "Split other than config.dataset.eval_split.")
 _TASK = flags.DEFINE_string(
-    "task", "", "panoptic, instance or semantic, instead of config.eval.task."
+    "task", "", "Task other than config.eval.task: panoptic, instance or semantic."
 )
 _OUT = flags.DEFINE_string(
     "out",
     "",
-    "The JSON file; evaluation_DATASET_SPLIT_STEP.json in the folder by default.",
+    "JSON file; evaluation_DATASET_SPLIT_STEP.json in the folder by default.",
 )
 _PICTURES = flags.DEFINE_integer(
-    "pictures", 0, "Draw so many of the first images, into a folder beside the JSON."
+    "pictures",
+    0,
+    "How many of the first images to draw, into a folder beside the JSON.",
 )
 _PREDICTIONS = flags.DEFINE_string(
-    "predictions", "", "New folder for all predictions, as benchmarks take them."
+    "predictions", "", "New folder for all predictions, in the benchmarks' formats."
 )
 process_flags.define_process_flags()
 flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
@@ -56,7 +59,7 @@ def main(argv: list[str]) -> None:
 
 
 def score() -> None:
-    # After the flags, so that --help and misspelt fields answer at once.
+    # These are imported here so that --help and misspelt fields are answered at once.
     from eomt_jax.config_ranges import check_config
     from eomt_jax.evaluation import checkpoint, run_config, tables
     from eomt_jax.parallel import processes
@@ -66,7 +69,7 @@ def score() -> None:
     if _WORKDIR.value:
         taken = run_config.take_from_run(config, _WORKDIR.value, given=given)
         if taken and processes.is_main():
-            print(f"As trained: {', '.join(taken)}.", flush=True)
+            print(f"Taken from the training: {', '.join(taken)}.", flush=True)
     check_config(config)
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
     results = checkpoint.evaluate_checkpoint(

@@ -1,4 +1,4 @@
-"""Trains an EoMT; run again, the same command goes on where it was stopped.
+"""Trains an EoMT; the same command, run again, continues a stopped training.
 
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 """
@@ -11,10 +11,10 @@ from eomt_jax.cli import config_flag, process_flags
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Say what would be trained and what it needs, and stop."
+    "dry_run", False, "Print what would be trained and what it needs, and stop."
 )
 _MEASURE = flags.DEFINE_bool(
-    "measure", True, "In a dry run, run a step or two to tell their time and memory."
+    "measure", True, "In a dry run, run a step or two to measure time and memory."
 )
 process_flags.define_process_flags()
 flags.mark_flags_as_required(["config", "workdir"])
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
     with process_flags.joined(saves_on_sigterm=not _DRY_RUN.value):
-        # After the flags, so that --help and misspelt fields answer at once.
+        # This is imported here so that --help and misspelt fields are answered at once.
         from eomt_jax.config_ranges import check_config
         from eomt_jax.training import dry_run, loop
 

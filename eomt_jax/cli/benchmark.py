@@ -30,7 +30,7 @@ _PROGRAMS = flags.DEFINE_list(
 _MEASURE = flags.DEFINE_list(
     "measure", [], "What to time: inference, train_step, input_pipeline, evaluation."
 )
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Of inference.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8"], "Batches of inference.")
 _IMAGES = flags.DEFINE_integer(
     "images", 16, "Images evaluated in a round, the first of the validation split."
 )

@@ -12,7 +12,7 @@ from eomt_jax.weights.load import Loaded, open_network
 NUMBERS = {
     "num_heads": (int, "attention heads; default: the config's, else width / 64"),
     "num_query_blocks": (int, "blocks that see the queries; default: the checkpoint's"),
-    "layer_norm_eps": (float, "default: the config's, else the architecture's"),
+    "layer_norm_eps": (float, "of norms; default: the config's, else the network's"),
     "rope_theta": (float, "of rotary positions; default: the config's, else 100"),
 }
 
@@ -27,26 +27,26 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, *, noun: str) -> N
     parser.add_argument(
         "--backbone",
         default="",
-        help="what the checkpoint is a difference to, where it is one: the release's "
-        "DINOv3 weights are",
+        help="the weights that belong to a checkpoint of differences, such as the "
+        "release's with DINOv3",
     )
     parser.add_argument(
         "--delta",
         action=argparse.BooleanOptionalAction,
-        help="whether it is one, where the checkpoint doesn't tell",
+        help="whether the checkpoint holds differences, if it doesn't say so itself",
     )
     parser.add_argument(
         "--image_size",
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="in pixels; default: the checkpoint's",
+        help="size of the network's images in pixels; default: the checkpoint's",
     )
     for name, (kind, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument(
         "--dataset",
-        help="whose classes an EoMT predicts, where the checkpoint doesn't say: a "
+        help="the dataset of an EoMT's classes, if the checkpoint doesn't have it: a "
         "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
         "list of classes",
     )

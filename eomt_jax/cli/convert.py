@@ -32,16 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_checkpoint_arguments(
         parser, noun="an EoMT or a backbone, of ours, the release or Hugging Face"
     )
-    parser.add_argument("out", help="what to write, may be in a bucket; must be new")
+    parser.add_argument("out", help="new folder or file to write, may be in a bucket")
     parser.add_argument(
         "--to",
         choices=FORMATS,
-        help="default: safetensors if OUT ends in .safetensors, else eomt_jax",
+        help="form to write; default: safetensors if OUT ends so, else eomt_jax",
     )
     parser.add_argument(
         "--patch_size",
         type=int,
-        help="of a backbone, whose patch embedding is resampled to it; default: 16",
+        help="patch size to which a backbone is resampled, in pixels; default: 16",
     )
     options = parser.parse_args(arguments)
     if options.to is None:

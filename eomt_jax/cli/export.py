@@ -28,18 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=_batch_size,
         default=None,
         metavar="N",
-        help="images a call; default: any, which one program then takes",
+        help="images in a call; default: the program takes any number",
     )
     parser.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
-        help="of cpu, cuda, rocm and tpu, with commas; default: %(default)s",
+        help="some of cpu, cuda, rocm and tpu, with commas; default: %(default)s",
     )
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
         default="float32",
-        help="of the activations; default: %(default)s",
+        help="type of the activations; default: %(default)s",
     )
     options = parser.parse_args(arguments)
 

@@ -110,21 +110,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--dataset",
-        help="whose classes the model predicts, where the checkpoint doesn't say: a "
+        help="the dataset of the model's classes, if the checkpoint doesn't have it: a "
         "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
         "list of classes",
     )
-    add("--image_size", type=int, help="network's input, pixels; default: as trained")
+    add("--image_size", type=int, help="pixels of the input; default: the training's")
     add(
         "--batch_size",
         type=int,
-        help="photographs at a time; default: 1 on a CPU, else 8",
+        help="photographs predicted together; default: 1 on a CPU, else 8",
     )
     add(
         "--tile",
         action="store_true",
-        help="look at large photographs piece by piece at their own scale (semantic and "
-        "instance segmentation)",
+        help="predict large photographs piece by piece at their own scale (semantic "
+        "and instance segmentation)",
     )
     add(
         "--skip_padding",
@@ -135,33 +135,34 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--threshold",
         type=float,
-        help="score from which on a segment counts; default: 0.8 for panoptic segments, "
-        "0.5 for instances; classes of pixels have no scores",
+        help="least score of a segment; default: 0.8 for panoptic segments, 0.5 for "
+        "instances; classes of pixels have no scores",
     )
     add(
         "--max_instances",
         type=_positive,
-        help="of a photograph; default: as many as the model has queries, at least 100",
+        help="most instances of a photograph; default: the number of the model's "
+        "queries, at least 100",
     )
     add(
         "--nms_iou",
         type=float,
-        help="of instances of one class whose masks have a larger IoU than this, such as "
-        "0.7, keep the best alone; default: keep all",
+        help="keep only the best of instances of one class whose masks have a larger "
+        "IoU than this, such as 0.7; default: keep all",
     )
     add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(
         "--long_side",
         type=_positive,
-        help="of the overlays, pixels; default: 1024 to 2048",
+        help="long side of the overlays in pixels; default: 1024 to 2048",
     )
-    add("--dtype", help="of the computation; default: float32 on a CPU, else bfloat16")
+    add("--dtype", help="type to compute in; default: float32 on a CPU, else bfloat16")
     add(
         "--num_threads",
         type=_positive,
         default=4,
-        help="that read and write; default: 4",
+        help="number of threads that read and write; default: 4",
     )
     add(
         "--compilation_cache",

@@ -261,7 +261,7 @@ def _choose_step(folder: epath.PathLike) -> tuple[epath.Path, tuple[str, ...]]:
     if step == complete[-1]:
         return chosen, ()
     newest = folder / STEPS_FOLDER / str(complete[-1])
-    note = f"Of its checkpoints the best one is taken, {chosen} with {score}"
+    note = f"Among its checkpoints the best one is taken, {chosen} with {score}"
     return chosen, (f"{note}; the newest is {newest}.",)
 
 

@@ -74,7 +74,7 @@ def _one_of(
 
 def _describe_choice(key: str, keys: Collection[str]) -> str:
     others = sorted(other for other in keys if other != key)
-    return f"Of its tensors those of {key} are taken and not those of {listed(others)}."
+    return f"The tensors of {key} are taken, and not those of {listed(others)}."
 
 
 def _groups(names: Collection[str], shared: str) -> dict[str, list[str]]:

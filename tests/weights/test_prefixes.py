@@ -54,8 +54,8 @@ def test_average_is_taken_and_said_and_heads_of_a_training_are_left(plain, tmp_p
     _, got, notes = read_backbone(file)
     same(got, params)
     assert notes == (
-        "Of its tensors those of teacher are taken and not those of student.",
-        "Of its tensors those of backbone are taken and not those of dino_head.",
+        "The tensors of teacher are taken, and not those of student.",
+        "The tensors of backbone are taken, and not those of dino_head.",
     )
 
 
