@@ -64,8 +64,8 @@ class BlankSplit:
         num_examples = {"train": sizes.train, "validation": sizes.validation}
         if split not in num_examples:
             raise ValueError(
-                f"{name} is not prepared, and blank ones have the splits train and "
-                f"validation, not {split!r}"
+                f"{name} is not prepared, so only its splits train and validation "
+                f"can be compiled for, not {split!r}"
             )
         self.split = split
         self.info: DatasetInfo = dataclasses.replace(

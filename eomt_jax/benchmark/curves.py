@@ -82,7 +82,9 @@ def compare(
     num_steps = int(steps[-1])
     window = window or max(1, num_steps // 10)
     if not 1 <= window <= num_steps:
-        raise ValueError(f"a window of {window} steps, but {num_steps} steps in common")
+        raise ValueError(
+            f"a window of {window} steps is longer than the {num_steps} common steps"
+        )
     deviations, losses = {}, None
     for metric in METRICS:
         pair = [read_curve(folder, metric)[:num_steps] for folder in (ours, theirs)]

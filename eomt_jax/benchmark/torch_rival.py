@@ -40,7 +40,7 @@ class Rival:
 
         self.device = "cuda" if jax.default_backend() == "gpu" else "cpu"
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("this torch is built without CUDA: nothing to compare")
+            raise ValueError("this torch has no CUDA, so it can't be compared")
         self.dtype = getattr(torch, np.dtype(model.vit.dtype).name)
         network = create_network(model, params, criterion).eval()
         # With probabilities of 1 it would use masked attention, and predict before each

@@ -111,11 +111,13 @@ def _measure() -> tuple[bool, dict[str, Any]]:
             f"--measure takes {', '.join(_MEASURES)}, not {sorted(unknown)}"
         )
     if not all(size.isdigit() and int(size) for size in _BATCH_SIZES.value):
-        raise app.UsageError(f"--batch_sizes={_BATCH_SIZES.value}: numbers from 1")
+        raise app.UsageError(
+            f"--batch_sizes={_BATCH_SIZES.value}: these must be numbers from 1"
+        )
     if _ROUNDS.value < 1:
-        raise app.UsageError(f"--rounds={_ROUNDS.value}: at least 1")
+        raise app.UsageError(f"--rounds={_ROUNDS.value}: it must be at least 1")
     if _IMAGES.value < 1:
-        raise app.UsageError(f"--images={_IMAGES.value}: at least 1")
+        raise app.UsageError(f"--images={_IMAGES.value}: it must be at least 1")
     # JAX must leave some of a GPU's memory to torch.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     from eomt_jax.benchmark import machine, measure

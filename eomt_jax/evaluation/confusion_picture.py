@@ -45,11 +45,11 @@ def draw_confusion(
     """
     if confusion.shape != (len(names), len(names)):
         raise ValueError(
-            f"a confusion matrix of shape {confusion.shape}, but {len(names)} names"
+            f"the confusion matrix has shape {confusion.shape}, for {len(names)} names"
         )
     drawn = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
     if not len(drawn):
-        raise ValueError("the confusion matrix counts no pixel: nothing to draw")
+        raise ValueError("the confusion matrix has no pixel, so nothing can be drawn")
     counts = confusion[np.ix_(drawn, drawn)].astype(np.float64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = int(np.clip(880 // len(drawn), 15, 52))

@@ -79,7 +79,9 @@ class TrainOptions:
                 f"{self.image_size} and {self.max_targets}"
             )
         if self.on_damaged not in ("stop", "replace"):
-            raise ValueError(f"on_damaged: 'stop' or 'replace', not {self.on_damaged}")
+            raise ValueError(
+                f"on_damaged must be 'stop' or 'replace', not {self.on_damaged!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -221,7 +221,7 @@ def check_num_targets(num_targets: int, max_targets: int) -> None:
     """
     if num_targets > max_targets:
         raise ValueError(
-            f"{num_targets} targets, but room for {max_targets}: set "
+            f"there are {num_targets} targets, but room for {max_targets}: set "
             f"config.dataset.max_targets to {num_targets} or more, or to 0 for the "
             "most that any image of the prepared dataset has"
         )

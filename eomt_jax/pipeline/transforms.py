@@ -221,7 +221,7 @@ def decode_image(
         raise ValueError(f"{short_reason(error)} ({len(encoded)} bytes)") from error
     if size is not None and found != size:
         raise ValueError(
-            f"{found[0]}×{found[1]} pixels, its segments {size[0]}×{size[1]}"
+            f"it has {found[0]}×{found[1]} pixels, its segments {size[0]}×{size[1]}"
         )
     return image
 

@@ -94,7 +94,9 @@ def test_runs_without_a_common_step_are_refused(tmp_path):
 
 def test_window_longer_than_the_runs_is_refused(tmp_path):
     run = write_run(tmp_path / "run", [{"step": 3, "loss": 1.0}])
-    with pytest.raises(ValueError, match="window of 4 steps, but 3"):
+    with pytest.raises(
+        ValueError, match="window of 4 steps is longer than the 3 common steps"
+    ):
         curves.compare(run, run, window=4)
 
 
