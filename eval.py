@@ -59,10 +59,11 @@ def main(argv: list[str]) -> None:
 
 
 def score() -> None:
-    # These are imported here so that --help and misspelt fields are answered at once.
-    from eomt_jax.config_ranges import check_config
+    # These are imported here so that misspelt flags are answered sooner.
     from eomt_jax.evaluation import checkpoint, run_config, tables
+    from eomt_jax.options import from_config
     from eomt_jax.parallel import processes
+    from eomt_jax.training.options import RunOptions
 
     config = _CONFIG.value
     given = config_flag.given_fields()
@@ -70,7 +71,7 @@ def score() -> None:
         taken = run_config.take_from_run(config, _WORKDIR.value, given=given)
         if taken and processes.is_main():
             print(f"Taken from the training: {', '.join(taken)}.", flush=True)
-    check_config(config)
+    from_config(RunOptions, config)  # raises
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
     results = checkpoint.evaluate_checkpoint(
         config,

@@ -24,12 +24,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
     with process_flags.joined(saves_on_sigterm=not _DRY_RUN.value):
-        # This is imported here so that --help and misspelt fields are answered at once.
-        from eomt_jax.config_ranges import check_config
+        # These are imported here so that misspelt flags are answered sooner.
+        from eomt_jax.options import from_config
         from eomt_jax.training import dry_run, loop
+        from eomt_jax.training.options import RunOptions
 
         config = _CONFIG.value
-        check_config(config)
+        from_config(RunOptions, config)  # raises
         prepare.ensure(config.dataset.name, config.dataset.data_dir)
         if _DRY_RUN.value:
             dry_run.dry_run(config, _WORKDIR.value, measure=_MEASURE.value)

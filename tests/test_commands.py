@@ -30,7 +30,7 @@ def quoted_words(script):
     source = (ROOT / script).read_text()
     for module in re.findall(r"(\w+)\.define_process_flags\(\)", source):
         source += (ROOT / f"eomt_jax/cli/{module}.py").read_text()
-    words = set(re.findall(r'"(\w+)"', source))
+    words = {"help", *re.findall(r'"(\w+)"', source)}
     return words | ({"config"} if "define_config_flag()" in source else set())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from ml_collections import ConfigDict
 
 from eomt_jax.benchmark import hlo, traffic
 from eomt_jax.benchmark.blank_split import open_or_blank
@@ -16,10 +17,12 @@ from eomt_jax.benchmark.flops import forward_flops, matmul_flops
 from eomt_jax.benchmark.target import Target
 from eomt_jax.evaluation.evaluator import count_function, evaluation_task
 from eomt_jax.inference.runner import Runner
+from eomt_jax.options import from_config
 from eomt_jax.parallel.mesh import batch_sharding
 from eomt_jax.pipeline.loader import eval_batches, train_batches
 from eomt_jax.task_registry import get_task
-from eomt_jax.training.setup import Config, Setup, setup
+from eomt_jax.training.options import RunOptions
+from eomt_jax.training.setup import Setup, setup
 from eomt_jax.training.step_memory import local_bytes
 from eomt_jax.types import Batch
 
@@ -80,7 +83,7 @@ class Program:
 
 
 def compile_config(
-    config: Config, target: Target, *, programs: tuple[str, ...] = ("train", "eval")
+    config: ConfigDict, target: Target, *, programs: tuple[str, ...] = ("train", "eval")
 ) -> tuple[Setup, list[Program]]:
     """Compiles a config's programs for all devices of the target; runs nothing.
 
@@ -89,7 +92,7 @@ def compile_config(
     runs on the device.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it.
+      config: the recipe, see `setup.setup`.
       target: result of `target.open_target`.
       programs: "train" and "eval", or one of them.
 
@@ -100,7 +103,8 @@ def compile_config(
     if not target.host_callbacks and config.criterion.matcher == "scipy":
         config = copy.deepcopy(config)
         config.criterion.matcher = "device"
-    source = open_or_blank(config, config.dataset.train_split)
+    data = from_config(RunOptions, config).dataset
+    source = open_or_blank(data, data.train_split)
     run = setup(config, devices=target.devices, source=source)
     compile_one = {"train": _compile_train, "eval": _compile_eval}
     return run, [compile_one[name](run, target) for name in programs]
@@ -135,7 +139,7 @@ def _compile_train(run: Setup, target: Target) -> Program:
 
 def _compile_eval(run: Setup, target: Target) -> Program:
     config, model = run.config, run.initialization.model
-    source = open_or_blank(config, config.dataset.eval_split)
+    source = open_or_blank(config.dataset, config.dataset.eval_split)
     info, task = source.info, evaluation_task(config.eval.task, source.info)
     batches = eval_batches(
         source,

@@ -12,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as mask_codec
 
 from eomt_jax.dataset_info import published_info
+from eomt_jax.pipeline.options import DatasetOptions
 from eomt_jax.pipeline.records import Record, open_split, prepared_versions
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.task_registry import get_task
@@ -105,13 +106,12 @@ class BlankSplit:
         )
 
 
-def open_or_blank(config: Any, split: str) -> Source:
-    """Opens a split of config's dataset, or a BlankSplit if it isn't prepared.
+def open_or_blank(data: DatasetOptions, split: str) -> Source:
+    """Opens a split of a dataset, or a BlankSplit if it isn't prepared.
 
     Raises:
       ValueError: it is neither prepared nor published.
     """
-    data = config.dataset
     if prepared_versions(data.data_dir, data.name):
         return open_split(data.data_dir, data.name, split)
     return BlankSplit(data.name, split)

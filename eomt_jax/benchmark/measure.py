@@ -5,15 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from eomt_jax.benchmark import evaluation, inference, input_pipeline, train_step
 from eomt_jax.benchmark.blank_split import open_or_blank
+from eomt_jax.options import from_config
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.training.setup import Config, setup
+from eomt_jax.training.options import RunOptions
+from eomt_jax.training.setup import setup
 
 
 def measure(
-    config: Config,
+    config: ConfigDict,
     *,
     what: Sequence[str],
     batch_sizes: Sequence[int],
@@ -24,7 +27,7 @@ def measure(
     """Prints a table for each measurement as soon as it is made.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it.
+      config: the recipe, see `setup.setup`.
       what: "inference", "train_step", "input_pipeline", "evaluation".
       batch_sizes: batch sizes of inference.
       rounds: number of rounds, in each of which all that is compared takes a turn.
@@ -39,9 +42,9 @@ def measure(
       ValueError: the config contradicts itself; or anything but inference is asked for
         and the dataset isn't prepared.
     """
-    report = {}
+    report, options = {}, from_config(RunOptions, config)
     if "inference" in what:
-        source = open_or_blank(config, config.dataset.train_split)
+        source = open_or_blank(options.dataset, options.dataset.train_split)
         run = setup(config, devices=jax.devices()[:1], source=source)
         model = run.initialization.model
         params = run.create_state().params
@@ -49,7 +52,7 @@ def measure(
         if torch_modes:
             from eomt_jax.benchmark.torch_rival import Rival
 
-            rival = Rival(model, jax.device_get(params), config.criterion)
+            rival = Rival(model, jax.device_get(params), run.config.criterion)
             rivals = {
                 f"PyTorch, {mode}": lambda images, mode=mode: rival.job(images, mode)
                 for mode in torch_modes
@@ -67,7 +70,7 @@ def measure(
     if "input_pipeline" in what:
         run = setup(config, devices=jax.devices()[:1])
         result = input_pipeline.measure(
-            run.source, run.train_options, rounds=rounds, seed=config.seed
+            run.source, run.train_options, rounds=rounds, seed=options.seed
         )
         print(input_pipeline.format_result(result), flush=True)
         report["input_pipeline"] = input_pipeline.as_json(result)
@@ -79,10 +82,10 @@ def measure(
 
 
 def _evaluation(
-    config: Config, num_images: int, rounds: int, torch_modes: Sequence[str]
+    config: ConfigDict, num_images: int, rounds: int, torch_modes: Sequence[str]
 ) -> evaluation.Evaluation:
-    data = config.dataset
     run = setup(config, devices=jax.devices()[:1])
+    data = run.config.dataset
     model = run.initialization.model
     source = open_split(data.data_dir, data.name, data.eval_split)
     make_rivals = None
@@ -92,7 +95,7 @@ def _evaluation(
         make_rivals = functools.partial(
             torch_evaluation.make_rivals,
             model=model,
-            criterion=config.criterion,
+            criterion=run.config.criterion,
             source=source,
             modes=torch_modes,
         )
@@ -101,7 +104,7 @@ def _evaluation(
         run.create_state().params,
         source,
         num_images=num_images,
-        batch_size=config.eval.batch_size,
+        batch_size=run.config.eval.batch_size,
         rounds=rounds,
         num_threads=data.num_threads,
         make_rivals=make_rivals,

@@ -11,6 +11,7 @@ from jaxtyping import Integer
 
 from eomt_jax.benchmark.evaluation import Score
 from eomt_jax.benchmark.torch_rival import Rival
+from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.models.network import Network
 from eomt_jax.pipeline.samples import Source, load
 
@@ -108,7 +109,7 @@ def make_rivals(
     params: Any,
     *,
     model: Network,
-    criterion: Any,
+    criterion: CriterionOptions,
     source: Source,
     modes: Sequence[str],
     num_images: int,

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.models.network import Network
 from eomt_jax.weights import huggingface
 
 
-def create_network(model: Network, params: Any, criterion: Any) -> Any:
+def create_network(model: Network, params: Any, criterion: CriterionOptions) -> Any:
     """Returns transformers' network with our architecture, weights and loss settings.
 
     Args:

@@ -72,7 +72,7 @@ class Reference:
         """
         import torch
 
-        config: Any = run.config
+        config = run.config
         if config.optimizer.frozen_blocks:
             raise ValueError(
                 "the reference trains every parameter: set optimizer.frozen_blocks "
@@ -88,11 +88,8 @@ class Reference:
         self.adamw = _create_adamw(self.network, model, params, config.optimizer)
         self.step = 0
         self._clip_norm = config.optimizer.clip_norm
-        fields = ("learning_rate", "warmup_head", "warmup_vit", "published_steps")
         self._rates = schedules.learning_rate_schedules(
-            total_steps=run.total_steps,
-            power=config.optimizer.power,
-            **{name: config.optimizer[name] for name in fields},
+            config.optimizer, total_steps=run.total_steps
         )
         self._mask_probs = mask_probs_schedule(
             config,
@@ -149,7 +146,9 @@ class Reference:
         return metrics | {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
 
 
-def _create_adamw(network: Any, model: Network, params: PyTree, options: Any) -> Any:
+def _create_adamw(
+    network: Any, model: Network, params: PyTree, options: optimizer.OptimizerOptions
+) -> Any:
     import torch
 
     rates = flax.traverse_util.flatten_dict(
@@ -212,7 +211,7 @@ def train(
     """Trains the reference as `loop.train` would train ours, always from the start.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it.
+      config: the recipe, see `setup.setup`.
       workdir: folder for metrics.jsonl and TensorBoard files, other than that of a run
         of train.py.
       num_steps: stops after so many steps of the schedules; 0 takes all of them.
@@ -229,7 +228,7 @@ def train(
         )
     workdir.mkdir(parents=True, exist_ok=True)
     run = setup(config, devices=devices)
-    report_every = max(1, run.config.logging.every_steps)  # pyright: ignore
+    report_every = max(1, run.config.logging.every_steps)
     reference = Reference(run, jax.device_get(run.create_state().params))
     num_steps = min(num_steps or run.total_steps, run.total_steps)
     with (

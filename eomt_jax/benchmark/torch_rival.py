@@ -8,6 +8,7 @@ import numpy as np
 
 from eomt_jax.benchmark.torch_network import create_network
 from eomt_jax.benchmark.torch_reference import pixel_values
+from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.models.network import Network
 
 # Arguments of torch.compile; in the mode "eager" the network isn't compiled.
@@ -26,7 +27,7 @@ class Rival:
       dtype: torch's dtype of parameters and activations.
     """
 
-    def __init__(self, model: Network, params: Any, criterion: Any):
+    def __init__(self, model: Network, params: Any, criterion: CriterionOptions):
         """
         Args:
           model: our network, whose architecture and dtype it takes.

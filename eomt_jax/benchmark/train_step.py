@@ -14,7 +14,6 @@ import numpy as np
 from eomt_jax.benchmark.flops import forward_flops
 from eomt_jax.benchmark.timing import MatrixRate, Timing, take_turns
 from eomt_jax.losses import matcher
-from eomt_jax.losses.criterion import Criterion
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.training.setup import Setup, mask_probs_schedule
@@ -79,7 +78,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
       torch_modes: keys of torch_rival.MODES for transformers' network and loss with
         torch's AdamW, on the same batch.
     """
-    config: Any = run.config
+    config = run.config
     model = run.initialization.model
     with run.train_batches(start_example=0) as batches:
         host_batch = next(batches)
@@ -95,7 +94,7 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
     mask_probs = mask_probs_schedule(
         config, total_steps=run.total_steps, num_masked_layers=model.num_masked_layers
     )
-    criterion = Criterion(**config.criterion)
+    criterion = config.criterion
     loss = make_loss(model, criterion, mask_probs_fn=mask_probs, mesh=run.mesh)
     normalizers = criterion.normalizers(batch.targets, num_queries=model.num_queries)
     rows = jnp.arange(config.batch_size)

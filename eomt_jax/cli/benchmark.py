@@ -90,8 +90,10 @@ def _compile() -> tuple[bool, dict[str, Any]]:
     unknown = set(_PROGRAMS.value) - {"train", "eval"}
     if unknown or not _PROGRAMS.value:
         raise app.UsageError(f"--programs takes train and eval, not {sorted(unknown)}")
-    # This must be set before jax is imported, so that JAX doesn't look for devices.
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    # JAX doesn't look for the devices of other platforms.
+    jax.config.update("jax_platforms", "cpu")
     from eomt_jax.benchmark import ahead_of_time, compile_report
     from eomt_jax.benchmark.target import open_target
 

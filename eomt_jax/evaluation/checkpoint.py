@@ -1,23 +1,25 @@
 """Evaluates a checkpoint on a prepared split."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from eomt_jax.config_ranges import check_config
 from eomt_jax.evaluation.confusion_picture import draw_confusion
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
+from eomt_jax.evaluation.options import ScoringOptions
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import Results, check_replaceable, write_results
 from eomt_jax.file_names import path_below
 from eomt_jax.inference.comparison import write_picture
 from eomt_jax.inference.runner import Runner
+from eomt_jax.options import from_config
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.parallel.mesh import check_batch_size, create_mesh, reader_of
@@ -33,7 +35,7 @@ from eomt_jax.weights.load import Loaded, open_network
 
 
 def evaluate_checkpoint(
-    config: Any,
+    config: ConfigDict,
     path: epath.PathLike,
     *,
     backbone: epath.PathLike = "",
@@ -46,11 +48,11 @@ def evaluate_checkpoint(
 ) -> Results:
     """Loads a model, evaluates it as config says, and writes the results.
 
-    It reads image_size, dataset, mesh, model.dtype, eval and compilation_cache of the
-    config. The network is built as the checkpoint describes it.
+    The network is built as the checkpoint describes it; of config.model only the dtype
+    is read.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it.
+      config: the recipe, of which the fields of ScoringOptions are read.
       path: work directory of a training, from which the best step is taken if it was
         kept and the newest otherwise; or what else `weights.load.open_network` takes.
       backbone: the weights that a checkpoint of differences belongs to, see there.
@@ -78,15 +80,16 @@ def evaluate_checkpoint(
         there already, `path` is no folder and `out` isn't given, or `out` is there and
         isn't an evaluation of this split.
     """
-    check_config(config)
+    read = {field.name for field in dataclasses.fields(ScoringOptions)}
+    options = from_config(ScoringOptions, {name: config[name] for name in read})
     keep_freed_memory()
-    enable_compilation_cache(config.compilation_cache)
-    mesh = create_mesh(**config.mesh)
-    check_batch_size(config.eval.batch_size, mesh, field="config.eval.batch_size")
-    data, split = config.dataset, split or config.dataset.eval_split
+    enable_compilation_cache(options.compilation_cache)
+    mesh = create_mesh(options.mesh)
+    check_batch_size(options.eval.batch_size, mesh, field="config.eval.batch_size")
+    data, split = options.dataset, split or options.dataset.eval_split
     source = open_split(data.data_dir, data.name, split)
     info = source.info
-    chosen = evaluation_task(task or config.eval.task, info)
+    chosen = evaluation_task(task or options.eval.task, info)
     checkpoint, notes = native.chosen_step(path)
     if is_main():
         for note in filter(None, [*notes, get_task(chosen).class_note(info)]):
@@ -99,12 +102,12 @@ def evaluate_checkpoint(
         else _default_out(path, step, source, chosen)
     )
     check_replaceable(out, data.name, split)
-    size = (config.image_size, config.image_size)
+    size = (options.image_size, options.image_size)
     opened = open_network(
-        checkpoint, backbone=backbone, image_size=size, dtype=config.model.dtype
+        checkpoint, backbone=backbone, image_size=size, dtype=options.model.dtype
     )
     _check_classes(opened, info, checkpoint)
-    num_images = min(config.eval.num_images or len(source), len(source))
+    num_images = min(options.eval.num_images or len(source), len(source))
 
     def local_progress(done: int, speed: float) -> None:
         if progress is not None:
@@ -123,21 +126,21 @@ def evaluate_checkpoint(
         shardings = param_shardings(opened.params, mesh, opened.model.partition_rules())
         params = jax.tree.map(place, opened.params, shardings)
         batches = config_batches(
-            config, source, task=chosen, num_images=num_images, mesh=mesh
+            options, source, task=chosen, num_images=num_images, mesh=mesh
         )
         runner = Runner(
             opened.model,
             info,
             task=chosen,
             mesh=mesh,
-            skip_padding=config.eval.skip_padding,
+            skip_padding=options.eval.skip_padding,
         )
         results = {
             "dataset": data.name,
             "split": split,
             "step": step,
             "checkpoint": str(checkpoint),
-            "image_size": config.image_size,
+            "image_size": options.image_size,
             "file": str(out),
             **evaluate(
                 runner,
@@ -172,7 +175,7 @@ def _default_out(
 
 
 def config_batches(
-    config: Any,
+    options: ScoringOptions,
     source: Source,
     *,
     task: str,
@@ -182,7 +185,7 @@ def config_batches(
     """Returns the evaluation batches with this process's rows, read as config says.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it.
+      options: options of the run.
       source: the split.
       task: what is measured.
       num_images: how many images are read, the first of the split; 0 reads all.
@@ -191,14 +194,14 @@ def config_batches(
     reader = reader_of(mesh)
     return eval_batches(
         source,
-        global_batch_size=config.eval.batch_size,
-        image_size=config.image_size,
+        global_batch_size=options.eval.batch_size,
+        image_size=options.image_size,
         task=task,
         num_examples=num_images,
         reader_index=reader.index,
         num_readers=reader.count,
-        num_threads=config.dataset.num_threads,
-        num_workers=config.dataset.num_workers,
+        num_threads=options.dataset.num_threads,
+        num_workers=options.dataset.num_workers,
     )
 
 

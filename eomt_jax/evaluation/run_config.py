@@ -1,11 +1,12 @@
 """Takes the fields that a score depends on from the config of a training."""
 
 from collections.abc import Collection
-from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 
 from eomt_jax import json_files
+from eomt_jax.options import fields_of
 
 CONFIG_FILE = "config.json"
 
@@ -21,12 +22,12 @@ FIELDS = (
 
 
 def take_from_run(
-    config: Any, workdir: epath.PathLike, *, given: Collection[str] = ()
+    config: ConfigDict, workdir: epath.PathLike, *, given: Collection[str] = ()
 ) -> list[str]:
     """Sets the FIELDS of a recipe to the values of a training.
 
     Args:
-      config: a ConfigDict as configs/common.py lists it; it is changed in place.
+      config: the recipe; it is changed in place.
       workdir: folder of the training; one without a config.json changes nothing.
       given: dotted names of fields that keep their values.
 
@@ -43,23 +44,19 @@ def take_from_run(
     if not path.exists():
         return []
     try:
-        saved = json_files.read_value(path)
+        saved = fields_of(json_files.read_object(path))
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Give what the run was trained with by "
             "flags, and remove the file."
         ) from error
-    changed = []
+    changed, current = [], fields_of(config)
     for name in FIELDS:
-        value = saved
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        *section, field = name.split(".")
-        target = config[section[0]] if section else config
-        if value is None or name in given or value == target[field]:
+        value = saved.get(name)
+        if value is None or name in given or value == current[name]:
             continue
         try:
-            target[field] = value
+            config.update_from_flattened_dict({name: value})
         except TypeError as error:
             raise ValueError(f"{path}: {name} = {value!r}: {error}") from error
         changed.append(f"{name} = {value!r}")

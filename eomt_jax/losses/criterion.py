@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from eomt_jax.losses import mask_losses
 from eomt_jax.losses.matcher import MATCHERS
+from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.losses.pair_losses import pair_losses
 from eomt_jax.ops import points as point_ops
 from eomt_jax.ops import target_masks
@@ -60,30 +61,11 @@ class Normalizers:
 
 
 @dataclasses.dataclass(frozen=True)
-class Criterion:
+class Criterion(CriterionOptions):
     """Set prediction loss over all predictions of the network.
 
-    Attributes:
-      num_points: P, points for each mask in the loss, for each image in matching.
-      oversample_ratio, importance_ratio: see mask_losses.uncertain_points.
-      mask_weight, dice_weight, class_weight: weights of the parts, both in the loss and
-        in matching.
-      no_object_weight: weight of queries without a target in the class loss.
-      matcher: "scipy" (host callback) or "device" (losses/assignment.py).
-      ignore_void: void points have no weight in mask losses and matching. The targets
-        must mark them, see types.Targets. The release counts void as outside of every
-        mask.
+    With `ignore_void` the targets must mark void points, see types.Targets.
     """
-
-    num_points: int = 12544
-    oversample_ratio: float = 3.0
-    importance_ratio: float = 0.75
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    class_weight: float = 2.0
-    no_object_weight: float = 0.1
-    matcher: str = "scipy"
-    ignore_void: bool = False
 
     def __post_init__(self):
         if self.matcher not in MATCHERS:

@@ -14,13 +14,13 @@ mask logits.
 """
 
 import functools
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from eomt_jax.losses import mask_losses
+from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Targets
 
@@ -32,27 +32,9 @@ MaskLogits = tuple[Float[Array, "B Q h w"], ...]
 Sums = tuple[Float[Array, "M B"], Float[Array, "M B"], Float[Array, "M B"]]
 
 
-@runtime_checkable
-class Options(Protocol):
-    """The fields of `criterion.Criterion` that are used here."""
-
-    @property
-    def num_points(self) -> int: ...
-    @property
-    def oversample_ratio(self) -> float: ...
-    @property
-    def importance_ratio(self) -> float: ...
-    @property
-    def mask_weight(self) -> float: ...
-    @property
-    def dice_weight(self) -> float: ...
-    @property
-    def ignore_void(self) -> bool: ...
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def pair_losses(
-    options: Options,
+    options: CriterionOptions,
     mask_logits: MaskLogits,
     query_of_target: Int[Array, "M B T"],
     targets: Targets,
@@ -93,7 +75,7 @@ pair_losses.defvjp(_forward, _backward)
 
 
 def _run(
-    options: Options,
+    options: CriterionOptions,
     mask_logits: MaskLogits,
     query_of_target: Int[Array, "M B T"],
     targets: Targets,

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.network import Network
-from eomt_jax.models.variants import create_eomt
+from eomt_jax.options import Choice, Flag, Name, Whole, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,41 @@ def create_network(name: str, **fields: Any) -> Network:
     return _ARCHITECTURES[name].create(**fields)
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The network of a run, apart from what its dataset and weights decide."""
+
+    name: str = option("eomt", Name(names), "The network is of this kind.")
+    variant: str = option(
+        "large", Name(lambda: variants.VARIANTS), "The ViT has this size."
+    )
+    patch_size: int = option(
+        16, Whole(1, 256), "A patch is a square of this side in pixels."
+    )
+    num_queries: int = option(
+        200, Whole(1, 65_536), "This many segments of an image can be predicted."
+    )
+    num_masked_layers: int = option(
+        0,
+        Whole(0, 1000),
+        "This many layers have masked attention, in an EoMT the blocks that see the "
+        "queries; 0 takes the number of the checkpoint, or else of the variant.",
+    )
+    dtype: str = option(
+        "bfloat16",
+        Choice(("bfloat16", "float16", "float32")),
+        "Activations have this type; parameters, norms and losses are float32 always.",
+    )
+    remat: bool = option(
+        False,
+        Flag(),
+        "Blocks and predictions are computed again in the backward pass: slower, with "
+        "much less memory.",
+    )
+
+
 def _create_eomt(*, num_masked_layers: int, **fields: Any) -> EoMT:
-    return create_eomt(num_query_blocks=num_masked_layers, **fields)
+    return variants.create_eomt(num_query_blocks=num_masked_layers, **fields)
 
 
 register("eomt", EoMT, _create_eomt)

@@ -10,8 +10,36 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from eomt_jax.options import Whole, option
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # Both split the batch; fsdp splits the state as well.
+
+
+_DEVICES = Whole(1, 2**20)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Devices along each axis of the mesh."""
+
+    data: int = option(
+        -1,
+        Whole(1, 2**20, special=-1),
+        "This many copies of the model each take their own part of the batch; -1 takes "
+        "as many as the devices allow.",
+    )
+    fsdp: int = option(
+        1,
+        _DEVICES,
+        "This many devices share one copy's parameters and optimizer state, and split "
+        "the batch further.",
+    )
+    tensor: int = option(
+        1,
+        _DEVICES,
+        "This many devices share one copy's attention heads and feed-forward width.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,26 +59,19 @@ class Reader:
 
 
 def create_mesh(
-    data: int = -1,
-    fsdp: int = 1,
-    tensor: int = 1,
-    *,
-    devices: Sequence[Any] | None = None,
+    options: MeshOptions = MeshOptions(), *, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Returns a mesh of all devices with the axes `data`, `fsdp` and `tensor`.
 
     Args:
-      data: copies of the model that each take their own part of the batch; -1 takes
-        as many as the devices allow.
-      fsdp: devices that share one copy's parameters and optimizer state, and split
-        the batch further.
-      tensor: devices that share one copy's heads and feed-forward width.
+      options: how many devices lie along each axis.
       devices: the devices; by default all of jax.devices().
 
     Raises:
       ValueError: the axes don't fit the devices, or processes would share some rows of
         the batch and not others.
     """
+    data, fsdp, tensor = options.data, options.fsdp, options.tensor
     devices = jax.devices() if devices is None else devices
     count = len(devices)
     found = f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}"

@@ -17,6 +17,7 @@ from absl import logging
 from PIL import Image
 
 from eomt_jax.pipeline import color, targets, transforms
+from eomt_jax.pipeline.options import AugmentationOptions, DatasetOptions
 
 # A crop that misses every target is rare and drawn again. After this many draws the
 # photograph counts as one without a target.
@@ -48,25 +49,19 @@ class DamagedImageError(ValueError):
     """A photograph of a prepared dataset cannot be decoded."""
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(AugmentationOptions):
     """Options for making training samples from records.
 
     Attributes:
       image_size: side S of the square crop, in pixels.
-      scale_range: of the scale jitter; 1 is the size that just fits the crop.
-      color_jitter: changes brightness, contrast, saturation and hue.
-      max_targets: rows of the padded targets; a photograph with more is an error. 0:
-        the most segments of any photograph prepared.
-      on_damaged: "stop" raises DamagedImageError; "replace" takes another photograph.
+      max_targets, on_damaged: see DatasetOptions.
       mark_void: targets say which pixels are void or a crowd's (see types.Targets).
     """
 
     image_size: int
-    scale_range: tuple[float, float] = (0.1, 2.0)
-    color_jitter: bool = False
-    max_targets: int = 0
-    on_damaged: Literal["stop", "replace"] = "stop"
+    max_targets: int = DatasetOptions.max_targets
+    on_damaged: Literal["stop", "replace"] = DatasetOptions.on_damaged
     mark_void: bool = False
 
     def __post_init__(self):

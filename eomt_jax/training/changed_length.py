@@ -1,9 +1,11 @@
 """Says where a run's schedules jump to when it goes on with another length."""
 
+import dataclasses
 from typing import Any
 
 from eomt_jax.training import schedules
-from eomt_jax.training.setup import Config, Setup, count_steps, mask_probs_schedule
+from eomt_jax.training.options import RunOptions
+from eomt_jax.training.setup import Setup, count_steps, mask_probs_schedule
 
 
 def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> str:
@@ -14,10 +16,9 @@ def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> st
       before: the fields of the config that the run had, by their dotted names.
       step: steps done.
     """
-    old = run.config.copy_and_resolve_references()
     try:
-        old.update_from_flattened_dict(
-            {name: before[name] for name in ("total_steps", "epochs")}
+        old = dataclasses.replace(
+            run.config, total_steps=before["total_steps"], epochs=before["epochs"]
         )
         old_steps = count_steps(old, num_examples=len(run.source))
         then = _at(old, run, old_steps, step)
@@ -35,16 +36,12 @@ def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> st
     )
 
 
-def _at(config: Config, run: Setup, total_steps: int, step: int) -> tuple[float, str]:
+def _at(
+    config: RunOptions, run: Setup, total_steps: int, step: int
+) -> tuple[float, str]:
     """Learning rate outside the ViT, and the shares of masked queries, after a step."""
-    optimizer = config.optimizer
     head_rate, _ = schedules.learning_rate_schedules(
-        total_steps=total_steps,
-        learning_rate=optimizer.learning_rate,
-        warmup_head=optimizer.warmup_head,
-        warmup_vit=optimizer.warmup_vit,
-        published_steps=optimizer.published_steps,
-        power=optimizer.power,
+        config.optimizer, total_steps=total_steps
     )
     mask_probs = mask_probs_schedule(
         config,

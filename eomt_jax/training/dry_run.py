@@ -1,18 +1,20 @@
 """A run's first look at itself: config, parameters, first batch, time and memory."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
-from eomt_jax.config_ranges import fields_of
 from eomt_jax.inference.comparison import (
     draw_comparison,
     training_pictures,
     write_picture,
 )
+from eomt_jax.options import fields_of
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.host_memory import keep_freed_memory
@@ -23,13 +25,13 @@ from eomt_jax.training.loop import compile_step
 from eomt_jax.training.measured_step import describe_time, measure_step
 from eomt_jax.training.parameter_report import format_report
 from eomt_jax.training.schedules import warmup_steps
-from eomt_jax.training.setup import Config, Setup, annealing_steps, setup
+from eomt_jax.training.setup import Setup, annealing_steps, setup
 from eomt_jax.training.step_memory import describe_memory, fits
 from eomt_jax.types import Batch
 
 
 def dry_run(
-    config: Config,
+    config: ConfigDict,
     workdir: epath.PathLike,
     *,
     measure: bool = True,
@@ -41,15 +43,15 @@ def dry_run(
     `workdir`/first_batch.png and nothing else.
 
     Args:
-      config: as configs/common.py lists it.
+      config: the recipe, see `setup.setup`.
       workdir: folder of the run.
       measure: whether to run a step or two, which tells their time and memory.
       devices: all that JAX sees unless given.
     """
     keep_freed_memory()
-    enable_compilation_cache(config.compilation_cache)
     run = setup(config, devices=devices)
-    fields = fields_of(config.to_dict()).items()
+    enable_compilation_cache(run.config.compilation_cache)
+    fields = fields_of(dataclasses.asdict(run.config)).items()
     recipe = "\n".join(f"{name} = {value!r}" for name, value in fields)
     say(f"Config\n{_indent(recipe)}")
     say(f"Schedule\n{_indent(_describe_schedule(run))}")
@@ -61,7 +63,7 @@ def dry_run(
         batch = next(batches)
     if is_main():
         path = epath.Path(workdir).expanduser() / "first_batch.png"
-        write_picture(path, draw_batch(batch, run, config.logging.num_pictures))
+        write_picture(path, draw_batch(batch, run, run.config.logging.num_pictures))
         say(f"First batch, as the network sees it, with its targets: {path}")
     with hooks.explain_out_of_memory():
         placed = place_batch(batch, run.mesh)
@@ -85,12 +87,7 @@ def _describe_schedule(run: Setup) -> str:
     config, total_steps = run.config, run.total_steps
     num_examples = len(run.source)
     epochs = total_steps * config.batch_size / num_examples
-    head, vit = warmup_steps(
-        total_steps,
-        warmup_head=config.optimizer.warmup_head,
-        warmup_vit=config.optimizer.warmup_vit,
-        published_steps=config.optimizer.published_steps,
-    )
+    head, vit = warmup_steps(config.optimizer, total_steps=total_steps)
     lines = [
         f"{total_steps} steps of {config.batch_size} images: {epochs:.1f} epochs of "
         + f"{num_examples} images",

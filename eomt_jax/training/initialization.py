@@ -12,6 +12,7 @@ from flax import traverse_util
 from eomt_jax.models.network import Network
 from eomt_jax.models.registry import create_network
 from eomt_jax.models.variants import check_variant
+from eomt_jax.options import Choice, Flag, Text, option
 from eomt_jax.training.parameter_report import Report, report_groups
 from eomt_jax.trees import leaf_path
 from eomt_jax.weights import native
@@ -24,6 +25,38 @@ PyTree = Any
 
 # What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
 CLASS_HEAD_CHOICES = ("auto", "keep", "new", "by_name")
+
+
+@dataclasses.dataclass(frozen=True)
+class InitOptions:
+    """The weights that a run starts from."""
+
+    backbone: str = option(
+        "",
+        Text(),
+        "The backbone starts from these DINOv2 or DINOv3 weights, or from a whole "
+        "network's: a file, a folder or a name on the Hugging Face hub. A checkpoint "
+        "of differences is added to them.",
+    )
+    checkpoint: str = option(
+        "",
+        Text(),
+        "The network starts from this checkpoint: a file, a folder or a name on the "
+        "Hugging Face hub.",
+    )
+    from_scratch: bool = option(
+        False,
+        Flag(),
+        "No pre-trained weights are meant: LayerScale starts at 1 instead of a "
+        "published size's 1e-5, and nothing warns.",
+    )
+    class_head: str = option(
+        "auto",
+        Choice(CLASS_HEAD_CHOICES),
+        'The checkpoint\'s class head is kept ("keep"), new ("new"), kept for classes '
+        'of the same name ("by_name"), or kept if its classes have the dataset\'s names '
+        'in the dataset\'s order, else new ("auto").',
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 from etils import epath
+from ml_collections import ConfigDict
 
-from eomt_jax.config_ranges import check_config
+from eomt_jax.options import from_config
 from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.host_memory import keep_freed_memory
@@ -25,16 +26,17 @@ from eomt_jax.training.logging import (
     memory_use,
     say,
 )
+from eomt_jax.training.options import RunOptions
 from eomt_jax.training.resume import resume
 from eomt_jax.training.save_schedule import SaveSchedule
-from eomt_jax.training.setup import Config, Setup, setup
+from eomt_jax.training.setup import Setup, setup
 from eomt_jax.training.state import TrainState
 from eomt_jax.types import Batch
 from eomt_jax.weights import native
 
 
 def train(
-    config: Config,
+    config: ConfigDict,
     workdir: epath.PathLike,
     *,
     devices: Sequence[Any] | None = None,
@@ -42,7 +44,7 @@ def train(
     """Trains as `config` says, or goes on from the newest checkpoint in `workdir`.
 
     Args:
-      config: as configs/common.py lists it.
+      config: the recipe, see `setup.setup`.
       workdir: folder of the run; holds checkpoints, model.json, config.json,
         metrics.jsonl, TensorBoard files, evaluations and pictures.
       devices: all that JAX sees unless given.
@@ -59,9 +61,9 @@ def train(
       hooks.OutOfMemoryError: the run does not fit.
       hooks.Interrupted: a signal stopped the run; it is saved.
     """
-    check_config(config)
+    options = from_config(RunOptions, config)
     keep_freed_memory()
-    enable_compilation_cache(config.compilation_cache)
+    enable_compilation_cache(options.compilation_cache)
     workdir = epath.Path(workdir).expanduser()
     run_folder.check(workdir)
     check_shared_folder(workdir)
@@ -71,8 +73,8 @@ def train(
         stack.enter_context(run_folder.explain_full_disk(workdir))
         checkpoints = Checkpoints(
             workdir / native.STEPS_FOLDER,
-            keep=config.checkpoint.keep,
-            keep_best=config.checkpoint.keep_best,
+            keep=options.checkpoint.keep,
+            keep_best=options.checkpoint.keep_best,
         )
         stack.enter_context(checkpoints)
         if checkpoints.latest_step() is None:
@@ -129,8 +131,7 @@ def _run_steps(
     stack.callback(batches.close)
     guard = hooks.NonFiniteGuard(run.source, checkpoints)
     schedule = SaveSchedule(
-        every_steps=config.checkpoint.every_steps,
-        every_minutes=config.checkpoint.every_minutes,
+        config.checkpoint,
         ask_every=config.logging.every_steps,
         total_steps=total_steps,
     )

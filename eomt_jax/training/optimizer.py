@@ -4,6 +4,7 @@ Source of the recipe: tue-mps/eomt@7bd19dd, training/lightning_module.py.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,9 +13,63 @@ import optax
 from flax import traverse_util
 
 from eomt_jax.models.network import ParameterGroup, ParameterGroups
+from eomt_jax.options import Choice, Real, Whole, option
 from eomt_jax.training import moments, schedules
 
 PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions(schedules.RateOptions):
+    """AdamW, its learning rates, and what it leaves alone."""
+
+    weight_decay: float = option(
+        0.05,
+        Real(0.0, 100.0),
+        "AdamW decays every parameter by this times its learning rate.",
+    )
+    layer_decay: float = option(
+        0.8,
+        Real(0.0, 1.0, above=True),
+        "The learning rate is multiplied by this from each of the ViT's blocks to the "
+        "one below it.",
+    )
+    undecayed_blocks: int = option(
+        0,
+        Whole(0, 1000),
+        "This many of the ViT's last blocks keep the full rate all the same.",
+    )
+    clip_norm: float = option(
+        0.01,
+        Real(0.0, 1e9, above=True),
+        "Gradients are scaled down to this global norm where theirs is larger.",
+    )
+    beta1: float = option(
+        0.9,
+        Real(0.0, 1.0, below=True),
+        "Adam's first moment keeps this share of itself in each step.",
+    )
+    beta2: float = option(
+        0.999,
+        Real(0.0, 1.0, below=True),
+        "Adam's second moment keeps this share of itself in each step.",
+    )
+    eps: float = option(
+        1e-8,
+        Real(0.0, 1.0, above=True),
+        "Adam adds this to the root of its second moment.",
+    )
+    moments_dtype: str = option(
+        "float32",
+        Choice(moments.DTYPES),
+        "Adam's two moments are kept in this type; bfloat16 takes half the memory.",
+    )
+    frozen_blocks: int = option(
+        0,
+        Whole(-1, 1000),
+        "The embeddings and this many of the ViT's first blocks stay as they are; -1 "
+        "freezes the whole ViT.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,50 +157,30 @@ def leaf_rates(
 def learning_rates(
     groups: ParameterGroups,
     step: schedules.Step,
+    options: OptimizerOptions,
     *,
     total_steps: int,
-    learning_rate: float = 1e-4,
-    layer_decay: float = 0.8,
-    undecayed_blocks: int = 0,
-    warmup_head: int = 500,
-    warmup_vit: int = 1000,
-    published_steps: int = 0,
-    power: float = 0.9,
 ) -> PyTree:
     """Returns the learning rate of every parameter at one step, in a tree like theirs."""
     head_rate, vit_rate = schedules.learning_rate_schedules(
-        total_steps=total_steps,
-        learning_rate=learning_rate,
-        warmup_head=warmup_head,
-        warmup_vit=warmup_vit,
-        published_steps=published_steps,
-        power=power,
+        options, total_steps=total_steps
     )
     head, vit = head_rate(step), vit_rate(step)
     return jax.tree.map(
         lambda leaf: (vit if leaf.in_backbone else head) * leaf.multiplier,
-        leaf_rates(groups, layer_decay=layer_decay, undecayed_blocks=undecayed_blocks),
+        leaf_rates(
+            groups,
+            layer_decay=options.layer_decay,
+            undecayed_blocks=options.undecayed_blocks,
+        ),
     )
 
 
 def create_optimizer(
     groups: ParameterGroups,
+    options: OptimizerOptions = OptimizerOptions(),
     *,
     total_steps: int,
-    learning_rate: float = 1e-4,
-    weight_decay: float = 0.05,
-    layer_decay: float = 0.8,
-    undecayed_blocks: int = 0,
-    clip_norm: float = 0.01,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    moments_dtype: str = "float32",
-    warmup_head: int = 500,
-    warmup_vit: int = 1000,
-    published_steps: int = 0,
-    power: float = 0.9,
-    frozen_blocks: int = 0,
 ) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW with decoupled decay on every parameter.
 
@@ -156,47 +191,30 @@ def create_optimizer(
 
     Args:
       groups: of the network's parameters.
+      options: rates, moments, decay, clip and what is frozen.
       total_steps: length of the run; rates are 0 from there on.
-      learning_rate: peak rate outside the ViT and of its last block.
-      weight_decay: coefficient of the decoupled decay.
-      layer_decay: see `leaf_rates`.
-      undecayed_blocks: see `leaf_rates`.
-      clip_norm: largest global norm of all gradients together.
-      beta1: decay of the first moment.
-      beta2: decay of the second moment.
-      eps: added to the root of the second moment.
-      moments_dtype: see `moments.scale_by_adam`.
-      warmup_head: see `schedules.learning_rate_schedules`, like the rest.
-      warmup_vit: steps.
-      published_steps: steps.
-      power: exponent of the polynomial decay.
-      frozen_blocks: see `trainable`.
 
     Returns:
       A transformation whose state is Adam's: one step counter and two moments. Its
       functions take all parameters; gradients, moments and updates are trees of what
       `trainable` leaves of them.
     """
-    rate_options: dict[str, Any] = {
-        "total_steps": total_steps,
-        "learning_rate": learning_rate,
-        "layer_decay": layer_decay,
-        "undecayed_blocks": undecayed_blocks,
-        "warmup_head": warmup_head,
-        "warmup_vit": warmup_vit,
-        "published_steps": published_steps,
-        "power": power,
-    }
-    # These raise before anything is computed.
-    jax.eval_shape(lambda: learning_rates(groups, 0, **rate_options))
-    trainable(groups.tree, groups, frozen_blocks)
-    adam = moments.scale_by_adam(
-        beta1=beta1, beta2=beta2, eps=eps, moments_dtype=moments_dtype
+    rates_at = functools.partial(
+        learning_rates, groups, options=options, total_steps=total_steps
     )
-    clip = optax.clip_by_global_norm(clip_norm)
+    # These raise before anything is computed.
+    jax.eval_shape(lambda: rates_at(0))
+    trainable(groups.tree, groups, options.frozen_blocks)
+    adam = moments.scale_by_adam(
+        beta1=options.beta1,
+        beta2=options.beta2,
+        eps=options.eps,
+        moments_dtype=options.moments_dtype,
+    )
+    clip = optax.clip_by_global_norm(options.clip_norm)
 
     def init(params: PyTree) -> optax.OptState:
-        return adam.init(trainable(params, groups, frozen_blocks))
+        return adam.init(trainable(params, groups, options.frozen_blocks))
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree | None = None
@@ -206,13 +224,13 @@ def create_optimizer(
         assert isinstance(state, optax.ScaleByAdamState)
         # Adam's counter is the only one, so rates and bias correction can't drift
         # apart when a checkpoint is restored.
-        rates = learning_rates(groups, jnp.asarray(state.count), **rate_options)
-        rates = trainable(rates, groups, frozen_blocks)
-        params = trainable(params, groups, frozen_blocks)
+        rates = rates_at(jnp.asarray(state.count))
+        rates = trainable(rates, groups, options.frozen_blocks)
+        params = trainable(params, groups, options.frozen_blocks)
         updates, _ = clip.update(updates, clip.init(updates))
         updates, state = adam.update(updates, state)
         updates = jax.tree.map(
-            lambda update, param, rate: -rate * (update + weight_decay * param),
+            lambda update, param, rate: -rate * (update + options.weight_decay * param),
             updates,
             params,
             rates,

@@ -1,6 +1,7 @@
 """A run's folder: what may lie in it, what is written there at the start of a run."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import textwrap
@@ -10,8 +11,8 @@ from typing import Any
 from etils import epath
 
 from eomt_jax import json_files
-from eomt_jax.config_ranges import fields_of
 from eomt_jax.evaluation.run_config import CONFIG_FILE
+from eomt_jax.options import fields_of
 from eomt_jax.training.changed_length import describe_changed_length
 from eomt_jax.training.checkpoint import StorageError
 from eomt_jax.training.logging import say
@@ -74,7 +75,7 @@ def describe(workdir: epath.Path, run: Setup, *, step: int) -> None:
     for warning in run.warnings:
         say(warning)
     path = workdir / CONFIG_FILE
-    config = json.loads(run.config.to_json())
+    config = json.loads(json.dumps(dataclasses.asdict(run.config)))
     if step > 0 and path.exists():
         before = fields_of(_read_config(path))
         for name, value in fields_of(config).items():

@@ -1,13 +1,41 @@
-"""When a run saves itself."""
+"""Decides when a run saves a checkpoint."""
 
+import dataclasses
 import time
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from eomt_jax.options import MAX_STEPS, Whole, option
+
 # Steps between looks at the clock where nothing is logged.
 _ASK_EVERY = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Rules for saving checkpoints and for keeping them."""
+
+    every_steps: int = option(
+        1000,
+        Whole(0, MAX_STEPS),
+        "A checkpoint is saved after every so many steps and at the end; 0 leaves it to "
+        "every_minutes.",
+    )
+    every_minutes: int = option(
+        0,
+        Whole(0, 10**6),
+        "A checkpoint is saved this many minutes after the last one, too; 0 leaves it "
+        "to every_steps.",
+    )
+    keep: int = option(3, Whole(1, 10**6), "This many of the newest checkpoints stay.")
+    keep_best: int = option(
+        0,
+        Whole(0, 10**6),
+        "This many checkpoints of the best evaluations stay as well, each of which then "
+        "saves one; the run's folder stands for the best.",
+    )
 
 
 class SaveSchedule:
@@ -19,27 +47,20 @@ class SaveSchedule:
 
     def __init__(
         self,
+        options: CheckpointOptions,
         *,
-        every_steps: int,
-        every_minutes: int,
         ask_every: int,
         total_steps: int,
     ):
         """Starts the clock.
 
         Args:
-          every_steps: 0 leaves it to the clock; at 0 of both nothing is ever due.
-          every_minutes: since the last checkpoint; 0 leaves it to the steps.
+          options: after how many steps and minutes; at 0 of both nothing is ever due.
           ask_every: steps between looks at the clock, those of logging; 0: 50 steps.
           total_steps: length of the run, which ends with a checkpoint.
         """
-        if every_steps < 0 or every_minutes < 0:
-            raise ValueError(
-                f"checkpoint.every_steps = {every_steps} and checkpoint.every_minutes "
-                f"= {every_minutes}: neither may be negative"
-            )
-        self._every_steps = every_steps
-        self._seconds = 60 * every_minutes
+        self._every_steps = options.every_steps
+        self._seconds = 60 * options.every_minutes
         self._ask_every = ask_every or _ASK_EVERY
         self._total_steps = total_steps
         self._last = time.monotonic()

@@ -3,14 +3,81 @@
 A step counts the optimizer steps already done: the first batch sees step 0.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eomt_jax.options import MAX_STEPS, Flag, Real, Whole, option
+
 Step = int | jax.Array
 Schedule = Callable[[Step], jax.Array]
+
+_STEPS = Whole(0, MAX_STEPS)
+_POWER = Real(0.0, 100.0, above=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnealingOptions:
+    """The fading out of masked attention."""
+
+    enabled: bool = option(
+        True,
+        Flag(),
+        "Masked attention fades out over the run, block by block; false trains without "
+        "it.",
+    )
+    power: float = option(
+        0.9, _POWER, "The probability of a mask falls as a polynomial of this exponent."
+    )
+    # Not every list of the release is of the length that its data give.
+    length: float = option(
+        1.0,
+        Real(0.0, 100.0, above=True),
+        "All steps of the annealing are fractions of this part of the run's length.",
+    )
+    first_block_end: int = option(
+        0,
+        _STEPS,
+        "The first block fades out from step 0 to this one of a run of "
+        "optimizer.published_steps; 0 goes by the rule of the other blocks.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RateOptions:
+    """The rise and fall of learning rates."""
+
+    learning_rate: float = option(
+        1e-4,
+        Real(0.0, 1.0, above=True),
+        "This is the highest learning rate, outside the ViT and in its last block.",
+    )
+    warmup_head: int = option(
+        500,
+        _STEPS,
+        "Outside the ViT the rate rises for this many steps of a run of "
+        "published_steps.",
+    )
+    warmup_vit: int = option(
+        1000,
+        _STEPS,
+        "The ViT's rate is 0 meanwhile, and then rises for this many steps of a run of "
+        "published_steps.",
+    )
+    power: float = option(
+        0.9,
+        _POWER,
+        "After the warm-ups rates fall to 0 as a polynomial of this exponent.",
+    )
+    published_steps: int = option(
+        88_692,
+        _STEPS,
+        "A run of fewer steps than this shortens warm-ups and first_block_end by the "
+        "same factor; 0 keeps them.",
+    )
 
 
 def annealing_steps(
@@ -51,7 +118,7 @@ def annealing_steps(
 
 
 def mask_probs(
-    step: Step, *, starts: Sequence[int], ends: Sequence[int], power: float = 0.9
+    step: Step, *, starts: Sequence[int], ends: Sequence[int], power: float
 ) -> Float[Array, " L2"]:
     """Probability that each query block is masked, at one step.
 
@@ -81,21 +148,11 @@ def shorten(steps: int, *, total_steps: int, published_steps: int) -> int:
     return int(steps * scale + 0.5)
 
 
-def warmup_steps(
-    total_steps: int, *, warmup_head: int, warmup_vit: int, published_steps: int = 0
-) -> tuple[int, int]:
-    """Lengths of both warm-ups, shortened as much as the run is.
-
-    Args:
-      total_steps: length of this run.
-      warmup_head: W1 of the published run: warm-up outside the ViT.
-      warmup_vit: W2 of the published run: the ViT's, which starts after W1.
-      published_steps: length of the published run; longer runs keep its warm-ups.
-        0 takes both lengths as they are.
-    """
+def warmup_steps(options: RateOptions, *, total_steps: int) -> tuple[int, int]:
+    """Lengths of both warm-ups, W1 and W2, shortened as much as the run is."""
     head, vit = (
-        shorten(steps, total_steps=total_steps, published_steps=published_steps)
-        for steps in (warmup_head, warmup_vit)
+        shorten(steps, total_steps=total_steps, published_steps=options.published_steps)
+        for steps in (options.warmup_head, options.warmup_vit)
     )
     if head + vit >= total_steps:
         raise ValueError(
@@ -107,33 +164,22 @@ def warmup_steps(
 
 
 def learning_rate_schedules(
-    *,
-    total_steps: int,
-    learning_rate: float = 1e-4,
-    warmup_head: int = 500,
-    warmup_vit: int = 1000,
-    published_steps: int = 0,
-    power: float = 0.9,
+    options: RateOptions, *, total_steps: int
 ) -> tuple[Schedule, Schedule]:
     """Learning rates by step: (outside the ViT, of the ViT before layer-wise decay).
 
     Outside the ViT the rate rises linearly for W1 steps; the ViT rests meanwhile and
     then rises for W2 steps. Both fall to 0 at `total_steps` as a polynomial.
     """
-    head, vit = warmup_steps(
-        total_steps,
-        warmup_head=warmup_head,
-        warmup_vit=warmup_vit,
-        published_steps=published_steps,
-    )
+    head, vit = warmup_steps(options, total_steps=total_steps)
 
     def rate(step: Step, *, begin: int, warmup: int) -> jax.Array:
         # Quotients of whole numbers, as above; float32 is exact up to 2^24 steps.
         t = jnp.asarray(step, jnp.float32)
         rise = jnp.clip((t - begin) / max(warmup, 1), 0.0, 1.0)
         left = (total_steps - t) / (total_steps - begin - warmup)
-        fall = jnp.clip(left, 0.0, 1.0) ** power
-        return learning_rate * jnp.where(t < begin + warmup, rise, fall)
+        fall = jnp.clip(left, 0.0, 1.0) ** options.power
+        return options.learning_rate * jnp.where(t < begin + warmup, rise, fall)
 
     def head_rate(step: Step) -> jax.Array:
         return rate(step, begin=0, warmup=head)

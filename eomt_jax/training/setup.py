@@ -2,15 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from eomt_jax.config_ranges import check_config
-from eomt_jax.losses.criterion import Criterion
+from eomt_jax.options import from_config
 from eomt_jax.parallel.mesh import (
     check_accumulation,
     check_batch_size,
@@ -23,6 +23,7 @@ from eomt_jax.pipeline.samples import Source, TrainOptions
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.initialization import Initialization, initialize
 from eomt_jax.training.logging import say
+from eomt_jax.training.options import RunOptions
 from eomt_jax.training.state import (
     TrainState,
     abstract_state,
@@ -33,9 +34,6 @@ from eomt_jax.training.step import TrainStep, make_train_step
 from eomt_jax.training.stored_step import DataPosition
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
-
-# An ml_collections.ConfigDict, whose fields have no static types.
-Config: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Setup:
       train_step: jitted, not yet compiled.
     """
 
-    config: Config
+    config: RunOptions
     mesh: Mesh
     source: Source
     initialization: Initialization
@@ -120,13 +118,12 @@ class Setup:
 
     @property
     def train_options(self) -> TrainOptions:
-        """How records become training samples."""
+        """Options for making training samples from records."""
         config = self.config
         return TrainOptions(
+            **vars(config.augmentation),
             image_size=config.image_size,
-            scale_range=tuple(config.augmentation.scale_range),
-            color_jitter=config.augmentation.color_jitter,
-            max_targets=config.dataset.max_targets or max(1, self.info.max_segments),
+            max_targets=config.dataset.max_targets,
             on_damaged=config.dataset.on_damaged,
             mark_void=config.criterion.ignore_void,
         )
@@ -148,16 +145,16 @@ class Setup:
 
 
 def setup(
-    config: Config,
+    recipe: ConfigDict,
     *,
     devices: Sequence[Any] | None = None,
     resumed: native.ModelConfig | None = None,
     source: Source | None = None,
 ) -> Setup:
-    """Builds what `config` describes.
+    """Builds what a recipe describes.
 
     Args:
-      config: as configs/common.py lists it.
+      recipe: the fields of RunOptions, as `configs.common.get_config` returns them.
       devices: all that JAX sees unless given.
       resumed: the network of a run that is resumed, see `initialization.initialize`.
       source: the split that is trained on; the prepared one that config names unless
@@ -167,8 +164,8 @@ def setup(
       ValueError: a field is out of its range, the dataset is not prepared, or fields
         contradict one another.
     """
-    check_config(config)
-    mesh = create_mesh(**config.mesh, devices=devices)
+    config = from_config(RunOptions, recipe)
+    mesh = create_mesh(config.mesh, devices=devices)
     check_batch_size(config.batch_size, mesh)
     check_accumulation(config.accumulation, config.batch_size, mesh)
     check_batch_size(config.eval.batch_size, mesh, field="eval.batch_size")
@@ -184,8 +181,8 @@ def setup(
         source = open_split(data.data_dir, data.name, data.train_split)
     config = _with_a_split_to_review(config, source.info)
     initialization = initialize(
-        **config.model,
-        **config.init,
+        **vars(config.model),
+        **vars(config.init),
         class_names=[c.name for c in source.info.classes],
         image_size=(config.image_size, config.image_size),
         resumed=resumed,
@@ -200,13 +197,12 @@ def setup(
     total_steps = count_steps(config, num_examples=len(source))
     tx = optimizer.create_optimizer(
         model.parameter_groups(param_shapes(model)),
+        config.optimizer,
         total_steps=total_steps,
-        **config.optimizer,
     )
-    rate_fields = ("learning_rate", "warmup_head", "warmup_vit", "published_steps")
     train_step = make_train_step(
         model,
-        Criterion(**config.criterion),
+        config.criterion,
         tx,
         mask_probs_fn=mask_probs_schedule(
             config,
@@ -214,9 +210,7 @@ def setup(
             num_masked_layers=model.num_masked_layers,
         ),
         learning_rate_fns=schedules.learning_rate_schedules(
-            total_steps=total_steps,
-            power=config.optimizer.power,
-            **{name: config.optimizer[name] for name in rate_fields},
+            config.optimizer, total_steps=total_steps
         ),
         mesh=mesh,
         frozen_blocks=frozen_blocks,
@@ -233,7 +227,7 @@ def setup(
     )
 
 
-def _with_a_split_to_review(config: Config, info: DatasetInfo) -> Config:
+def _with_a_split_to_review(config: RunOptions, info: DatasetInfo) -> RunOptions:
     """The config, without evaluations where the dataset has no validation split.
 
     Pictures on the way are then drawn of training photographs.
@@ -256,19 +250,12 @@ def _with_a_split_to_review(config: Config, info: DatasetInfo) -> Config:
         "evaluated, and its pictures show training photographs. "
         "--config.dataset.eval_split=train evaluates on what is trained on."
     )
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.eval.every_steps = 0
-    return config
+    never = dataclasses.replace(config.eval, every_steps=0)
+    return dataclasses.replace(config, eval=never)
 
 
-def count_steps(config: Config, *, num_examples: int) -> int:
+def count_steps(config: RunOptions, *, num_examples: int) -> int:
     """Length of the run: `total_steps`, or what `epochs` amount to where that is 0."""
-    if config.total_steps < 0 or config.epochs < 0:
-        raise ValueError(
-            f"total_steps = {config.total_steps} and epochs = {config.epochs}: "
-            "neither may be negative"
-        )
     if config.total_steps:
         return config.total_steps
     length = loader.epoch_length(num_examples, config.batch_size)
@@ -279,7 +266,7 @@ def count_steps(config: Config, *, num_examples: int) -> int:
 
 
 def annealing_steps(
-    config: Config, *, total_steps: int, num_masked_layers: int
+    config: RunOptions, *, total_steps: int, num_masked_layers: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(starts, ends) of each query block's mask annealing, as the config says.
 
@@ -300,7 +287,7 @@ def annealing_steps(
 
 
 def mask_probs_schedule(
-    config: Config, *, total_steps: int, num_masked_layers: int
+    config: RunOptions, *, total_steps: int, num_masked_layers: int
 ) -> schedules.Schedule:
     """step → probability that each query block is masked [L2].
 

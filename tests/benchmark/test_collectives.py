@@ -5,7 +5,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.benchmark import hlo
 from eomt_jax.benchmark.collectives import Collective, add_up, collectives
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 
 # The program has a scan of ten passes, each with one reduction over four devices, and a
 # gather of eight floats that is written in two pieces.
@@ -61,7 +61,7 @@ def test_collectives_are_summed_by_kind_with_loops_and_without_repeats():
 
 
 def test_collectives_of_a_real_program():
-    mesh = create_mesh(fsdp=4, devices=jax.devices()[:4])
+    mesh = create_mesh(MeshOptions(fsdp=4), devices=jax.devices()[:4])
     split = NamedSharding(mesh, PartitionSpec("fsdp"))
     x = jax.ShapeDtypeStruct((8, 16), "float32", sharding=split)
     compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec
 
 from eomt_jax.benchmark import flops
 from eomt_jax.models import variants
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 
 X = jax.ShapeDtypeStruct((4, 8), "float32")
 SQUARE = jax.ShapeDtypeStruct((8, 8), "float32")
@@ -53,7 +53,7 @@ def test_loops_branches_and_what_is_computed_again():
 
 
 def test_shards_are_counted_together():
-    mesh = create_mesh(data=2, fsdp=2, tensor=2)
+    mesh = create_mesh(MeshOptions(data=2, fsdp=2, tensor=2))
     rows = PartitionSpec(("data", "fsdp"))
 
     def local(x, w):

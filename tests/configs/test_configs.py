@@ -7,6 +7,8 @@ import pytest
 
 from configs import common
 from eomt_jax.models import variants
+from eomt_jax.options import from_config
+from eomt_jax.training.options import RunOptions
 from eomt_jax.training.setup import annealing_steps, count_steps
 from tests.configs.golden import RECIPES, ROOT, fields, get_config
 
@@ -35,24 +37,19 @@ def test_recipe_says_its_command(name):
 
 def test_every_field_has_a_reader():
     sources = [*(ROOT / "eomt_jax").rglob("*.py"), ROOT / "train.py", ROOT / "eval.py"]
-    # The table of ranges names every field and reads none.
-    sources.remove(ROOT / "eomt_jax" / "config_ranges.py")
     text = "\n".join(path.read_text() for path in sources)
-    # Names of a section in functions that take only this section.
-    shorter = {"dataset": "data"}
 
     def has_reader(field):
         *section, name = field.split(".")
-        if not section:
-            return re.search(rf"config\.{name}\b", text)
-        (section,) = section
-        # In a call with **section, a field that no parameter takes is an error.
-        spread = f"**config.{section}" in text
-        names = f"{section}|{shorter.get(section, section)}"
-        return spread or re.search(rf"\b({names})\.{name}\b", text)
+        # In a call with **vars(section), a field that no parameter takes is an error.
+        if section and f"**vars(config.{section[0]})" in text:
+            return True
+        # A component reads the options that it is given or, as Criterion, its own.
+        readers = "|".join(["config", "options", "data", "self", *section])
+        return re.search(rf"\b({readers})\.{name}\b", text)
 
     assert [f for f in names(common.get_config()) if not has_reader(f)] == []
-    assert not has_reader("eval.name") and not has_reader("name")
+    assert not has_reader("eval.momentum") and not has_reader("momentum")
 
 
 # (starts, ends) in the release's configs/**/*.yaml.
@@ -99,7 +96,7 @@ DINOV3_ADE20K = ((0, 6520, 9780, 13040), (3000, 9780, 13040, 16300))
 def test_published_recipe_has_the_published_length_and_annealing(
     name, num_examples, total_steps, annealing
 ):
-    config = get_config(name)
+    config = from_config(RunOptions, get_config(name))
     steps = count_steps(config, num_examples=num_examples)
     assert steps == total_steps
     # The published warm-ups are not shortened.

@@ -18,7 +18,7 @@ from eomt_jax.inference.runner import Runner
 from eomt_jax.models.eomt import EOMT_RULES, EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.parallel import processes
-from eomt_jax.parallel.mesh import create_mesh, reader_of
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh, reader_of
 from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.pipeline import loader, records
 from eomt_jax.training.state import param_shapes
@@ -33,7 +33,9 @@ TASKS: tuple[tuple[str, str], ...] = (
 
 def main(data_dir: str, out: str, tensor: str) -> None:
     processes.initialize()
-    mesh = create_mesh(tensor=int(tensor), devices=paired_devices(int(tensor)))
+    mesh = create_mesh(
+        MeshOptions(tensor=int(tensor)), devices=paired_devices(int(tensor))
+    )
     scores = {"class": {}, "network": {}}
     for name, task in TASKS:
         source = records.open_split(data_dir, name, "train")

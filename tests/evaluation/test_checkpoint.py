@@ -92,7 +92,7 @@ def test_evaluate_checkpoint_skips_padding_on_request(config, folder, monkeypatc
     call = checkpoint.Runner.__call__
     monkeypatch.setattr(checkpoint.Runner, "__call__", predict)
     monkeypatch.setattr(
-        checkpoint, "create_mesh", lambda **_: create_mesh(devices=jax.devices()[:1])
+        checkpoint, "create_mesh", lambda _: create_mesh(devices=jax.devices()[:1])
     )
     expected = checkpoint.evaluate_checkpoint(config, folder)
     assert [len(rows) for rows in predicted] == [8, 8]

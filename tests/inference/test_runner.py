@@ -8,7 +8,7 @@ import pytest
 
 from eomt_jax.inference.runner import Runner
 from eomt_jax.parallel.batch import place_batch
-from eomt_jax.parallel.mesh import create_mesh, replicated
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh, replicated
 from eomt_jax.pipeline.transforms import cover_size
 from eomt_jax.types import Batch, Targets
 from tests.inference.channel_network import (
@@ -89,7 +89,7 @@ def test_runner_eight_devices_equal_one(
         # all.
         batch = batch.replace(content_size=np.full((BATCH, 2), (20, SIZE), np.int32))
     alone = runner_of(task, skip_padding)(params, batch)
-    mesh = create_mesh(data=2, fsdp=2, tensor=2)
+    mesh = create_mesh(MeshOptions(data=2, fsdp=2, tensor=2))
     placed = place_batch(batch, mesh)
     runner = Runner(model, INFO, task=task, mesh=mesh, skip_padding=skip_padding)
     shared = runner(jax.device_put(params, replicated(mesh)), placed)

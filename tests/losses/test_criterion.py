@@ -11,7 +11,7 @@ import pytest
 from eomt_jax.losses import pair_losses
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.losses.matcher import MATCHERS
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.types import Outputs, Targets
 
 # The values that are compared here agree to the last digits.
@@ -192,7 +192,7 @@ def test_devices_with_the_same_images_take_the_first_ones_matching(monkeypatch):
             outputs, targets, rng=jax.random.key(3)
         )
 
-    mesh = create_mesh(tensor=2, devices=jax.devices()[:2])
+    mesh = create_mesh(MeshOptions(tensor=2), devices=jax.devices()[:2])
     first, second = loss(lambda: 0, None), loss(lambda: 1, None)
     assert_same(loss(lambda: jax.lax.axis_index("tensor"), mesh), first)
     assert abs(first.total - second.total) > 0.01

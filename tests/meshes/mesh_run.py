@@ -18,7 +18,7 @@ from eomt_jax.losses.criterion import Criterion
 from eomt_jax.models import variants
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.batch import place_batch
-from eomt_jax.parallel.mesh import create_mesh, reader_of, replicated
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh, reader_of, replicated
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.state import create_state, param_shapes
 from eomt_jax.training.step import make_train_step
@@ -81,15 +81,13 @@ def train(shape, *, accumulation=1):
     this process's host saw.
     """
     devices = jax.devices()[: int(np.prod(shape))]
-    mesh = create_mesh(*shape, devices=devices)
+    mesh = create_mesh(MeshOptions(*shape), devices=devices)
     model = create_model()
-    options = {"total_steps": 4 * STEPS, "learning_rate": 0.05}
-    options |= {"warmup_head": 0, "warmup_vit": 0}
+    options = optimizer.OptimizerOptions(
+        learning_rate=0.05, warmup_head=0, warmup_vit=0, eps=1e-3, clip_norm=0.1
+    )
     tx = optimizer.create_optimizer(
-        model.parameter_groups(param_shapes(model)),
-        eps=1e-3,
-        clip_norm=0.1,
-        **options,
+        model.parameter_groups(param_shapes(model)), options, total_steps=4 * STEPS
     )
     starts, ends = schedules.annealing_steps(STEPS, model.num_query_blocks)
     seen = set()
@@ -109,9 +107,11 @@ def train(shape, *, accumulation=1):
             Criterion(num_points=256),
             tx,
             mask_probs_fn=functools.partial(
-                schedules.mask_probs, starts=starts, ends=ends
+                schedules.mask_probs, starts=starts, ends=ends, power=0.9
             ),
-            learning_rate_fns=schedules.learning_rate_schedules(**options),
+            learning_rate_fns=schedules.learning_rate_schedules(
+                options, total_steps=4 * STEPS
+            ),
             mesh=mesh,
             accumulation=accumulation,
         )

@@ -9,12 +9,12 @@ from eomt_jax.parallel.batch import (
     prefetch,
     split_batch,
 )
-from eomt_jax.parallel.mesh import batch_sharding, create_mesh, replicated
+from eomt_jax.parallel.mesh import MeshOptions, batch_sharding, create_mesh, replicated
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    return create_mesh(2, 4)
+    return create_mesh(MeshOptions(2, 4))
 
 
 def host_batch(step=0):
@@ -36,13 +36,13 @@ def test_local_rows_are_what_was_placed(mesh):
 
 
 def test_owned_rows_are_each_row_once():
-    rows = owned_rows(place_batch(host_batch(), create_mesh(2, 2, 2)))
+    rows = owned_rows(place_batch(host_batch(), create_mesh(MeshOptions(2, 2, 2))))
     jax.tree.map(np.testing.assert_array_equal, rows, host_batch())
 
 
 def test_owned_rows_of_leaves_split_otherwise_raise(monkeypatch):
     """The leaf has the shards of the first of two processes of four devices."""
-    mesh = create_mesh(2, 4)
+    mesh = create_mesh(MeshOptions(2, 4))
     tree = place_batch(host_batch(), mesh)
     tree["score"] = jax.device_put(np.zeros(8), replicated(mesh))
     shards = type(tree["score"]).addressable_shards.__get__
@@ -57,7 +57,7 @@ def test_owned_rows_of_leaves_split_otherwise_raise(monkeypatch):
 
 
 def test_split_batch_gives_each_device_parts_of_its_own_rows():
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     batch = place_batch({"index": np.arange(16), "none": None}, mesh)
     parts = jax.jit(lambda batch: split_batch(batch, 2, mesh))(batch)["index"]
     # There are four shards of four rows; a part has two rows of each.

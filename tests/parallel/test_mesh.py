@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from eomt_jax.parallel.mesh import (
+    MeshOptions,
     Reader,
     batch_sharding,
     check_accumulation,
@@ -24,13 +25,13 @@ def test_create_mesh_by_default_splits_data_over_all_devices():
 
 
 def test_create_mesh_infers_data_from_the_other_axes():
-    mesh = create_mesh(fsdp=2, tensor=2)
+    mesh = create_mesh(MeshOptions(fsdp=2, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert num_batch_shards(mesh) == 4
 
 
 def test_create_mesh_takes_some_devices_only_when_told():
-    mesh = create_mesh(2, devices=jax.devices()[4:6])
+    mesh = create_mesh(MeshOptions(2), devices=jax.devices()[4:6])
     assert list(mesh.devices.flat) == jax.devices()[4:6]
 
 
@@ -45,11 +46,11 @@ def test_create_mesh_takes_some_devices_only_when_told():
 )
 def test_create_mesh_that_does_not_fit_raises(axes, message):
     with pytest.raises(ValueError, match=message):
-        create_mesh(*axes)
+        create_mesh(MeshOptions(*axes))
 
 
 def test_check_batch_size_names_the_fields_to_change():
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     check_batch_size(8, mesh)
     with pytest.raises(ValueError, match=r"eval.batch_size = 6 .* multiple of 4"):
         check_batch_size(6, mesh, field="eval.batch_size")
@@ -58,7 +59,7 @@ def test_check_batch_size_names_the_fields_to_change():
 
 
 def test_batch_sharding_gives_each_batch_shard_its_rows():
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     placed = jax.device_put(np.arange(8), batch_sharding(mesh))
     rows = {
         shard.device.id: list(np.asarray(shard.data))
@@ -72,7 +73,7 @@ def test_batch_sharding_gives_each_batch_shard_its_rows():
 
 @pytest.mark.parametrize("accumulation", [0, 3, 8])
 def test_check_accumulation_counts_the_rows_of_a_device(accumulation):
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     check_accumulation(4, 16, mesh)
     with pytest.raises(ValueError, match=rf"= {accumulation} .* the 4 images"):
         check_accumulation(accumulation, 16, mesh)

@@ -11,14 +11,14 @@ from jax.sharding import PartitionSpec as P
 from eomt_jax.models import variants
 from eomt_jax.models.eomt import EOMT_RULES
 from eomt_jax.parallel import partition
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.training.optimizer import create_optimizer
 from eomt_jax.training.state import param_shapes
 
 
 @pytest.fixture(scope="module")
 def mesh():
-    return create_mesh(2, 2, 2)
+    return create_mesh(MeshOptions(2, 2, 2))
 
 
 def shapes_of(variant, patch_size=16):
@@ -69,7 +69,7 @@ def test_partition_spec_of_chosen_parameters(path, shape, spec, mesh):
 
 
 def test_a_dimension_that_does_not_divide_stays_whole_alone():
-    mesh = create_mesh(1, 2, 4)
+    mesh = create_mesh(MeshOptions(1, 2, 4))
     path = "vit/block_0/attention/qkv/kernel"
     spec = partition.partition_spec(path, (384, 3, 6, 64), mesh, EOMT_RULES.all)
     assert spec == P("fsdp", None, None, None)
@@ -143,7 +143,7 @@ def test_gathered_weights_give_the_gradients_of_one_device(case, rng):
         grad(params, x)
         for grad, params, x in (
             gradients(model, x, mesh),
-            gradients(model, x, create_mesh(2, 2, 2)),
+            gradients(model, x, create_mesh(MeshOptions(2, 2, 2))),
         )
     )
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
@@ -154,7 +154,7 @@ def test_gathered_weights_give_the_gradients_of_one_device(case, rng):
 def test_each_block_gathers_its_weights_forward_and_again_backward(remat, rng):
     model = create_vit(depth=2, remat=remat)
     x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
-    grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
+    grad, params, x = gradients(model, x, create_mesh(MeshOptions(1, 8, 1)))
     program = grad.lower(params, x).compile().as_text()
     sizes = re.findall(r"= f32\[([\d,]+)\]\S* all-gather\(", program)
     counts = collections.Counter(sizes)
@@ -165,7 +165,7 @@ def test_each_block_gathers_its_weights_forward_and_again_backward(remat, rng):
 def test_matrices_travel_in_the_dtype_that_computes(rng):
     model = create_vit(depth=1, dtype="bfloat16")
     x = jax.random.bits(rng, (8, 32, 32, 3), jnp.uint8)
-    grad, params, x = gradients(model, x, create_mesh(1, 8, 1))
+    grad, params, x = gradients(model, x, create_mesh(MeshOptions(1, 8, 1)))
     # The text is that before compiling: for a CPU, bfloat16 collectives become float32.
     program = grad.lower(params, x).as_text()
     assert set(re.findall(r"sharding_constraint .*tensor<64x256x(\w+)>", program)) == {

@@ -68,10 +68,10 @@ def test_twelve_steps_equal_torch_adamw():
     )
     tx = optimizer.create_optimizer(
         model.parameter_groups(params),
+        optimizer.OptimizerOptions(
+            learning_rate=1e-2, warmup_head=HEAD, warmup_vit=VIT, published_steps=0
+        ),
         total_steps=TOTAL,
-        learning_rate=1e-2,
-        warmup_head=HEAD,
-        warmup_vit=VIT,
     )
     ours, state, update = jax.tree.map(jnp.asarray, params), None, jax.jit(tx.update)
     start, state = ours, tx.init(ours)

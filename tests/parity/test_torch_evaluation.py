@@ -43,7 +43,7 @@ def test_pytorch_finds_the_same_quality(tmp_path, monkeypatch):
         make_rivals=functools.partial(
             torch_evaluation.make_rivals,
             model=model,
-            criterion=config.criterion,
+            criterion=run.config.criterion,
             source=source,
             modes=("eager",),
         ),

@@ -99,9 +99,7 @@ def config(shapes_dir):
 def test_converted_network_gives_our_logits(overrides):
     model = make_model(**overrides)
     params = make_params(model)
-    network = torch_network.create_network(
-        model, params, quickstart.get_config().criterion
-    ).eval()
+    network = torch_network.create_network(model, params, Criterion()).eval()
     network.attn_mask_probs.zero_()
     images = make_images(model)
     with torch.no_grad():
@@ -186,7 +184,7 @@ def test_first_loss_agrees_within_the_sampling_noise(config, empty):
             rngs={"mask": jax.random.key(0)},
         )
         targets = jax.tree.map(jnp.asarray, batch.targets)
-        return Criterion(**config.criterion)(outputs, targets, rng=rng).total
+        return run.config.criterion(outputs, targets, rng=rng).total
 
     ours = [float(total_loss(jax.random.key(i))) for i in range(8)]
     noise = np.hypot(np.std(ours), np.std(theirs)) / np.sqrt(8)
@@ -223,15 +221,12 @@ def test_rates_of_every_parameter_are_ours(config):
     reference = torch_reference.Reference(run, params)
     names = {id(p): name for name, p in reference.network.named_parameters()}
     tensors = huggingface.named_tensors(run.initialization.model, params)
-    options = {**config.optimizer}
-    of_adamw = ("weight_decay", "clip_norm", "beta1", "beta2", "eps", "moments_dtype")
-    for name in (*of_adamw, "frozen_blocks"):
-        del options[name]
     for step in range(4):
         reference.step = step
         reference.set_rates()
         expected = flax.traverse_util.flatten_dict(
-            optimizer.learning_rates(groups, step, total_steps=4, **options), sep="/"
+            optimizer.learning_rates(groups, step, run.config.optimizer, total_steps=4),
+            sep="/",
         )
         found = {
             tensors[names[id(p)]].path: group["lr"]

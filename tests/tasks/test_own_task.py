@@ -10,14 +10,15 @@ from PIL import Image
 
 from data import shapes
 from eomt_jax.cli import predict
-from eomt_jax.config_ranges import RANGES
 from eomt_jax.evaluation.baseline import ConstantClass
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
+from eomt_jax.evaluation.options import EvalOptions
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import format_table, headline
 from eomt_jax.inference.runner import Runner
 from eomt_jax.inference.segmenter import Segmenter
+from eomt_jax.options import list_options
 from eomt_jax.pipeline.loader import eval_batches
 from eomt_jax.task_registry import get_task, register_task, task_names
 from eomt_jax.types import DatasetInfo
@@ -82,8 +83,8 @@ def score(predictor, *see):
 def test_own_task_is_known_wherever_a_task_is_named():
     assert task_names() == ("panoptic", "instance", "semantic", "foreground")
     assert DatasetInfo.from_json(Scenes.info.to_json()) == Scenes.info
-    assert RANGES["eval.task"].accepts("foreground")
-    assert "'foreground'" in str(RANGES["eval.task"])
+    assert dict(list_options(EvalOptions))["task"].range.accepts("foreground")
+    assert "'foreground'" in str(dict(list_options(EvalOptions))["task"].range)
     assert predict._parse(["a", "--checkpoint=b", "--task=foreground"]).task
     assert evaluation_task("foreground", INFO) == "foreground"
     with pytest.raises(ValueError, match="may be foreground$"):

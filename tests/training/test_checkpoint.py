@@ -15,7 +15,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.training.checkpoint import Checkpoints, StorageError
 from eomt_jax.training.joint_reading import DamagedError
 from eomt_jax.training.state import TrainState
@@ -32,7 +32,9 @@ POSITION = DataPosition(
 
 
 def make_state(seed: int, *, devices: int = 1) -> TrainState:
-    mesh = create_mesh(data=1, fsdp=devices, devices=jax.devices()[:devices])
+    mesh = create_mesh(
+        MeshOptions(data=1, fsdp=devices), devices=jax.devices()[:devices]
+    )
     split = NamedSharding(mesh, PartitionSpec("fsdp"))
     keys = jax.random.split(jax.random.key(seed), 3)
     params = {

@@ -10,6 +10,7 @@ from eomt_jax.training.state import param_shapes
 from eomt_jax.trees import leaves_by_path
 
 T = 88_692
+DEFAULTS = optimizer.OptimizerOptions()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,9 @@ def test_every_parameter_has_the_rate_of_its_group(large_groups):
     step = 30_000
     head = 1e-4 * (1 - (step - 500) / (T - 500)) ** 0.9
     vit = 1e-4 * (1 - (step - 1500) / (T - 1500)) ** 0.9
-    rates = leaves_by_path(optimizer.learning_rates(large_groups, step, total_steps=T))
+    rates = leaves_by_path(
+        optimizer.learning_rates(large_groups, step, DEFAULTS, total_steps=T)
+    )
     assert len(rates) == len(jax.tree.leaves(large_groups.tree))
     expected = {}
     for path in rates:
@@ -88,9 +91,9 @@ def test_every_parameter_has_the_rate_of_its_group(large_groups):
 )
 def test_rates_at_the_warmups_ends(large_groups, path, at_500, at_1000, at_1500):
     rates = [
-        leaves_by_path(optimizer.learning_rates(large_groups, step, total_steps=T))[
-            path
-        ]
+        leaves_by_path(
+            optimizer.learning_rates(large_groups, step, DEFAULTS, total_steps=T)
+        )[path]
         for step in (0, 500, 1000, 1500)
     ]
     np.testing.assert_allclose(rates, [0.0, at_500, at_1000, at_1500], rtol=2e-6)
@@ -116,7 +119,9 @@ def test_more_undecayed_blocks_than_there_are_raise(groups, undecayed_blocks):
         ValueError, match=rf"{undecayed_blocks}: the backbone has 3 blocks"
     ):
         optimizer.create_optimizer(
-            groups, total_steps=T, undecayed_blocks=undecayed_blocks
+            groups,
+            optimizer.OptimizerOptions(undecayed_blocks=undecayed_blocks),
+            total_steps=T,
         )
 
 
@@ -146,7 +151,9 @@ def test_weight_decay_reaches_every_parameter_at_its_own_rate(
 ):
     params = small_model_params
     tx = optimizer.create_optimizer(
-        groups, total_steps=100, warmup_head=0, warmup_vit=0, weight_decay=0.5
+        groups,
+        optimizer.OptimizerOptions(warmup_head=0, warmup_vit=0, weight_decay=0.5),
+        total_steps=100,
     )
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(tx.update)(zeros, jax.jit(tx.init)(params), params)
@@ -183,8 +190,10 @@ def test_frozen_parameters_have_no_moments_norm_or_decay(
     groups, small_model_params, frozen_blocks, of_vit
 ):
     params = small_model_params
-    options = {"total_steps": 100, "warmup_head": 0, "warmup_vit": 0}
-    tx = optimizer.create_optimizer(groups, **options, frozen_blocks=frozen_blocks)
+    options = optimizer.OptimizerOptions(
+        warmup_head=0, warmup_vit=0, frozen_blocks=frozen_blocks
+    )
+    tx = optimizer.create_optimizer(groups, options, total_steps=100)
     grads = optimizer.trainable(params, groups, frozen_blocks)
     assert set(grads.get("vit", {})) == of_vit
     assert set(grads) - {"vit"} == set(params) - {"vit"}
@@ -194,7 +203,7 @@ def test_frozen_parameters_have_no_moments_norm_or_decay(
     for path, moment in leaves_by_path(state.mu).items():
         np.testing.assert_allclose(moment, 0.1 * clipped[path], rtol=1e-5, err_msg=path)
     # Each of the others has the rate that it has when nothing is frozen.
-    rates = optimizer.learning_rates(groups, 0, **options)
+    rates = optimizer.learning_rates(groups, 0, options, total_steps=100)
     rates = leaves_by_path(optimizer.trainable(rates, groups, frozen_blocks))
     updates = leaves_by_path(updates)
     assert updates.keys() == rates.keys() == leaves_by_path(grads).keys()
@@ -221,7 +230,8 @@ def test_merge_puts_back_what_is_trained(groups, small_model_params, frozen_bloc
 
 @pytest.mark.parametrize("frozen_blocks", [4, -2])
 def test_more_frozen_blocks_than_there_are_raise(groups, frozen_blocks):
+    options = optimizer.OptimizerOptions(frozen_blocks=frozen_blocks)
     with pytest.raises(
         ValueError, match=rf"{frozen_blocks}: the backbone has 3 blocks"
     ):
-        optimizer.create_optimizer(groups, total_steps=T, frozen_blocks=frozen_blocks)
+        optimizer.create_optimizer(groups, options, total_steps=T)

@@ -64,7 +64,9 @@ def test_annealing_steps_without_steps_raises():
 )
 def test_mask_probs_of_the_coco_recipe(step, expected):
     starts, ends = schedules.annealing_steps(COCO_STEPS, 4)
-    probs = jax.jit(lambda t: schedules.mask_probs(t, starts=starts, ends=ends))(step)
+    probs = jax.jit(
+        lambda t: schedules.mask_probs(t, starts=starts, ends=ends, power=0.9)
+    )(step)
     np.testing.assert_allclose(probs, expected, rtol=1e-5)
     # Outside the transition it is exactly 0 or 1: no rounding error masks a query.
     for prob, want in zip(probs, expected):
@@ -72,13 +74,16 @@ def test_mask_probs_of_the_coco_recipe(step, expected):
 
 
 def test_mask_probs_without_transition_drop_at_once():
-    probs = [float(schedules.mask_probs(t, starts=[3], ends=[3])[0]) for t in range(5)]
+    probs = [
+        float(schedules.mask_probs(t, starts=[3], ends=[3], power=0.9)[0])
+        for t in range(5)
+    ]
     assert probs == [1, 1, 1, 0, 0]
 
 
 def test_mask_probs_with_an_end_before_its_start_raises():
     with pytest.raises(ValueError, match="none before it"):
-        schedules.mask_probs(0, starts=[3], ends=[2])
+        schedules.mask_probs(0, starts=[3], ends=[2], power=0.9)
 
 
 @pytest.mark.parametrize(
@@ -98,35 +103,35 @@ def test_mask_probs_with_an_end_before_its_start_raises():
     ],
 )
 def test_learning_rates_of_the_coco_recipe(step, head, vit):
-    head_rate, vit_rate = schedules.learning_rate_schedules(total_steps=COCO_STEPS)
+    head_rate, vit_rate = schedules.learning_rate_schedules(
+        schedules.RateOptions(), total_steps=COCO_STEPS
+    )
     np.testing.assert_allclose(jax.jit(head_rate)(step), head, rtol=1e-5)
     np.testing.assert_allclose(jax.jit(vit_rate)(step), vit, rtol=1e-5)
 
 
 def test_warmups_shrink_with_a_shorter_run_and_stay_with_a_longer_one():
+    options = schedules.RateOptions(learning_rate=1.0, published_steps=10_000)
+
     def lengths(total_steps):
-        return schedules.warmup_steps(
-            total_steps, warmup_head=500, warmup_vit=1000, published_steps=10_000
-        )
+        return schedules.warmup_steps(options, total_steps=total_steps)
 
     assert lengths(1_000) == (50, 100)
     assert lengths(10_000) == (500, 1000)
     assert lengths(20_000) == (500, 1000)
-    head_rate, vit_rate = schedules.learning_rate_schedules(
-        total_steps=1_000, learning_rate=1.0, published_steps=10_000
-    )
+    head_rate, vit_rate = schedules.learning_rate_schedules(options, total_steps=1_000)
     assert head_rate(25) == 0.5 and head_rate(50) == 1.0
     assert vit_rate(50) == 0.0 and vit_rate(100) == 0.5 and vit_rate(150) == 1.0
 
 
 def test_schedules_without_warmup_start_at_the_full_rate():
-    rates = schedules.learning_rate_schedules(
-        total_steps=10, learning_rate=1.0, warmup_head=0, warmup_vit=0
-    )
+    options = schedules.RateOptions(learning_rate=1.0, warmup_head=0, warmup_vit=0)
+    rates = schedules.learning_rate_schedules(options, total_steps=10)
     for rate in rates:
         np.testing.assert_allclose([rate(0), rate(5)], [1.0, 0.5**0.9], rtol=1e-6)
 
 
 def test_warmups_longer_than_the_run_raise():
     with pytest.raises(ValueError, match="optimizer.published_steps"):
-        schedules.learning_rate_schedules(total_steps=1500)
+        options = schedules.RateOptions(published_steps=0)
+        schedules.learning_rate_schedules(options, total_steps=1500)

@@ -7,46 +7,50 @@ import numpy as np
 import pytest
 
 from configs import common
+from eomt_jax.options import from_config
 from eomt_jax.training import setup
 from eomt_jax.training.changed_length import describe_changed_length
+from eomt_jax.training.options import RunOptions
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights import native
 
 
-def test_steps_come_from_epochs_unless_given():
+def options(**changes):
+    """The base of all recipes with other values, by their dotted names."""
     config = common.get_config()
-    config.batch_size, config.epochs = 4, 3
+    config.update_from_flattened_dict(changes)
+    return from_config(RunOptions, config)
+
+
+def test_steps_come_from_epochs_unless_given():
     # The last two of ten images don't make a batch.
+    config = options(batch_size=4, epochs=3)
     assert setup.count_steps(config, num_examples=10) == 6
-    config.total_steps = 7
+    config = options(batch_size=4, epochs=3, total_steps=7)
     assert setup.count_steps(config, num_examples=10) == 7
 
 
-@pytest.mark.parametrize("total_steps, epochs", [(0, 0), (-1, 2), (0, -2)])
-def test_no_length_is_refused(total_steps, epochs):
-    config = common.get_config()
-    config.total_steps, config.epochs = total_steps, epochs
-    with pytest.raises(ValueError, match="total_steps"):
+def test_no_length_is_refused():
+    config = options(total_steps=0, epochs=0)
+    with pytest.raises(ValueError, match="set total_steps or epochs"):
         setup.count_steps(config, num_examples=100)
 
 
 def test_annealing_follows_the_length_and_can_be_left_out():
-    config = common.get_config()
+    config = options()
     probs = setup.mask_probs_schedule(config, total_steps=60, num_masked_layers=2)
     # Annealing starts at a sixth and at four sixths of the run.
     np.testing.assert_array_equal(probs(10), [1, 1])
     np.testing.assert_array_equal(probs(30), [0, 1])
     np.testing.assert_array_equal(probs(50), [0, 0])
-    config.annealing.enabled = False
+    config = options(**{"annealing.enabled": False})
     probs = setup.mask_probs_schedule(config, total_steps=60, num_masked_layers=2)
     np.testing.assert_array_equal(probs(0), [0, 0])
 
 
 def test_annealing_has_its_own_length_and_first_block():
-    config = common.get_config()
-    config.annealing.length = 0.5
-    config.annealing.first_block_end = 40
-    config.optimizer.published_steps = 480
+    annealing = {"annealing.length": 0.5, "annealing.first_block_end": 40}
+    config = options(**annealing, **{"optimizer.published_steps": 480})
     # In a quarter of the published run, the first block's end shrinks as warm-ups do.
     spans = setup.annealing_steps(config, total_steps=120, num_masked_layers=3)
     assert spans == ((0, 25, 40), (10, 35, 50))
@@ -130,7 +134,7 @@ def info_with(*splits):
 
 
 def test_dataset_without_validation_is_trained_on_without_evaluations(capsys):
-    config = common.get_config()
+    config = options()
     reviewed = setup._with_a_split_to_review(config, info_with("train", "test"))
     assert reviewed.eval.every_steps == 0
     assert reviewed.dataset.eval_split == "validation"  # as eval.py will read it
@@ -140,18 +144,19 @@ def test_dataset_without_validation_is_trained_on_without_evaluations(capsys):
         "mine has no validation split (it has test, train)" in capsys.readouterr().out
     )
 
-    config.dataset.eval_split = "train[:3]"
+    config = options(**{"dataset.eval_split": "train[:3]"})
     assert setup._with_a_split_to_review(config, info_with("train")) is config
 
 
 def test_evaluation_split_that_the_dataset_lacks_is_refused_before_training():
-    config = common.get_config()
-    config.dataset.eval_split = "night"
+    night = {"dataset.eval_split": "night"}
+    config = options(**night)
     with pytest.raises(
         ValueError, match="eval_split = night: mine has no .* has train"
     ):
         setup._with_a_split_to_review(config, info_with("train"))
-    config.eval.every_steps = config.logging.picture_every_steps = 0
+    never = {"eval.every_steps": 0, "logging.picture_every_steps": 0}
+    config = options(**night, **never)
     assert setup._with_a_split_to_review(config, info_with("train")) is config
 
 

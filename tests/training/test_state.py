@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.models import variants
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.training import state as states
 from eomt_jax.training.optimizer import create_optimizer
 
@@ -39,7 +39,9 @@ def one(model, tx):
 
 @pytest.fixture(scope="module")
 def eight(model, tx):
-    return states.create_state(model, tx, jax.random.key(1), create_mesh(2, 2, 2))
+    return states.create_state(
+        model, tx, jax.random.key(1), create_mesh(MeshOptions(2, 2, 2))
+    )
 
 
 def test_create_state_is_the_same_on_every_mesh(one, eight):
@@ -49,7 +51,7 @@ def test_create_state_is_the_same_on_every_mesh(one, eight):
 
 
 def test_create_state_is_what_abstract_state_says(model, tx, eight):
-    wanted = states.abstract_state(model, tx, create_mesh(2, 2, 2))
+    wanted = states.abstract_state(model, tx, create_mesh(MeshOptions(2, 2, 2)))
     assert jax.tree.structure(eight) == jax.tree.structure(wanted)
 
     def compare(leaf, want):
@@ -72,7 +74,7 @@ def test_no_device_holds_the_whole_state_of_vit_giant():
     tx = create_optimizer(
         model.parameter_groups(states.param_shapes(model)), total_steps=10_000
     )
-    mesh = create_mesh(1, 8, 1)
+    mesh = create_mesh(MeshOptions(1, 8, 1))
 
     def create(key):
         return states.create_state(model, tx, key, mesh)
@@ -96,7 +98,7 @@ def test_create_state_starts_at_zero(one):
 
 
 def test_loaded_weights_replace_initial_ones_and_no_others(model, tx, one):
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     vit = jax.tree.map(
         lambda leaf: np.full(leaf.shape, 2.0, np.float16),
         states.param_shapes(model)["vit"],
@@ -111,7 +113,7 @@ def test_loaded_weights_replace_initial_ones_and_no_others(model, tx, one):
 
 
 def test_fewer_loaded_queries_replace_the_first_ones(model, tx, one):
-    mesh = create_mesh(2, 2, 2)
+    mesh = create_mesh(MeshOptions(2, 2, 2))
     queries = np.full((3, 16), 2.0, np.float16)
     state = states.create_state(
         model, tx, jax.random.key(1), mesh, loaded={"queries": queries}
@@ -131,7 +133,7 @@ def test_loaded_nan_leaves_the_initial_value(model, tx, one):
         model,
         tx,
         jax.random.key(1),
-        create_mesh(2, 2, 2),
+        create_mesh(MeshOptions(2, 2, 2)),
         loaded={"class_head": {"kernel": kernel}},
     )
     found = np.asarray(state.params["class_head"]["kernel"])

@@ -8,7 +8,7 @@ import pytest
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.models import variants
 from eomt_jax.parallel.batch import place_batch
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.state import abstract_state, create_state, param_shapes
 from eomt_jax.training.step import make_train_step
@@ -16,7 +16,13 @@ from eomt_jax.trees import leaf_path
 from eomt_jax.types import Batch, Targets
 
 STARTS, ENDS = (2,), (4,)
-OPTIONS = {"total_steps": 12, "learning_rate": 1e-2, "warmup_head": 1, "warmup_vit": 2}
+TOTAL_STEPS = 12
+OPTIONS = {
+    "learning_rate": 1e-2,
+    "warmup_head": 1,
+    "warmup_vit": 2,
+    "published_steps": 0,
+}
 
 
 def create_batch():
@@ -52,18 +58,22 @@ def create_step(mesh, *, frozen_blocks=0, accumulation=1, **options):
         mlp_dim=32,
         layer_scale_init=1.0,
     )
-    options = {**OPTIONS, **options}
+    options = optimizer.OptimizerOptions(
+        **{**OPTIONS, **options}, frozen_blocks=frozen_blocks
+    )
     tx = optimizer.create_optimizer(
-        model.parameter_groups(param_shapes(model)),
-        **options,
-        frozen_blocks=frozen_blocks,
+        model.parameter_groups(param_shapes(model)), options, total_steps=TOTAL_STEPS
     )
     train_step = make_train_step(
         model,
         Criterion(num_points=32),
         tx,
-        mask_probs_fn=functools.partial(schedules.mask_probs, starts=STARTS, ends=ENDS),
-        learning_rate_fns=schedules.learning_rate_schedules(**options),
+        mask_probs_fn=functools.partial(
+            schedules.mask_probs, starts=STARTS, ends=ENDS, power=0.9
+        ),
+        learning_rate_fns=schedules.learning_rate_schedules(
+            options, total_steps=TOTAL_STEPS
+        ),
         mesh=mesh,
         frozen_blocks=frozen_blocks,
         accumulation=accumulation,
@@ -94,11 +104,13 @@ def test_step_counts_and_reports_what_it_used(run):
     _, _, states, metrics = run
     assert [int(state.step) for state in states] == list(range(7))
     assert [int(state.opt_state.count) for state in states] == list(range(7))
-    head, vit = schedules.learning_rate_schedules(**OPTIONS)
+    head, vit = schedules.learning_rate_schedules(
+        schedules.RateOptions(**OPTIONS), total_steps=TOTAL_STEPS
+    )
     for step, row in enumerate(metrics):
         np.testing.assert_allclose(row["learning_rate/head"], head(step), rtol=1e-6)
         np.testing.assert_allclose(row["learning_rate/vit"], vit(step), rtol=1e-6)
-        probs = schedules.mask_probs(step, starts=STARTS, ends=ENDS)
+        probs = schedules.mask_probs(step, starts=STARTS, ends=ENDS, power=0.9)
         np.testing.assert_allclose([row["mask_prob/0"]], probs)
     assert metrics[0]["mask_prob/0"] == 1 and metrics[4]["mask_prob/0"] == 0
 
@@ -184,7 +196,7 @@ def test_frozen_blocks_have_no_part_in_the_step(run):
 
 def test_each_part_gathers_the_blocks_weights_anew():
     """Gathered once for all parts, they would be whole on each device all the time."""
-    mesh = create_mesh(fsdp=2, devices=jax.devices()[:2])
+    mesh = create_mesh(MeshOptions(fsdp=2), devices=jax.devices()[:2])
     model, tx, train_step = create_step(mesh, accumulation=2)
     batch = jax.tree.map(
         lambda leaf: np.tile(leaf, (2, *[1] * (leaf.ndim - 1))), create_batch()

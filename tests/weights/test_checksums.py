@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from eomt_jax.parallel.mesh import create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.weights import checksums
 
 
@@ -32,7 +32,7 @@ def test_host_arrays_are_summed_in_chunks(monkeypatch):
 
 
 def test_split_over_a_mesh_it_is_the_same():
-    mesh = create_mesh(data=2, fsdp=2, tensor=2, devices=jax.devices()[:8])
+    mesh = create_mesh(MeshOptions(data=2, fsdp=2, tensor=2), devices=jax.devices()[:8])
     array = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
     split = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "tensor"))
     placed = jax.device_put(array, split)

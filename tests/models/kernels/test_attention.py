@@ -18,7 +18,7 @@ from eomt_jax.models.kernels.splash_attention import (
 )
 from eomt_jax.models.kernels.xla_attention import attend, attend_on_cpu
 from eomt_jax.models.vit import VIT_RULES
-from eomt_jax.parallel.mesh import batch_sharding, create_mesh
+from eomt_jax.parallel.mesh import MeshOptions, batch_sharding, create_mesh
 from eomt_jax.parallel.partition import apply_sharded, param_shardings
 from eomt_jax.parallel.platform import ANY, Platform, platform_of, tracing_for
 
@@ -232,7 +232,7 @@ def test_layer_is_the_same_with_an_accelerators_kernel_on_a_2_by_2_mesh(
 
     with tracing_for(ANY):
         expected = run(None)
-    mesh = create_mesh(fsdp=2, tensor=2, devices=jax.devices()[:4])
+    mesh = create_mesh(MeshOptions(fsdp=2, tensor=2), devices=jax.devices()[:4])
     monkeypatch.setattr(
         "eomt_jax.models.attention.choose_kernel", lambda **_: stand_in(name)
     )
