@@ -1,5 +1,6 @@
 """The flag --config and its overrides, with errors that a newcomer can act on."""
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -7,11 +8,22 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+# --help shows the flags of a program, wherever they are defined.
+flags.disclaim_key_flags()
+
+
+_FIELDS = """\
+fields of the config, each with its range and the default of recipes that don't change it;
+--config.batch_size=8, for instance, changes one:"""
+
 
 def define_config_flag() -> flags.FlagHolder:
     """Defines --config=FILE.py and --config.field=value; the fields are fixed."""
     return config_flags.DEFINE_config_file(
-        "config", None, "A recipe, as configs/quickstart.py.", lock_config=True
+        "config",
+        None,
+        "The recipe, such as configs/quickstart.py; its fields stand below.",
+        lock_config=True,
     )
 
 
@@ -24,7 +36,8 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
     """Parses absl's flags with plain errors, as the flags_parser of app.run.
 
     A misspelt field, a value of the wrong type or a missing file ends the program with
-    exit code 2 and one message, not with a traceback.
+    exit code 2 and one message, not with a traceback. After --help every field of the
+    config is listed.
 
     Args:
       argv: the program's name and its arguments.
@@ -39,6 +52,16 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
             # A recipe that cannot be loaded raises its error only here.
             _ = flags.FLAGS.config.is_locked
         return rest
+    except SystemExit:
+        if "--helpxml" not in argv:
+            from eomt_jax.options import format_options
+            from eomt_jax.training.options import RunOptions
+
+            with contextlib.suppress(BrokenPipeError):
+                print(f"\n{_FIELDS}\n\n{format_options(RunOptions)}", flush=True)
+        raise
+    except BrokenPipeError:  # `--help | head` closes it.
+        sys.exit(1)
     except (AttributeError, KeyError) as error:
         message = _unknown_field(str(error), argv)
     except OSError as error:
@@ -46,7 +69,7 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
     except (flags.Error, TypeError, ValueError) as error:
         message = str(error)
     print(f"error: {message}", file=sys.stderr)
-    print("--help lists the flags; configs/common.py every field.", file=sys.stderr)
+    print("--help lists all flags and all fields of the config.", file=sys.stderr)
     sys.exit(2)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 
 from absl import flags, logging
 
+# --help shows the flags of a program, wherever they are defined.
+flags.disclaim_key_flags()
+
 
 def define_process_flags() -> None:
     """Defines --coordinator, --num_processes and --process_id.
@@ -29,8 +32,8 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
     Args:
       saves_on_sigterm: see `parallel.processes.initialize`.
     """
-    # These are imported after parsing the flags, so that --help and misspelt fields are
-    # answered at once.
+    # These are imported after parsing the flags, so that misspelt flags are answered
+    # sooner.
     from eomt_jax.parallel import ending, gpu_memory, processes
     from eomt_jax.training import hooks
 

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from eomt_jax.options import list_options
+from eomt_jax.training.options import RunOptions
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -24,11 +27,10 @@ def train(*arguments, script="train.py"):
     "override, said, command",
     [
         (
-            "batch_sise=3",
-            "no field 'batch_sise'",
-            ["train.py", "--config=configs/quickstart.py"],
+            "model.remt=true",
+            "no field 'remt' in --config.model.remt=true; did you mean 'remat'?",
+            ["eval.py"],
         ),
-        ("model.remt=true", "did you mean 'remat'?", ["eval.py"]),
         (
             "batch_size=many",
             "invalid literal",
@@ -45,6 +47,15 @@ def test_wrong_override_is_refused_in_one_line(override, said, command, tmp_path
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_every_field_with_its_sentence():
+    result = train("--help")
+    assert "Traceback" not in result.stderr
+    text = " ".join(result.stdout.split())
+    assert "--workdir: Folder of the run" in text
+    for name, field in list_options(RunOptions):
+        assert f"--config.{name}: {field.sentence} (" in text
 
 
 def test_missing_recipe_is_named(tmp_path):
