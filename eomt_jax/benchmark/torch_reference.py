@@ -110,7 +110,7 @@ class Reference:
         head, vit = (float(rate(self.step)) for rate in self._rates)
         for group in self.adamw.param_groups:
             rate = group["rate"]
-            group["lr"] = (vit if rate.in_vit else head) * rate.multiplier
+            group["lr"] = (vit if rate.in_backbone else head) * rate.multiplier
         return head, vit
 
     def loss(self, batch: Batch) -> Any:

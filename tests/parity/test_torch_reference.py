@@ -1,5 +1,6 @@
 """Weights, rates, first loss and steps of the reference run equal those of our run."""
 
+import dataclasses
 import json
 
 import flax.traverse_util
@@ -242,7 +243,9 @@ def test_rates_of_every_parameter_are_ours(config):
 def test_frozen_blocks_are_refused(config):
     run = setup(config, devices=jax.devices()[:1])
     params = make_params(run.initialization.model)
-    run.config.optimizer.frozen_blocks = 1
+    frozen = dataclasses.replace(run.config.optimizer, frozen_blocks=1)
+    config = dataclasses.replace(run.config, optimizer=frozen)
+    run = dataclasses.replace(run, config=config)
     with pytest.raises(ValueError, match="frozen_blocks"):
         torch_reference.Reference(run, params)
 
