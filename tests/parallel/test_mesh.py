@@ -117,7 +117,7 @@ def test_processes_that_hold_the_same_rows_are_one_reader():
         2: (1, (1,)),
         3: (1, (1,)),
     }
-    # create_mesh(tensor=4) on a TPU v5e:4x4 puts each shard on halves of two machines.
+    # MeshOptions(tensor=4) on a TPU v5e:4x4 puts each shard on halves of two machines.
     v5e_4x4 = mesh_of([[[0, 0, 1, 1]]] * 2 + [[[2, 2, 3, 3]]] * 2)
     assert readers(v5e_4x4) == {
         0: (0, (0, 1)),
