@@ -1,29 +1,22 @@
 """The network of a config, with the weights that it starts from."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from etils import epath
-from flax import traverse_util
-
 from eomt_jax.models.network import Network
-from eomt_jax.models.registry import create_network
+from eomt_jax.models.registry import ModelOptions, create_network
 from eomt_jax.models.variants import check_variant
 from eomt_jax.options import Choice, Flag, Text, option
+from eomt_jax.training.checkpoint_fit import fit_class_head, fit_queries
 from eomt_jax.training.parameter_report import Report, report_groups
-from eomt_jax.trees import leaf_path
 from eomt_jax.weights import native
 from eomt_jax.weights.load import Loaded, build_vit, open_network, read_backbone
 from eomt_jax.weights.model_fields import build_module, module_class
 from eomt_jax.weights.resample import resample_vit, resampled_params
-from eomt_jax.weights.wording import listed
 
 PyTree = Any
 
-# What becomes of a checkpoint's class head; "auto" keeps it where the classes agree.
 CLASS_HEAD_CHOICES = ("auto", "keep", "new", "by_name")
 
 
@@ -81,79 +74,46 @@ class Initialization:
 
 
 def initialize(
-    name: str = "eomt",
+    options: ModelOptions,
+    init: InitOptions = InitOptions(),
     *,
-    variant: str,
     class_names: Sequence[str],
-    num_queries: int,
     image_size: tuple[int, int],
-    patch_size: int = 16,
-    num_masked_layers: int = 0,
-    dtype: str = "bfloat16",
-    remat: bool = False,
-    backbone: epath.PathLike = "",
-    checkpoint: epath.PathLike = "",
-    from_scratch: bool = False,
-    class_head: str = "auto",
     resumed: native.ModelConfig | None = None,
 ) -> Initialization:
     """Builds a network and reads its first weights: none, a backbone's or a checkpoint's.
 
-    Paths may be names on the Hugging Face hub, as everywhere in `weights.load`.
-
     Args:
-      name: of the kind of network, see `models.registry`.
-      variant: a key of `variants.VARIANTS`.
+      options: of the network. A checkpoint settles the patch size.
+      init: where the weights are; see `weights.load` for the paths.
       class_names: of the dataset, in label order, without "no object".
-      num_queries: how many segments can be predicted. Of a checkpoint with more the
-        first ones are taken; to one with fewer new ones are added.
       image_size: (height, width) in pixels.
-      patch_size: in pixels; a checkpoint settles it.
-      num_masked_layers: see Network; 0 takes the checkpoint's number, or the variant's.
-      dtype: of activations.
-      remat: see ViT.
-      backbone: path of whatever `weights.load.read_backbone` reads, empty for none. Of
-        a whole network the heads are left. Beside a checkpoint: what that is a delta to.
-      checkpoint: path of whatever `weights.load.open_network` reads; empty for none.
-      from_scratch: whether a network without either is meant to learn from nothing:
-        LayerScale then starts at 1, and there is no warning.
-      class_head: what becomes of the checkpoint's class head: "keep" it, start a "new"
-        one, keep what belongs to classes of these names ("by_name") and draw the rest,
-        or "auto": keep it if its classes have these names in this order.
-      resumed: what the run that is resumed wrote of its network. Its parameters are in
-        its own checkpoint, so neither backbone nor checkpoint are read again.
+      resumed: model.json of the run that is resumed. Its parameters are in its own
+        checkpoint, so neither backbone nor checkpoint are read again.
 
     Raises:
       ValueError: backbone or checkpoint are of another variant or cannot be read, both
         are given though the checkpoint is no delta, or a class head is to be kept that
         doesn't fit.
     """
-    if class_head not in CLASS_HEAD_CHOICES:
+    if init.class_head not in CLASS_HEAD_CHOICES:
         raise ValueError(
-            f"init.class_head = {class_head!r}: there are "
+            f"init.class_head = {init.class_head!r}: there are "
             f"{', '.join(CLASS_HEAD_CHOICES)}"
         )
-    if class_head in ("keep", "by_name") and not checkpoint:
+    if init.class_head in ("keep", "by_name") and not init.checkpoint:
         raise ValueError(
-            f"init.class_head = {class_head!r} without init.checkpoint: only a checkpoint has a "
-            "class head"
+            f"init.class_head = {init.class_head!r} without init.checkpoint: only a "
+            "checkpoint has a class head"
         )
-    if from_scratch and (backbone or checkpoint):
-        given = "init.checkpoint" if checkpoint else "init.backbone"
+    if init.from_scratch and (init.backbone or init.checkpoint):
+        given = "init.checkpoint" if init.checkpoint else "init.backbone"
         raise ValueError(f"init.from_scratch = True contradicts {given}: set only one")
-    overrides: dict[str, Any] = {"layer_scale_init": 1.0} if from_scratch else {}
-    model = create_network(
-        name,
-        variant=variant,
-        num_classes=len(class_names),
-        num_queries=num_queries,
-        image_size=image_size,
-        patch_size=patch_size,
-        dtype=dtype,
-        num_masked_layers=num_masked_layers,
-        remat=remat,
-        **overrides,
-    )
+    fields: dict[str, Any] = vars(options) | {"image_size": image_size}
+    if init.from_scratch:
+        fields["layer_scale_init"] = 1.0
+    model = create_network(**fields, num_classes=len(class_names))
+    variant, num_masked_layers = options.variant, options.num_masked_layers
     if resumed:
         source = "model.json of the run that is resumed"
         stored = build_module(module_class(source, resumed.kind), resumed.fields)
@@ -161,32 +121,27 @@ def initialize(
         _check_backbone(variant, stored, "the run that is resumed")
         model = model.like(stored, num_masked_layers=num_masked_layers)
         return Initialization(model, None, ())
-    if checkpoint:
-        source = f"init.checkpoint = {str(checkpoint)!r}"
-        opened = _open_checkpoint(
-            checkpoint,
-            class_names,
-            backbone=backbone,
-            image_size=image_size,
-            num_queries=num_queries,
-            class_head=class_head,
-        )
+    if init.checkpoint:
+        source = f"init.checkpoint = {str(init.checkpoint)!r}"
+        opened = _open_checkpoint(options, init, class_names, image_size)
         _check_same_kind(model, opened.model, source)
         _check_backbone(variant, opened.model, source)
-        _check_patch_size(patch_size, opened.model, source)
+        _check_patch_size(options.patch_size, opened.model, source)
         model = model.like(opened.model, num_masked_layers=num_masked_layers)
         report = report_groups(model, opened.params, opened.resampled)
         return Initialization(model, opened.params, report, opened.notes)
-    if backbone:
-        source = f"init.backbone = {str(backbone)!r}"
+    if init.backbone:
+        source = f"init.backbone = {str(init.backbone)!r}"
         if model.backbone is None:
-            raise ValueError(f"{source}: a network {name!r} has no backbone to load")
-        fields, params, notes = read_backbone(backbone)
-        vit = build_vit(backbone, fields)
+            raise ValueError(
+                f"{source}: a network {options.name!r} has no backbone to load"
+            )
+        vit_fields, params, notes = read_backbone(init.backbone)
+        vit = build_vit(init.backbone, vit_fields)
         check_variant(variant, vit, source)
         model, loaded, resampled = _with_backbone(model, vit, params)
         report = report_groups(model, loaded, resampled)
-        notes = (f"backbone: {backbone}", *notes)
+        notes = (f"backbone: {init.backbone}", *notes)
         return Initialization(model, loaded, report, notes)
     report = report_groups(model, {}, set())
     return Initialization(model, None, report, warning=_scratch_warning(variant, model))
@@ -209,107 +164,22 @@ def _scratch_warning(variant: str, model: Network) -> str:
 
 
 def _open_checkpoint(
-    path: epath.PathLike,
+    options: ModelOptions,
+    init: InitOptions,
     class_names: Sequence[str],
-    *,
-    backbone: epath.PathLike,
     image_size: tuple[int, int],
-    num_queries: int,
-    class_head: str,
 ) -> Loaded:
-    """The checkpoint with those of its parameters that are taken, and notes."""
-    path, chosen = native.chosen_step(path)
-    opened = open_network(path, backbone=backbone, image_size=image_size)
-    model, params, info = opened.model, dict(opened.params), opened.dataset_info
-    added_to = f", a delta to {backbone}" if backbone else ""
-    notes = [f"checkpoint: {path}{added_to}", *chosen, *opened.notes]
-    head = model.class_head_name
-    if num_queries != model.num_queries:
-        params = _cut_rows(params, model.query_params, num_queries)
-        num_new = num_queries - model.num_queries
-        which = "the" if num_new > 0 else f"the first {num_queries} of the"
-        rest = f", and {num_new} new ones" if num_new > 0 else ""
-        notes.append(f"queries: {which} checkpoint's {model.num_queries}{rest}")
-    trained_names = [c.name for c in info.classes] if info else None
-    if class_head == "keep" and model.num_classes != len(class_names):
-        raise ValueError(
-            f"init.class_head = 'keep': {path} predicts {model.num_classes} classes "
-            f"and the dataset has {len(class_names)}; set init.class_head = 'new'"
-        )
-    if class_head == "keep" or (
-        class_head == "auto" and trained_names == list(class_names)
-    ):
-        notes.append("class head: kept")
-    elif class_head == "by_name":
-        sources = _sources_by_name(path, trained_names, class_names)
-        params = _take_classes(params, head, sources)
-        for what, are_kept in (("kept", True), ("new", False)):
-            names = [n for n, i in zip(class_names, sources) if (i >= 0) == are_kept]
-            number = f"{len(names)} of {len(class_names)} classes"
-            notes.append(f"class head, {what}: {number}: {listed(names)}")
-    else:
-        params = _without(params, head)
-        whose = f"the {model.num_classes} of {info.name}" if info else "not known"
-        notes.append(f"class head: new; the checkpoint's classes are {whose}")
-    return dataclasses.replace(opened, params=params, notes=tuple(notes))
-
-
-def _sources_by_name(
-    path: epath.PathLike, trained: Sequence[str] | None, wanted: Sequence[str]
-) -> list[int]:
-    """For each wanted class the checkpoint's of that name, in any case; -1 without."""
-    if trained is None:
-        raise ValueError(
-            f"init.class_head = 'by_name': {path} doesn't say the names of its classes; "
-            "set init.class_head = 'new', or 'keep' where its classes are the dataset's"
-        )
-    labels: dict[str, int] = {}
-    for label, name in enumerate(trained):
-        labels.setdefault(name.strip().casefold(), label)
-    sources = [labels.get(name.strip().casefold(), -1) for name in wanted]
-    if max(sources) < 0:
-        raise ValueError(
-            f"init.class_head = 'by_name': none of the dataset's classes "
-            f"({listed(wanted[:8])}) has the name of one of {path}'s "
-            f"({listed(trained[:8])}); set init.class_head = 'new'"
-        )
-    return sources
-
-
-def _cut_rows(params: PyTree, paths: Collection[str], num_rows: int) -> PyTree:
-    """Returns the tree with the first rows alone of some of its leaves."""
-    return _map_leaves(
-        params, lambda path, leaf: leaf[:num_rows] if path in paths else leaf
+    """Returns the checkpoint with the parameters that are taken of it, and notes."""
+    path, chosen = native.chosen_step(init.checkpoint)
+    opened = open_network(path, backbone=init.backbone, image_size=image_size)
+    added_to = f", a delta to {init.backbone}" if init.backbone else ""
+    params, on_queries = fit_queries(opened.params, opened, options.num_queries)
+    params, on_head = fit_class_head(
+        params, opened, class_names, choice=init.class_head, path=path
     )
-
-
-def _take_classes(params: PyTree, head: str, sources: Sequence[int]) -> PyTree:
-    """Returns the tree with a class head of other classes; NaN where a source is -1.
-
-    "No object", the last one, is kept.
-    """
-    taken = np.array([*sources, -1])
-    new = np.array([*(source < 0 for source in sources), False])
-
-    def take(path: str, leaf: Any) -> Any:
-        if not path.startswith(f"{head}/"):
-            return leaf
-        return np.where(new, np.float32(np.nan), leaf[..., taken])
-
-    return _map_leaves(params, take)
-
-
-def _without(params: PyTree, scope: str) -> PyTree:
-    """Returns the tree without a scope that is named by its path."""
-    flat = traverse_util.flatten_dict(params, sep="/")
-    kept = {p: leaf for p, leaf in flat.items() if not p.startswith(f"{scope}/")}
-    return traverse_util.unflatten_dict(kept, sep="/")
-
-
-def _map_leaves(tree: PyTree, function: Callable[[str, Any], Any]) -> PyTree:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(leaf_path(path), leaf), tree
-    )
+    notes = (f"checkpoint: {path}{added_to}", *chosen, *opened.notes)
+    notes = (*notes, *on_queries, *on_head)
+    return dataclasses.replace(opened, params=params, notes=notes)
 
 
 def _with_backbone(

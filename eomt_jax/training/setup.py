@@ -181,8 +181,8 @@ def setup(
         source = open_split(data.data_dir, data.name, data.train_split)
     config = _with_a_split_to_review(config, source.info)
     initialization = initialize(
-        **vars(config.model),
-        **vars(config.init),
+        config.model,
+        config.init,
         class_names=[c.name for c in source.info.classes],
         image_size=(config.image_size, config.image_size),
         resumed=resumed,

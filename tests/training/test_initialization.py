@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import jax
@@ -6,7 +7,8 @@ import pytest
 
 from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
-from eomt_jax.training.initialization import initialize
+from eomt_jax.models.registry import ModelOptions
+from eomt_jax.training.initialization import InitOptions, initialize
 from eomt_jax.training.parameter_report import GroupReport
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import ClassInfo, DatasetInfo
@@ -84,8 +86,17 @@ def small_variants(monkeypatch):
 
 
 def build(variant="micro", **changes):
-    options = {"class_names": NAMES, "num_queries": 4, "image_size": (32, 32)}
-    return initialize(variant=variant, **{**options, "patch_size": 8, **changes})
+    fields = {"variant": variant, "num_queries": 4, "patch_size": 8, **changes}
+    others = {"class_names": NAMES, "image_size": (32, 32)}
+    others |= {
+        name: fields.pop(name) for name in (*others, "resumed") if name in fields
+    }
+    names = {field.name for field in dataclasses.fields(InitOptions)}
+    init = {name: fields.pop(name) for name in names & fields.keys()}
+    # Paths of pytest are texts in a recipe.
+    for name in {"backbone", "checkpoint"} & init.keys():
+        init[name] = str(init[name])
+    return initialize(ModelOptions(**fields), InitOptions(**init), **others)
 
 
 def rows(initialization):
