@@ -7,6 +7,7 @@ import pytest
 
 from eomt_jax.models.variants import create_eomt
 from eomt_jax.parallel.platform import Platform, tracing_for
+from eomt_jax.training.state import param_shapes
 
 ONE_CPU, OLD_GPU, H100 = Platform("cpu"), Platform("gpu"), Platform("gpu", (9, 0))
 
@@ -19,15 +20,16 @@ def random_network(dtype, **overrides):
         num_queries=5,
         image_size=(32, 32),
         dtype=dtype,
+        depth=2,
         **overrides,
     )
-    images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256, jnp.int32)
-    images = images.astype(jnp.uint8)
-    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    leaves = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
-    return model, jax.tree.unflatten(tree, leaves), images
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    params = jax.tree.map(
+        lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32) + 0.05,
+        param_shapes(model),
+    )
+    return model, params, images
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -6,7 +6,7 @@ import scipy.stats
 
 from eomt_jax.pipeline import color, transforms
 
-NUM_DRAWS = 10_000
+NUM_DRAWS = 5_000
 # The seed is fixed, so the tests don't depend on chance. A wrong distribution has
 # 1e-50.
 SMALLEST_P = 1e-3

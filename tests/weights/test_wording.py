@@ -4,9 +4,9 @@ from eomt_jax.weights.wording import listed, reason, shown
 def test_list_of_names_is_bounded_in_number_and_length():
     assert listed([]) == "none"
     assert listed(["a", "b"]) == "a, b"
-    text = listed([f"{i}" + 10**6 * "x" for i in range(10_000)])
+    text = listed([f"{i}" + 10_000 * "x" for i in range(1000)])
     assert len(text) < 12_000
-    assert text.endswith(" and 9950 more")
+    assert text.endswith(" and 950 more")
 
 
 def test_value_of_a_file_is_bounded_whatever_its_type():
