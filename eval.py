@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 def score() -> None:
     # These are imported here so that misspelt flags are answered sooner.
-    from eomt_jax.evaluation import checkpoint, run_config, tables
+    from eomt_jax.evaluation import run_config, scoring, tables
     from eomt_jax.options import from_config
     from eomt_jax.parallel import processes
     from eomt_jax.training.options import RunOptions
@@ -73,7 +73,7 @@ def score() -> None:
             print(f"Taken from the training: {', '.join(taken)}.", flush=True)
     from_config(RunOptions, config)  # raises
     prepare.ensure(config.dataset.name, config.dataset.data_dir)
-    results = checkpoint.evaluate_checkpoint(
+    results = scoring.evaluate_checkpoint(
         config,
         _WORKDIR.value or _CHECKPOINT.value,
         backbone=_BACKBONE.value,

@@ -26,8 +26,9 @@ def main(argv: list[str]) -> None:
     with process_flags.joined(saves_on_sigterm=not _DRY_RUN.value):
         # These are imported here so that misspelt flags are answered sooner.
         from eomt_jax.options import from_config
-        from eomt_jax.training import dry_run, loop
+        from eomt_jax.training import loop
         from eomt_jax.training.options import RunOptions
+        from eomt_jax.training.reporting import dry_run
 
         config = _CONFIG.value
         from_config(RunOptions, config)  # raises

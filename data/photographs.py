@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from PIL import ImageOps
 
-from eomt_jax.inference import photographs
+from eomt_jax.predict import photographs
 from eomt_jax.rgb import exif_orientation, open_photograph, short_reason, to_rgb
 
 PICTURE_ENDINGS = photographs.PICTURE_ENDINGS

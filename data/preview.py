@@ -24,9 +24,9 @@ from tqdm import tqdm
 # The path of a script has its own folder, and not the one above, where data/ is.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from eomt_jax.inference import draw, name_plates
-from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.pictures import name_plates, overlays
 from eomt_jax.pipeline import records, transforms
+from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.types import DatasetInfo
 
 RARE = 20  # a class of fewer segments is hardly learnt
@@ -221,7 +221,7 @@ def draw_sheet(
 def _draw_cell(record: records.Record, info: DatasetInfo, panel: int) -> Image.Image:
     image = transforms.decode_image(record.image_bytes)
     segments = Image.fromarray(
-        draw.draw_segmentation(
+        overlays.draw_segmentation(
             np.asarray(image), Segmentation.from_record(record), info, long_side=panel
         )
     )

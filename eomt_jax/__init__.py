@@ -4,13 +4,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eomt_jax.inference.segmenter import Segmenter
+    from eomt_jax.predict.segmenter import Segmenter
     from eomt_jax.weights.load import load, load_backbone
 
 __all__ = ["Segmenter", "load", "load_backbone"]
 
 _HOMES = {
-    "Segmenter": "eomt_jax.inference.segmenter",
+    "Segmenter": "eomt_jax.predict.segmenter",
     "load": "eomt_jax.weights.load",
     "load_backbone": "eomt_jax.weights.load",
 }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from eomt_jax import class_colors, oklab
-from eomt_jax.inference.palette import segment_colors
+from eomt_jax.pictures.palette import segment_colors
 from eomt_jax.types import ClassInfo
 
 

@@ -18,8 +18,8 @@ from PIL import Image, features
 from data import class_lists, coco_instance, coco_panoptic, mask_pngs
 from data.photographs import check_photograph
 from data.sources import open_source
-from eomt_jax.inference.photographs import read_photograph
 from eomt_jax.pipeline.info_sources import open_info
+from eomt_jax.predict.photographs import read_photograph
 from tests.data.coco_archives import (
     draw_pictures,
     instances_json,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from data.builder import RecordBuilder
-from eomt_jax.evaluation import checkpoint, pictures
+from eomt_jax.evaluation import pictures, scoring
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.file_names import check_name, path_below
-from eomt_jax.inference.comparison import Picture
-from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.pictures.comparison import Picture
 from eomt_jax.pipeline.records import Record
+from eomt_jax.postprocess.segmentation import Segmentation
+from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import ClassInfo
 from tests.evaluation.test_submission import (
     Source,
@@ -137,7 +137,7 @@ def test_results_of_a_dataset_with_a_hostile_name_are_refused(tmp_path, name):
     source = Source()
     source.info = dataclasses.replace(source.info, name=name)
     with pytest.raises(ValueError, match="name of the results .* can't name a file"):
-        checkpoint._default_out(tmp_path, 3, source, "panoptic")
+        scoring._default_out(tmp_path, 3, source, "panoptic")
 
 
 class Named(RecordBuilder):

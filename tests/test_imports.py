@@ -13,17 +13,37 @@ ALLOWED = {
     "training": {
         "dataset_info",
         "evaluation",
-        "inference",
         "losses",
         "models",
         "ops",
         "parallel",
+        "pictures",
         "pipeline",
+        "predict",
         "weights",
     },
-    "tasks": {"evaluation", "inference", "models", "pipeline"},
-    "evaluation": {"inference", "models", "ops", "parallel", "pipeline", "weights"},
-    "inference": {"models", "ops", "parallel", "pipeline", "weights", "dataset_info"},
+    "tasks": {"evaluation", "models", "pictures", "pipeline", "postprocess", "predict"},
+    "evaluation": {
+        "models",
+        "ops",
+        "parallel",
+        "pictures",
+        "pipeline",
+        "postprocess",
+        "predict",
+        "weights",
+    },
+    "predict": {
+        "dataset_info",
+        "models",
+        "ops",
+        "parallel",
+        "pipeline",
+        "postprocess",
+        "weights",
+    },
+    "pictures": {"pipeline", "postprocess"},
+    "postprocess": {"models", "ops", "pipeline"},
     "weights": {"dataset_info", "models", "ops"},
     "pipeline": {"dataset_info", "ops"},
     "models": {"ops", "parallel"},
@@ -74,7 +94,16 @@ def test_arrows_inside_the_library_point_down():
 
 def test_only_models_weights_and_tools_name_a_network_or_its_parameters():
     name = re.compile(r"EoMT\b|\bvit/|\.vit\b|\"vit\"|block_\d|block_\{|\"block_")
-    for package in ("training", "parallel", "evaluation", "inference", "losses"):
+    for package in (
+        "training",
+        "parallel",
+        "evaluation",
+        "predict",
+        "postprocess",
+        "pictures",
+        "pipeline",
+        "losses",
+    ):
         for path in (ROOT / "eomt_jax" / package).rglob("*.py"):
             found = name.search(path.read_text())
             assert not found, f"{path} names {found}"

@@ -12,11 +12,11 @@ from data import coco_format, instance_folder, mask_folder
 from data.sources import open_source
 from eomt_jax.cli import photograph_files
 from eomt_jax.evaluation.tables import check_replaceable
-from eomt_jax.inference.photographs import read_photograph
 from eomt_jax.pipeline import info_sources, records
+from eomt_jax.predict.photographs import read_photograph
 from eomt_jax.regular_files import check_regular
-from eomt_jax.weights import native
-from eomt_jax.weights.files import open_checkpoint
+from eomt_jax.weights.formats.files import open_checkpoint
+from eomt_jax.weights.native import model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +94,7 @@ READERS = {
         lambda path: read_weights(path.parent),
     ),
     "shard": ("part.safetensors", read_weights),
-    "model.json": ("model.json", lambda p: native.read_model_config(p.parent)),
+    "model.json": ("model.json", lambda p: model_folder.read_model_config(p.parent)),
     "load": ("a.safetensors", eomt_jax.load),
     "class table": ("a.json", info_sources.open_info),
     "class list": ("a.txt", mask_folder.read_class_list),

@@ -12,8 +12,8 @@ from data.photographs import (
     turn_upright,
 )
 from eomt_jax import rgb
-from eomt_jax.inference.photographs import read_photograph
 from eomt_jax.pipeline.transforms import decode_image
+from eomt_jax.predict.photographs import read_photograph
 
 # A red square is in the middle; the pixels around it are transparent and black.
 COLORS = np.zeros((8, 8, 3), np.uint8)

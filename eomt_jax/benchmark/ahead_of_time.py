@@ -16,14 +16,14 @@ from eomt_jax.benchmark.collectives import Collective, add_up, collectives
 from eomt_jax.benchmark.flops import forward_flops, matmul_flops
 from eomt_jax.benchmark.target import Target
 from eomt_jax.evaluation.evaluator import count_function, evaluation_task
-from eomt_jax.inference.runner import Runner
 from eomt_jax.options import from_config
 from eomt_jax.parallel.mesh import batch_sharding
 from eomt_jax.pipeline.loader import eval_batches, train_batches
+from eomt_jax.predict.runner import Runner
 from eomt_jax.task_registry import get_task
 from eomt_jax.training.options import RunOptions
+from eomt_jax.training.reporting.step_memory import local_bytes
 from eomt_jax.training.setup import Setup, setup
-from eomt_jax.training.step_memory import local_bytes
 from eomt_jax.types import Batch
 
 

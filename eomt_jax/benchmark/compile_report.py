@@ -6,9 +6,9 @@ from typing import Any
 from eomt_jax.benchmark.ahead_of_time import Program
 from eomt_jax.benchmark.target import Target
 from eomt_jax.parallel.mesh import num_batch_shards
-from eomt_jax.training import step_memory
+from eomt_jax.training.reporting import step_memory
+from eomt_jax.training.reporting.step_memory import gigabytes
 from eomt_jax.training.setup import Setup
-from eomt_jax.training.step_memory import gigabytes
 
 EFFICIENCY = 0.4
 """Share of the peak FLOPs that well-tuned ViTs reach; it is not measured here."""

@@ -9,7 +9,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
-from eomt_jax.inference.name_plates import load_font
+from eomt_jax.pictures.name_plates import load_font
 
 METRICS = ("loss", "loss/mask", "loss/dice", "loss/class")
 

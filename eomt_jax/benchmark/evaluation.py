@@ -11,12 +11,12 @@ import numpy as np
 from eomt_jax.benchmark.timing import Timing, format_ratios, take_turns
 from eomt_jax.evaluation.evaluator import evaluate
 from eomt_jax.evaluation.tables import Results
-from eomt_jax.inference.runner import Runner, last_logits
 from eomt_jax.models.network import Network
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.samples import Source
+from eomt_jax.predict.runner import Runner, last_logits
 
 OURS = "eomt_jax"
 # Our evaluation with eval.skip_padding.

@@ -6,7 +6,7 @@ import numpy as np
 
 from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.models.network import Network
-from eomt_jax.weights import huggingface
+from eomt_jax.weights.foreign import huggingface
 
 
 def create_network(model: Network, params: Any, criterion: CriterionOptions) -> Any:

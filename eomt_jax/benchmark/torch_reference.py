@@ -31,10 +31,11 @@ from eomt_jax.cli import config_flag
 from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.training import optimizer, schedules
-from eomt_jax.training.logging import MetricsWriter, Scalars, say
+from eomt_jax.training.reporting.logging import MetricsWriter, Scalars, say
 from eomt_jax.training.setup import Setup, mask_probs_schedule, setup
 from eomt_jax.types import Batch, Targets
-from eomt_jax.weights import huggingface, native
+from eomt_jax.weights.foreign import huggingface
+from eomt_jax.weights.native import model_folder
 
 PyTree = Any
 
@@ -221,7 +222,7 @@ def train(
       The reference after its last step.
     """
     workdir = epath.Path(workdir).expanduser()
-    if (workdir / native.MODEL_FILE).exists():
+    if (workdir / model_folder.MODEL_FILE).exists():
         raise ValueError(
             f"{workdir} is the folder of a run of train.py, whose metrics.jsonl would "
             "be lost: give the reference a --workdir of its own"

@@ -13,8 +13,9 @@ from eomt_jax.cli.checkpoint_arguments import (
     overrides,
 )
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import huggingface, native
+from eomt_jax.weights.foreign import huggingface
 from eomt_jax.weights.load import load_backbone
+from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.new_folder import check_new, new_folder
 from eomt_jax.weights.stored import BackboneError
 
@@ -102,12 +103,12 @@ def _open(options: argparse.Namespace) -> _Source:
 def _write(options: argparse.Namespace, source: _Source) -> None:
     model, params, info, _ = source
     if options.to == "safetensors":
-        native.save_file(options.out, model, params, dataset_info=info)
+        model_folder.save_file(options.out, model, params, dataset_info=info)
     elif options.to == "huggingface":
         huggingface.save(options.out, model, params, dataset_info=info)
     else:
         with new_folder(options.out) as unfinished:
-            native.save(unfinished, model, params, dataset_info=info)
+            model_folder.save(unfinished, model, params, dataset_info=info)
 
 
 def _describe(source: _Source) -> str:

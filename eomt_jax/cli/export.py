@@ -8,7 +8,7 @@ from eomt_jax.cli.checkpoint_arguments import (
     add_checkpoint_arguments,
     open_checkpoint,
 )
-from eomt_jax.inference import export
+from eomt_jax.predict import export
 from eomt_jax.weights.new_folder import check_new
 
 DTYPES = ("float32", "bfloat16")

@@ -11,8 +11,8 @@ from etils import epath
 
 from eomt_jax.cli.result_files import unfinished_file
 from eomt_jax.file_names import MAX_BYTES
-from eomt_jax.inference.photographs import PICTURE_ENDINGS
-from eomt_jax.inference.result import DESCRIPTION
+from eomt_jax.predict.photographs import PICTURE_ENDINGS
+from eomt_jax.predict.result import DESCRIPTION
 from eomt_jax.regular_files import check_regular
 
 _MAGIC = ("*", "?", "[")

@@ -22,10 +22,10 @@ from eomt_jax.cli.photograph_files import (
 )
 from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_result
-from eomt_jax.inference.result import Result
-from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
+from eomt_jax.predict.result import Result
+from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task, task_names
 
 _MAX_WAITING = 2**30

@@ -35,12 +35,12 @@ def joined(*, saves_on_sigterm: bool) -> Iterator[None]:
     # These are imported after parsing the flags, so that misspelt flags are answered
     # sooner.
     from eomt_jax.parallel import ending, gpu_memory, processes
-    from eomt_jax.training import hooks
+    from eomt_jax.training import guards
 
     # An ImportError may come from an extra that only some inputs need.
     told = (
         *(ValueError, OSError, ImportError),
-        *(hooks.NonFiniteError, hooks.OutOfMemoryError),
+        *(guards.NonFiniteError, guards.OutOfMemoryError),
     )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from eomt_jax.inference.result import Result
+from eomt_jax.predict.result import Result
 
 _LONG_SIDES = 1024, 2048
 """Limits of an overlay's long side, which otherwise equals the photograph's.

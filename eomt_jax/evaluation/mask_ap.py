@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as mask_codec
 from pycocotools.cocoeval import COCOeval
 
-from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.pipeline.records import Record
 from eomt_jax.pipeline.samples import Source
+from eomt_jax.postprocess.instance import InstancePrediction
 
 # clu reads annotations at run time: don't add `from __future__ import annotations`.
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from eomt_jax.evaluation.panoptic_quality import joint_histogram
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Array, Targets
 
 # clu reads annotations at run time: don't add `from __future__ import annotations`.

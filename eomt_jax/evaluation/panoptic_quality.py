@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
-from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.postprocess.panoptic import PanopticPrediction
 from eomt_jax.types import Array, Targets
 
 # clu reads annotations at run time: don't add `from __future__ import annotations`.

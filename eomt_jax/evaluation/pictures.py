@@ -6,12 +6,12 @@ import numpy as np
 from etils import epath
 
 from eomt_jax.file_names import path_below
-from eomt_jax.inference.comparison import (
+from eomt_jax.parallel.processes import is_main
+from eomt_jax.pictures.comparison import (
     draw_comparison,
     evaluation_pictures,
     write_picture,
 )
-from eomt_jax.parallel.processes import is_main
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.types import Batch
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from eomt_jax.evaluation.mask_ap import MaskAP, encode_mask_bits
 from eomt_jax.evaluation.submission import image_number
-from eomt_jax.inference.instance import InstancePrediction, instance_segmentation
-from eomt_jax.inference.segmentation import Segmentation
-from eomt_jax.inference.tiles import instances_of_tiles
+from eomt_jax.postprocess.instance import InstancePrediction, instance_segmentation
+from eomt_jax.postprocess.segmentation import Segmentation
+from eomt_jax.predict.tiles import instances_of_tiles
 from eomt_jax.task_registry import register_task
 from eomt_jax.tasks.task import Rows, Task
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
 from eomt_jax.evaluation.submission import image_number, write_png
-from eomt_jax.inference.panoptic import PanopticPrediction, panoptic_segmentation
-from eomt_jax.inference.segmentation import Segmentation, renumber, rgb_ids
+from eomt_jax.postprocess.panoptic import PanopticPrediction, panoptic_segmentation
+from eomt_jax.postprocess.segmentation import Segmentation, renumber, rgb_ids
 from eomt_jax.task_registry import register_task
 from eomt_jax.tasks.task import Rows, Task
 

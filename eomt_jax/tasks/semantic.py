@@ -7,9 +7,9 @@ import numpy as np
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
 from eomt_jax.evaluation.submission import write_png
-from eomt_jax.inference.segmentation import Segmentation, class_ids
-from eomt_jax.inference.semantic import SemanticPrediction, semantic_segmentation
-from eomt_jax.inference.tiles import classes_of_tiles
+from eomt_jax.postprocess.segmentation import Segmentation, class_ids
+from eomt_jax.postprocess.semantic import SemanticPrediction, semantic_segmentation
+from eomt_jax.predict.tiles import classes_of_tiles
 from eomt_jax.task_registry import register_task
 from eomt_jax.tasks.task import Rows, Task
 

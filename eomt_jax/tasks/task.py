@@ -15,11 +15,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Integer, UInt8
 
-from eomt_jax.inference.draw import draw_segmentation
-from eomt_jax.inference.post_processing import Frame
-from eomt_jax.inference.result import Result
-from eomt_jax.inference.segmentation import Segmentation, rgb_ids
+from eomt_jax.pictures.overlays import draw_segmentation
 from eomt_jax.pipeline.records import Record
+from eomt_jax.postprocess.post_processing import Frame
+from eomt_jax.postprocess.segmentation import Segmentation, rgb_ids
+from eomt_jax.predict.result import Result
 from eomt_jax.types import Array, DatasetInfo
 
 Columns = tuple[tuple[str, str], ...]

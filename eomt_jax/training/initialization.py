@@ -9,10 +9,10 @@ from eomt_jax.models.registry import ModelOptions, create_network
 from eomt_jax.models.variants import check_variant
 from eomt_jax.options import Choice, Flag, Text, option
 from eomt_jax.training.checkpoint_fit import fit_class_head, fit_queries
-from eomt_jax.training.parameter_report import Report, report_groups
-from eomt_jax.weights import native
+from eomt_jax.training.reporting.parameter_report import Report, report_groups
 from eomt_jax.weights.load import Loaded, build_vit, open_network, read_backbone
-from eomt_jax.weights.model_fields import build_module, module_class
+from eomt_jax.weights.native import model_folder
+from eomt_jax.weights.native.model_fields import build_module, module_class
 from eomt_jax.weights.resample import resample_vit, resampled_params
 
 PyTree = Any
@@ -79,7 +79,7 @@ def initialize(
     *,
     class_names: Sequence[str],
     image_size: tuple[int, int],
-    resumed: native.ModelConfig | None = None,
+    resumed: model_folder.ModelConfig | None = None,
 ) -> Initialization:
     """Builds a network and reads its first weights: none, a backbone's or a checkpoint's.
 
@@ -170,7 +170,7 @@ def _open_checkpoint(
     image_size: tuple[int, int],
 ) -> Loaded:
     """Returns the checkpoint with the parameters that are taken of it, and notes."""
-    path, chosen = native.chosen_step(init.checkpoint)
+    path, chosen = model_folder.chosen_step(init.checkpoint)
     opened = open_network(path, backbone=init.backbone, image_size=image_size)
     added_to = f", a delta to {init.backbone}" if init.backbone else ""
     params, on_queries = fit_queries(opened.params, opened, options.num_queries)

@@ -15,9 +15,13 @@ from eomt_jax.parallel.batch import prefetch
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.parallel.processes import check_shared_folder, is_main
-from eomt_jax.training import hooks, reviews, run_folder
-from eomt_jax.training.checkpoint import Checkpoints
-from eomt_jax.training.logging import (
+from eomt_jax.training import guards
+from eomt_jax.training.checkpoints.resume import resume
+from eomt_jax.training.checkpoints.save_schedule import SaveSchedule
+from eomt_jax.training.checkpoints.saving import Checkpoints
+from eomt_jax.training.options import RunOptions
+from eomt_jax.training.reporting import reviews, run_folder
+from eomt_jax.training.reporting.logging import (
     MetricsWindow,
     MetricsWriter,
     Stopwatch,
@@ -26,13 +30,10 @@ from eomt_jax.training.logging import (
     memory_use,
     say,
 )
-from eomt_jax.training.options import RunOptions
-from eomt_jax.training.resume import resume
-from eomt_jax.training.save_schedule import SaveSchedule
 from eomt_jax.training.setup import Setup, setup
 from eomt_jax.training.state import TrainState
 from eomt_jax.types import Batch
-from eomt_jax.weights import native
+from eomt_jax.weights.native import model_folder
 
 
 def train(
@@ -57,9 +58,9 @@ def train(
         none of its checkpoints can be read; or `workdir` is not one folder to all
         processes.
       StorageError: what the run has to write can't be written.
-      hooks.NonFiniteError: the loss or its gradient is no number.
-      hooks.OutOfMemoryError: the run does not fit.
-      hooks.Interrupted: a signal stopped the run; it is saved.
+      guards.NonFiniteError: the loss or its gradient is no number.
+      guards.OutOfMemoryError: the run does not fit.
+      guards.Interrupted: a signal stopped the run; it is saved.
     """
     options = from_config(RunOptions, config)
     keep_freed_memory()
@@ -68,11 +69,11 @@ def train(
     run_folder.check(workdir)
     check_shared_folder(workdir)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(hooks.StopRequest())
-        stack.enter_context(hooks.explain_out_of_memory())
+        stop = stack.enter_context(guards.StopRequest())
+        stack.enter_context(guards.explain_out_of_memory())
         stack.enter_context(run_folder.explain_full_disk(workdir))
         checkpoints = Checkpoints(
-            workdir / native.STEPS_FOLDER,
+            workdir / model_folder.STEPS_FOLDER,
             keep=options.checkpoint.keep,
             keep_best=options.checkpoint.keep_best,
         )
@@ -81,7 +82,7 @@ def train(
             run = setup(config, devices=devices)
             state, step = run.create_state(), 0
         else:
-            model = native.read_model_config(workdir)
+            model = model_folder.read_model_config(workdir)
             run = setup(config, devices=devices, resumed=model)
             state, step = resume(checkpoints, run)
         left_out = reviews.left_out(run, workdir, step)
@@ -111,7 +112,7 @@ def _run_steps(
     state: TrainState,
     step: int,
     left_out: reviews.Review,
-    stop: hooks.StopRequest,
+    stop: guards.StopRequest,
     stack: contextlib.ExitStack,
 ) -> TrainState:
     config, total_steps = run.config, run.total_steps
@@ -123,13 +124,13 @@ def _run_steps(
     if score is not None and config.checkpoint.keep_best:
         checkpoints.set_score(step, score)
     if left:
-        raise hooks.Interrupted(hooks.RUN_AGAIN)
+        raise guards.Interrupted(guards.RUN_AGAIN)
     if step >= total_steps or _ends_early(run, checkpoints, step):
         return state
     start = run.position(step).next_example
     batches = prefetch(run.train_batches(start_example=start), run.mesh)
     stack.callback(batches.close)
-    guard = hooks.NonFiniteGuard(run.source, checkpoints)
+    guard = guards.NonFiniteGuard(run.source, checkpoints)
     schedule = SaveSchedule(
         config.checkpoint,
         ask_every=config.logging.every_steps,
@@ -198,7 +199,7 @@ def _run_steps(
         if stopping and (step < total_steps or any(review)):
             checkpoints.wait()
             say(f"Stopped by a signal; saved as {checkpoints.path(step)}.")
-            raise hooks.Interrupted(hooks.RUN_AGAIN)
+            raise guards.Interrupted(guards.RUN_AGAIN)
         if step == total_steps:
             checkpoints.wait()
             break

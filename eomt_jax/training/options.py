@@ -6,9 +6,9 @@ from eomt_jax.evaluation.options import ScoringOptions
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.options import MAX_STEPS, Whole, option
 from eomt_jax.pipeline.options import AugmentationOptions
+from eomt_jax.training.checkpoints.save_schedule import CheckpointOptions
 from eomt_jax.training.initialization import InitOptions
 from eomt_jax.training.optimizer import OptimizerOptions
-from eomt_jax.training.save_schedule import CheckpointOptions
 from eomt_jax.training.schedules import AnnealingOptions
 
 _EVERY_STEPS = Whole(0, MAX_STEPS)

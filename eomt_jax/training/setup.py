@@ -21,9 +21,10 @@ from eomt_jax.pipeline import loader
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source, TrainOptions
 from eomt_jax.training import optimizer, schedules
+from eomt_jax.training.checkpoints.stored_step import DataPosition
 from eomt_jax.training.initialization import Initialization, initialize
-from eomt_jax.training.logging import say
 from eomt_jax.training.options import RunOptions
+from eomt_jax.training.reporting.logging import say
 from eomt_jax.training.state import (
     TrainState,
     abstract_state,
@@ -31,9 +32,8 @@ from eomt_jax.training.state import (
     param_shapes,
 )
 from eomt_jax.training.step import TrainStep, make_train_step
-from eomt_jax.training.stored_step import DataPosition
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import native
+from eomt_jax.weights.native import model_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def setup(
     recipe: ConfigDict,
     *,
     devices: Sequence[Any] | None = None,
-    resumed: native.ModelConfig | None = None,
+    resumed: model_folder.ModelConfig | None = None,
     source: Source | None = None,
 ) -> Setup:
     """Builds what a recipe describes.

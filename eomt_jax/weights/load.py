@@ -16,9 +16,9 @@ from eomt_jax.models.registry import network_class
 from eomt_jax.models.vit import ViT
 from eomt_jax.trees import from_variables, leaves_by_path
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights.architecture import LARGEST, check_number
-from eomt_jax.weights.model_fields import build_module
-from eomt_jax.weights.native import MODEL_FILE
+from eomt_jax.weights.foreign.architecture import LARGEST, check_number
+from eomt_jax.weights.native.model_fields import build_module
+from eomt_jax.weights.native.model_folder import MODEL_FILE
 from eomt_jax.weights.resample import resample_vit, resampled_params
 from eomt_jax.weights.stored import (
     Stored,

@@ -11,17 +11,19 @@ from eomt_jax.json_files import read_object
 from eomt_jax.models.registry import network_class
 from eomt_jax.models.variants import VARIANTS
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import deltas, hub, native, single_file
-from eomt_jax.weights.backbones import is_backbone, read_vit
 from eomt_jax.weights.classes import find_dataset_info, published_name
-from eomt_jax.weights.eomt import (
+from eomt_jax.weights.foreign import deltas
+from eomt_jax.weights.foreign.backbones import is_backbone, read_vit
+from eomt_jax.weights.foreign.eomt import (
     StoredEomt,
     holds_differences,
     is_eomt,
     read_eomt,
 )
-from eomt_jax.weights.files import open_checkpoint
-from eomt_jax.weights.prefixes import with_plain_names
+from eomt_jax.weights.foreign.prefixes import with_plain_names
+from eomt_jax.weights.formats import hub
+from eomt_jax.weights.formats.files import open_checkpoint
+from eomt_jax.weights.native import model_folder, single_file
 from eomt_jax.weights.wording import listed
 
 # Options that cannot be inferred from tensor names or shapes.
@@ -202,10 +204,10 @@ def _read_processor(source: epath.Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _open(path: epath.Path) -> Iterator[tuple[Stored | None, Any]]:
     """Opens a path once, and yields what of ours it holds, or another's checkpoint."""
-    if native.is_native(path):
-        config = native.read_model_config(path)
-        step, notes = native.chosen_step(path)
-        yield _native(path, config, native.read_params(step), notes), None
+    if model_folder.is_native(path):
+        config = model_folder.read_model_config(path)
+        step, notes = model_folder.chosen_step(path)
+        yield _native(path, config, model_folder.read_params(step), notes), None
         return
     with open_checkpoint(path) as checkpoint:
         text = single_file.text_of(checkpoint)
@@ -213,13 +215,13 @@ def _open(path: epath.Path) -> Iterator[tuple[Stored | None, Any]]:
             yield None, with_plain_names(checkpoint)
             return
         params = single_file.params_of(checkpoint)
-        config = native.ModelConfig.from_json(text, f"{path}'s metadata")
+        config = model_folder.ModelConfig.from_json(text, f"{path}'s metadata")
         yield _native(path, config, params, ()), None
 
 
 def _native(
     path: epath.PathLike,
-    config: native.ModelConfig,
+    config: model_folder.ModelConfig,
     params: dict[str, Any],
     notes: tuple[str, ...],
 ) -> Stored:
@@ -233,7 +235,7 @@ def _native(
     vit_fields = fields.pop(backbone) if backbone else {}
     if backbone and backbone not in params:
         raise ValueError(
-            f"{path} holds no {config.kind}, as its {native.MODEL_FILE} says, but "
+            f"{path} holds no {config.kind}, as its {model_folder.MODEL_FILE} says, but "
             f"parameters of {listed(sorted(params)[:8])}."
         )
     return Stored(

@@ -18,7 +18,7 @@ from absl import app
 
 import train
 from eomt_jax.cli import config_flag
-from eomt_jax.training import hooks
+from eomt_jax.training import guards
 
 
 def die() -> None:
@@ -48,7 +48,7 @@ def die_restoring(path_end: str) -> None:
 
 
 def die_before(step: int) -> None:
-    remember = hooks.NonFiniteGuard.remember
+    remember = guards.NonFiniteGuard.remember
 
     def remember_and_die(self, number, batch):
         remember(self, number, batch)
@@ -56,7 +56,7 @@ def die_before(step: int) -> None:
             self._checkpoints.wait()
             die()
 
-    hooks.NonFiniteGuard.remember = remember_and_die
+    guards.NonFiniteGuard.remember = remember_and_die
 
 
 def main() -> None:

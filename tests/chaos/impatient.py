@@ -10,9 +10,9 @@ from absl import app
 import train
 from eomt_jax.cli import config_flag
 from eomt_jax.parallel import ending
-from eomt_jax.training import hooks
+from eomt_jax.training import guards
 
-remember = hooks.NonFiniteGuard.remember
+remember = guards.NonFiniteGuard.remember
 
 
 def remember_slowly(*arguments):
@@ -21,7 +21,7 @@ def remember_slowly(*arguments):
     remember(*arguments)
 
 
-hooks.NonFiniteGuard.remember = remember_slowly
+guards.NonFiniteGuard.remember = remember_slowly
 ending.BEAT_SECONDS = 0.5
 ending.LOST_SECONDS = 8.0
 

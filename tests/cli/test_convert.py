@@ -6,10 +6,11 @@ from safetensors.numpy import save_file
 import eomt_jax
 from eomt_jax.cli import convert
 from eomt_jax.dataset_info import published_info
-from eomt_jax.weights import huggingface, name_maps, native
+from eomt_jax.weights.foreign import huggingface, name_maps
 from eomt_jax.weights.load import open_network
+from eomt_jax.weights.native import model_folder
 from tests.weights import test_eomt
-from tests.weights.test_huggingface import small_eomt
+from tests.weights.foreign.test_huggingface import small_eomt
 
 
 def timm_tensors() -> dict[str, np.ndarray]:
@@ -83,7 +84,7 @@ def test_eomt_goes_to_every_form_and_stays_the_same(to, eomts, tmp_path, capsys)
 def test_suffix_decides_where_nothing_is_said(eomts, tmp_path):
     for name in ("out", "out.safetensors"):
         assert convert.main([str(eomts / "named"), str(tmp_path / name)]) == 0
-    assert (tmp_path / "out" / native.MODEL_FILE).exists()
+    assert (tmp_path / "out" / model_folder.MODEL_FILE).exists()
     assert (tmp_path / "out.safetensors").is_file()
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from eomt_jax.cli import export
 from eomt_jax.dataset_info import published_info
-from eomt_jax.weights import native
 from eomt_jax.weights.load import open_network
-from tests.weights.test_huggingface import small_eomt
+from eomt_jax.weights.native import model_folder
+from tests.weights.foreign.test_huggingface import small_eomt
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def checkpoint(tmp_path):
     model, params = small_eomt()
     path = tmp_path / "model.safetensors"
     info = published_info("coco_instance")
-    native.save_file(path, model, params, dataset_info=info)
+    model_folder.save_file(path, model, params, dataset_info=info)
     return path
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from eomt_jax.cli.predict import main
 from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_whole, writing_alone
-from eomt_jax.inference.network import Network
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
-from eomt_jax.weights import native
-from tests.inference.channel_network import INFO, SIZE
+from eomt_jax.predict.programs import Network
+from eomt_jax.weights.native import model_folder
+from tests.predict.channel_network import INFO, SIZE
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(x.dtype), shapes)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    native.save_file(path, model, params, dataset_info=INFO)
+    model_folder.save_file(path, model, params, dataset_info=INFO)
     return path
 
 

@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 
 from eomt_jax.evaluation import baseline, evaluator
 from eomt_jax.evaluation.submission import Submission
-from eomt_jax.inference.runner import Runner
 from eomt_jax.models.eomt import EOMT_RULES, EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh, reader_of
 from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.pipeline import loader, records
+from eomt_jax.predict.runner import Runner
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import DatasetInfo
 

@@ -4,8 +4,8 @@ import pytest
 from pycocotools import mask as mask_codec
 
 from eomt_jax.evaluation.mask_ap import MaskAP, encode_mask_bits
-from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.pipeline.records import Record
+from eomt_jax.postprocess.instance import InstancePrediction
 
 METRIC = MaskAP.with_classes([True, True, False])
 SIZE, CANVAS = (8, 10), (9, 13)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Targets
 
 METRIC = MeanIoU.with_classes(3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation import panoptic_quality as pq
-from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.postprocess.panoptic import PanopticPrediction
 from eomt_jax.types import Targets
 
 PQ = pq.PanopticQuality.with_classes([True, True, False])

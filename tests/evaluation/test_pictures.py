@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.evaluation import pictures
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.postprocess.semantic import SemanticPrediction
 
 
 @pytest.fixture

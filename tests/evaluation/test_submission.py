@@ -8,9 +8,9 @@ from pycocotools import mask as mask_codec
 
 from eomt_jax.evaluation import submission
 from eomt_jax.evaluation.submission import Submission
-from eomt_jax.inference.instance import InstancePrediction
-from eomt_jax.inference.panoptic import PanopticPrediction
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.postprocess.instance import InstancePrediction
+from eomt_jax.postprocess.panoptic import PanopticPrediction
+from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
 
 IDS = (1, 7, 90)

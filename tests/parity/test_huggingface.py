@@ -11,8 +11,8 @@ from PIL import Image
 
 from eomt_jax.benchmark.torch_reference import pixel_values
 from eomt_jax.dataset_info import published_info
-from eomt_jax.weights import huggingface
-from tests.weights.test_huggingface import NETWORKS, small_eomt
+from eomt_jax.weights.foreign import huggingface
+from tests.weights.foreign.test_huggingface import NETWORKS, small_eomt
 
 pytestmark = pytest.mark.parity
 

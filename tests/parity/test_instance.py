@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eomt_jax.inference import geometry, instance
 from eomt_jax.pipeline.transforms import fit_size
+from eomt_jax.postprocess import geometry, instance
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -10,8 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from eomt_jax.evaluation.mask_ap import MaskAP
-from eomt_jax.inference.instance import InstancePrediction
 from eomt_jax.pipeline.records import Record
+from eomt_jax.postprocess.instance import InstancePrediction
 
 pytestmark = pytest.mark.parity
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
-from eomt_jax.inference.semantic import SemanticPrediction
+from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Targets
 
 pytestmark = pytest.mark.parity

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eomt_jax.inference import geometry, panoptic
 from eomt_jax.pipeline.transforms import fit_size
+from eomt_jax.postprocess import geometry, panoptic
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
-from eomt_jax.inference.panoptic import PanopticPrediction
+from eomt_jax.postprocess.panoptic import PanopticPrediction
 from eomt_jax.types import Targets
 
 pytestmark = pytest.mark.parity

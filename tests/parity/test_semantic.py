@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eomt_jax.inference import semantic
 from eomt_jax.pipeline import transforms
+from eomt_jax.postprocess import semantic
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

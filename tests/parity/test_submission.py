@@ -14,9 +14,9 @@ from pycocotools.cocoeval import COCOeval
 from eomt_jax.evaluation.mask_ap import MaskAP
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
 from eomt_jax.evaluation.submission import Submission
-from eomt_jax.inference.instance import InstancePrediction
-from eomt_jax.inference.panoptic import PanopticPrediction
 from eomt_jax.pipeline.records import Record
+from eomt_jax.postprocess.instance import InstancePrediction
+from eomt_jax.postprocess.panoptic import PanopticPrediction
 from eomt_jax.types import Batch, ClassInfo, DatasetInfo, Targets
 
 pytestmark = pytest.mark.parity

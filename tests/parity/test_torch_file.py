@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from eomt_jax.weights.files import open_checkpoint
+from eomt_jax.weights.formats.files import open_checkpoint
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

@@ -16,7 +16,7 @@ from eomt_jax.models import variants
 from eomt_jax.training import optimizer
 from eomt_jax.training.setup import setup
 from eomt_jax.types import Batch, Targets
-from eomt_jax.weights import huggingface
+from eomt_jax.weights.foreign import huggingface
 from tests.parity import eomt_reference
 
 torch = pytest.importorskip("torch")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eomt_jax.evaluation.submission import write_png
-from eomt_jax.inference.segmentation import Segmentation
+from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.task_registry import register_task
 from eomt_jax.tasks.task import Task
 

@@ -16,13 +16,13 @@ from eomt_jax.evaluation.options import EvalOptions
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import format_table, headline
-from eomt_jax.inference.runner import Runner
-from eomt_jax.inference.segmenter import Segmenter
 from eomt_jax.options import list_options
 from eomt_jax.pipeline.loader import eval_batches
+from eomt_jax.predict.runner import Runner
+from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task, register_task, task_names
 from eomt_jax.types import DatasetInfo
-from tests.inference.channel_network import (
+from tests.predict.channel_network import (
     INFO,
     SIZE,
     BrightestChannel,

@@ -18,8 +18,8 @@ import numpy as np
 
 from data import prepare, shapes
 from eomt_jax.training import loop
-from eomt_jax.weights import native
 from eomt_jax.weights.load import load
+from eomt_jax.weights.native import model_folder
 from tests.training.conftest import make_config, register_micro_variant
 
 FOLDER = pathlib.Path(__file__).with_name("kept_run")
@@ -50,10 +50,16 @@ def write(folder):
         prepare.prepare("shapes", data_dir)
         loop.train(recipe(data_dir), folder, devices=jax.devices()[:1])
     for path in folder.iterdir():
-        if path.name not in (native.STEPS_FOLDER, native.MODEL_FILE, "metrics.jsonl"):
+        if path.name not in (
+            model_folder.STEPS_FOLDER,
+            model_folder.MODEL_FILE,
+            "metrics.jsonl",
+        ):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(folder / native.STEPS_FOLDER / str(LAST_STEP))
-    np.savez(folder / "logits.npz", **logits(folder / native.STEPS_FOLDER / str(STEP)))
+    shutil.rmtree(folder / model_folder.STEPS_FOLDER / str(LAST_STEP))
+    np.savez(
+        folder / "logits.npz", **logits(folder / model_folder.STEPS_FOLDER / str(STEP))
+    )
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.registry import ModelOptions
 from eomt_jax.training.initialization import InitOptions, initialize
-from eomt_jax.training.parameter_report import GroupReport
+from eomt_jax.training.reporting.parameter_report import GroupReport
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import ClassInfo, DatasetInfo
-from eomt_jax.weights import huggingface, native
-from eomt_jax.weights.files import write_safetensors
+from eomt_jax.weights.foreign import huggingface
+from eomt_jax.weights.formats.files import write_safetensors
+from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.resample import resample_position_embedding
 
 NAMES = ("cat", "dog", "sky")
@@ -30,7 +31,7 @@ def backbone(tmp_path_factory):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
     folder = tmp_path_factory.mktemp("backbone") / "vit"
-    native.save(folder, vit, params)
+    model_folder.save(folder, vit, params)
     return folder, params
 
 
@@ -47,7 +48,7 @@ def checkpoint(tmp_path_factory):
     classes = tuple(ClassInfo(i, name, True, (0, 0, 0)) for i, name in enumerate(NAMES))
     info = DatasetInfo("pets", classes, (32, 32), 3, {"train": 1})
     folder = tmp_path_factory.mktemp("checkpoint") / "eomt"
-    native.save(folder, model, params, dataset_info=info)
+    model_folder.save(folder, model, params, dataset_info=info)
     return folder, params
 
 
@@ -67,7 +68,7 @@ def rotary_backbone(tmp_path_factory):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
     folder = tmp_path_factory.mktemp("rotary") / "vit"
-    native.save(folder, vit, params)
+    model_folder.save(folder, vit, params)
     return folder, params
 
 
@@ -271,7 +272,7 @@ def test_backbone_of_a_whole_eomt_leaves_its_heads(checkpoint):
 
 def test_resumed_network_is_what_was_written_of_it_at_the_configs_sizes(backbone):
     result = build(backbone=backbone[0])
-    written = native.ModelConfig.of(result.model.clone(num_query_blocks=2))
+    written = model_folder.ModelConfig.of(result.model.clone(num_query_blocks=2))
     again = build(
         backbone="gone.pth", checkpoint="gone", resumed=written, dtype="float32"
     )
@@ -347,14 +348,14 @@ def test_classes_by_name_need_a_name_in_common(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"\(sea, tree\) has the name of one of"):
         build(checkpoint=checkpoint[0], **options)
     model = build().model
-    native.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
+    model_folder.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
     with pytest.raises(ValueError, match="doesn't say the names of its classes"):
         build(checkpoint=tmp_path / "eomt", **options)
 
 
 def test_checkpoint_without_class_names_takes_a_new_class_head(tmp_path, checkpoint):
     model = build().model
-    native.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
+    model_folder.save(tmp_path / "eomt", model, random_like(param_shapes(model)))
     result = build(checkpoint=tmp_path / "eomt")
     assert "class_head" not in result.loaded
     assert result.notes[1].endswith("classes are not known")

@@ -8,7 +8,7 @@ import numpy as np
 from data import prepare, shapes
 from eomt_jax.models import variants
 from eomt_jax.training import loop
-from eomt_jax.weights import native
+from eomt_jax.weights.native import model_folder
 from tests.training import kept_run
 
 
@@ -27,5 +27,5 @@ def test_kept_run_gives_its_logits_and_goes_on(tmp_path, monkeypatch, capsys):
     config = kept_run.recipe(tmp_path)
     state = loop.train(config, workdir, devices=jax.devices()[:1])
     assert int(state.step) == kept_run.LAST_STEP
-    step = workdir / native.STEPS_FOLDER / str(kept_run.STEP)
+    step = workdir / model_folder.STEPS_FOLDER / str(kept_run.STEP)
     assert f"Going on from {step}." in capsys.readouterr().out

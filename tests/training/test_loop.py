@@ -14,12 +14,14 @@ import pytest
 from PIL import Image
 
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.training import dry_run, hooks, loop, reviews, save_schedule, stored_step
-from eomt_jax.training.checkpoint import StorageError
+from eomt_jax.training import guards, loop
+from eomt_jax.training.checkpoints import save_schedule, stored_step
+from eomt_jax.training.checkpoints.saving import StorageError
+from eomt_jax.training.checkpoints.stored_step import Score
+from eomt_jax.training.reporting import dry_run, reviews
 from eomt_jax.training.setup import Setup, setup
-from eomt_jax.training.stored_step import Score
-from eomt_jax.weights import native
 from eomt_jax.weights.load import load
+from eomt_jax.weights.native import model_folder
 
 _compile_step = loop.compile_step
 _create_state = Setup.create_state
@@ -81,14 +83,14 @@ def read_losses(workdir):
 
 def before_step(monkeypatch, step, action):
     """Calls `action` right before step number `step`, counted from 1."""
-    remember = hooks.NonFiniteGuard.remember
+    remember = guards.NonFiniteGuard.remember
 
     def remember_and_act(self, number, batch):
         remember(self, number, batch)
         if number == step:
             action()
 
-    monkeypatch.setattr(hooks.NonFiniteGuard, "remember", remember_and_act)
+    monkeypatch.setattr(guards.NonFiniteGuard, "remember", remember_and_act)
 
 
 def assert_equal(actual, expected):
@@ -385,7 +387,7 @@ def test_run_stops_early_and_its_folder_stands_for_its_best_step(
     run(tiny_config, tmp_path)
     told = "Stopped early after step 4: 2 evaluations in a row (eval.patience) were no "
     assert told + "better than AP 7.0 after step 2." in capsys.readouterr().out
-    assert native.step_folder(tmp_path) == tmp_path / "checkpoints/2"
+    assert model_folder.step_folder(tmp_path) == tmp_path / "checkpoints/2"
 
     # The same command has nothing to do; without patience it continues.
     run(tiny_config, tmp_path)
@@ -393,13 +395,13 @@ def test_run_stops_early_and_its_folder_stands_for_its_best_step(
     assert told in out and "Nothing to do: to go on, raise eval.patience" in out
     tiny_config.eval.patience = 0
     assert int(run(tiny_config, tmp_path).step) == 6
-    best, (note,) = native.chosen_step(tmp_path)
+    best, (note,) = model_folder.chosen_step(tmp_path)
     assert best == tmp_path / "checkpoints/2"
     assert f"the best one is taken, {best} with AP 7.0; the newest is" in note
     # A run that keeps only the newest checkpoint is evaluated at its newest step.
     tiny_config.checkpoint.keep_best = 0
     run(tiny_config, tmp_path / "newest")
-    assert native.step_folder(tmp_path / "newest").name == "6"
+    assert model_folder.step_folder(tmp_path / "newest").name == "6"
 
 
 def test_loss_that_is_no_number_stops_with_step_checkpoint_and_images(
@@ -425,7 +427,7 @@ def test_loss_that_is_no_number_stops_with_step_checkpoint_and_images(
         return poisoned
 
     monkeypatch.setattr(loop, "compile_step", compile_poisoned_step)
-    with pytest.raises(hooks.NonFiniteError, match="not finite") as error:
+    with pytest.raises(guards.NonFiniteError, match="not finite") as error:
         run(tiny_config, tmp_path)
     message = str(error.value)
     source = open_split(tiny_config.dataset.data_dir, "shapes", "train")
@@ -441,7 +443,7 @@ def test_out_of_memory_names_the_fields_to_turn(tiny_config, tmp_path, monkeypat
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(loop, "compile_step", compile_step)
-    with pytest.raises(hooks.OutOfMemoryError) as error:
+    with pytest.raises(guards.OutOfMemoryError) as error:
         run(tiny_config, tmp_path)
     for field in ("batch_size", "image_size", "remat", "fsdp", "num_points"):
         assert field in str(error.value)
@@ -475,7 +477,7 @@ def test_resumed_run_does_not_read_what_it_started_from(
 ):
     started = setup(tiny_config, devices=jax.devices()[:1])
     model, params = started.initialization.model, started.create_state().params
-    native.save(tmp_path / "start", model, params, dataset_info=started.info)
+    model_folder.save(tmp_path / "start", model, params, dataset_info=started.info)
     tiny_config.init.checkpoint = str(tmp_path / "start")
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         before_step(patch, 4, crash)

@@ -9,10 +9,10 @@ import pytest
 from configs import common
 from eomt_jax.options import from_config
 from eomt_jax.training import setup
-from eomt_jax.training.changed_length import describe_changed_length
 from eomt_jax.training.options import RunOptions
+from eomt_jax.training.reporting.changed_length import describe_changed_length
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights import native
+from eomt_jax.weights.native import model_folder
 
 
 def options(**changes):
@@ -118,7 +118,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_trains_a_part(
 ):
     trained = setup.setup(tiny_config, devices=jax.devices()[:1])
     model, params = trained.initialization.model, trained.create_state().params
-    native.save(tmp_path / "eomt", model, params, dataset_info=trained.info)
+    model_folder.save(tmp_path / "eomt", model, params, dataset_info=trained.info)
 
     tiny_config.init.checkpoint = str(tmp_path / "eomt")
     tiny_config.seed = 1

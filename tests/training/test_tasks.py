@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as mask_codec
 
 from data import shapes
-from eomt_jax.evaluation.checkpoint import evaluate_checkpoint
+from eomt_jax.evaluation.scoring import evaluate_checkpoint
 from eomt_jax.training import loop
 
 NUM_EXAMPLES = {"train": 4, "validation": 3}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import eomt_jax
-from eomt_jax.evaluation.checkpoint import evaluate_checkpoint
+from eomt_jax.evaluation.scoring import evaluate_checkpoint
 from eomt_jax.models import registry
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.training import loop
 from eomt_jax.trees import leaves_by_path
-from eomt_jax.weights import native
+from eomt_jax.weights.native import model_folder
 from tests.training.toy_network import ToyNetwork, create_toy
 
 STATS = "batch_stats/stage1/bn/mean"
@@ -60,7 +60,7 @@ def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
     assert results["step"] == 4 and np.isfinite(results["all"]["pq"])
 
     source = open_split(toy_config.dataset.data_dir, "shapes", "validation")
-    native.save_file(
+    model_folder.save_file(
         tmp_path / "toy.safetensors", model, params, dataset_info=source.info
     )
     segmenter = eomt_jax.Segmenter.from_checkpoint(tmp_path / "toy.safetensors")

@@ -21,10 +21,13 @@ from safetensors.numpy import load_file, save_file
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
 from eomt_jax.types import ClassInfo, DatasetInfo
-from eomt_jax.weights import native
-from eomt_jax.weights.eomt_names import HUGGING_FACE_EOMT, HUGGING_FACE_EOMT_DINOV3
-from eomt_jax.weights.layouts import Architecture
+from eomt_jax.weights.foreign.eomt_names import (
+    HUGGING_FACE_EOMT,
+    HUGGING_FACE_EOMT_DINOV3,
+)
+from eomt_jax.weights.foreign.layouts import Architecture
 from eomt_jax.weights.load import open_network
+from eomt_jax.weights.native import model_folder
 
 SIDE, PATCH = 32, 16
 INFO = DatasetInfo(
@@ -131,8 +134,8 @@ def shard(folder):
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory, ours):
     root = tmp_path_factory.mktemp("good")
-    native.save_file(root / "ours.safetensors", *ours, dataset_info=INFO)
-    native.save(root / "ours", *ours, dataset_info=INFO)
+    model_folder.save_file(root / "ours.safetensors", *ours, dataset_info=INFO)
+    model_folder.save(root / "ours", *ours, dataset_info=INFO)
     rng = np.random.default_rng(1)
     write_huggingface(root / "huggingface", rotary=False, rng=rng)
     write_huggingface(root / "dinov3", rotary=True, rng=rng)
@@ -350,7 +353,7 @@ def test_damaged_file_of_our_folder_is_refused_or_harmless(checkpoints):
 
 def _read_params(folder):
     """Reads the parameters without building the network, which takes longer."""
-    return types.SimpleNamespace(params=native.read_params(folder), model=None)
+    return types.SimpleNamespace(params=model_folder.read_params(folder), model=None)
 
 
 @pytest.mark.parametrize("name", ["ours", "huggingface", "shards"])

@@ -12,8 +12,8 @@ import pytest
 import eomt_jax
 from eomt_jax import dataset_info
 from eomt_jax.models import variants
-from eomt_jax.weights import native
 from eomt_jax.weights.load import open_network
+from eomt_jax.weights.native import model_folder
 
 
 def random_params(model, image_size):
@@ -33,7 +33,7 @@ def saved(tmp_path_factory):
         "tiny", num_classes=3, num_queries=5, image_size=(32, 64), depth=3
     )
     params = random_params(model, (32, 64))
-    native.save(folder, model, params)
+    model_folder.save(folder, model, params)
     return folder, model, params
 
 
@@ -50,7 +50,7 @@ def test_load_takes_a_model_file_of_when_networks_stored_where_they_ran(
 ):
     folder, model, _ = saved
     shutil.copytree(folder, tmp_path / "old")
-    file = tmp_path / "old" / native.MODEL_FILE
+    file = tmp_path / "old" / model_folder.MODEL_FILE
     stored = json.loads(file.read_text())
     stored["model"]["vit"]["on_cpu"] = on_cpu
     file.write_text(json.dumps(stored))
@@ -61,7 +61,7 @@ def test_open_network_tells_classes_and_what_was_resampled(saved, tmp_path):
     _, model, params = saved
     info = dataset_info.published_info("cityscapes_semantic")
     info = dataclasses.replace(info, classes=info.classes[:3])
-    native.save_file(tmp_path / "a.safetensors", model, params, dataset_info=info)
+    model_folder.save_file(tmp_path / "a.safetensors", model, params, dataset_info=info)
     loaded = open_network(tmp_path / "a.safetensors", image_size=(64, 64))
     assert loaded.dataset_info == info
     (note,) = loaded.notes
@@ -155,7 +155,7 @@ def test_load_backbone_takes_the_vit_of_an_eomt(saved):
 def test_load_backbone_of_a_converted_backbone(tmp_path):
     vit = variants.create_vit("tiny", image_size=(28, 28), patch_size=14, depth=1)
     params = random_params(vit, (28, 28))
-    native.save(tmp_path, vit, params)
+    model_folder.save(tmp_path, vit, params)
     got, same = eomt_jax.load_backbone(tmp_path, patch_size=14)
     assert got == vit
     jax.tree.map(np.testing.assert_array_equal, same, params)
@@ -204,7 +204,7 @@ def test_model_file_of_neither_eomt_nor_vit_is_refused(
 @pytest.mark.parametrize("eps", [float("nan"), -1.0, 0, "1e-6"])
 def test_stored_number_out_of_range_is_refused(saved, tmp_path, eps):
     _, model, params = saved
-    native.save(tmp_path / "eomt", model, params)
+    model_folder.save(tmp_path / "eomt", model, params)
     file = tmp_path / "eomt" / "model.json"
     described = json.loads(file.read_text())
     described["model"]["vit"]["layer_norm_eps"] = eps
@@ -241,7 +241,7 @@ def test_field_of_another_type_in_model_file_is_named(saved, tmp_path, field, va
     config["model"]["vit"][field] = value
     (tmp_path / "model.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"model\.json: .*{field}"):
-        native.read_model_config(tmp_path)
+        model_folder.read_model_config(tmp_path)
 
 
 @pytest.mark.parametrize("field", ["patch_size", "image_size", "depth"])
@@ -250,4 +250,4 @@ def test_missing_field_in_model_file_is_named(saved, tmp_path, field):
     del config["model"]["vit"][field]
     (tmp_path / "model.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"model\.json: .* missing {field}"):
-        native.read_model_config(tmp_path)
+        model_folder.read_model_config(tmp_path)

@@ -1,1 +1,0 @@
-"""From logits to segmentations: geometry, post-processing, pictures."""

@@ -1,0 +1,1 @@
+"""Draws segments, comparisons and confusion matrices."""

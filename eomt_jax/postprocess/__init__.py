@@ -1,0 +1,1 @@
+"""Turns logits into segments at the photograph's own size."""

@@ -1,0 +1,1 @@
+"""Predicts photographs, and exports networks."""

@@ -1,0 +1,1 @@
+"""Saves, restores, keeps and resumes runs."""

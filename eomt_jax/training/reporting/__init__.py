@@ -1,0 +1,1 @@
+"""Reports on a run: console, metrics, event files, pictures, dry run."""

@@ -1,0 +1,1 @@
+"""Knows other libraries' names, layouts and configs."""

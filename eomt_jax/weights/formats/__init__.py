@@ -1,0 +1,1 @@
+"""Reads files: safetensors, PyTorch's, several parts, names on the hub."""

@@ -1,0 +1,1 @@
+"""Reads and writes this library's own folders and single files."""
