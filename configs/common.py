@@ -7,20 +7,18 @@ they do, their ranges and defaults, which stand beside each component: see
 `eomt_jax.training.options.RunOptions`.
 """
 
-import dataclasses
-
 import ml_collections
 
-from eomt_jax.training.options import RunOptions
+from eomt_jax.training.options import default_config
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The locked base of all recipes."""
-    return ml_collections.ConfigDict(dataclasses.asdict(RunOptions())).lock()
+    """Returns the locked base of all recipes."""
+    return default_config()
 
 
 def get_dinov3_config() -> ml_collections.ConfigDict:
-    """The locked base of recipes that start from DINOv3: other rates and warm-ups."""
+    """Returns the locked base of recipes that start from DINOv3: other rates and warm-ups."""
     config = get_config()
     config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup_head = 2000

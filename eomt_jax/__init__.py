@@ -4,15 +4,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eomt_jax.evaluation.scoring import evaluate_checkpoint
     from eomt_jax.predict.segmenter import Segmenter
+    from eomt_jax.training.loop import train
+    from eomt_jax.training.options import default_config
     from eomt_jax.weights.load import load, load_backbone
 
-__all__ = ["Segmenter", "load", "load_backbone"]
+__all__ = [
+    "Segmenter",
+    "default_config",
+    "evaluate_checkpoint",
+    "load",
+    "load_backbone",
+    "train",
+]
 
 _HOMES = {
     "Segmenter": "eomt_jax.predict.segmenter",
+    "default_config": "eomt_jax.training.options",
+    "evaluate_checkpoint": "eomt_jax.evaluation.scoring",
     "load": "eomt_jax.weights.load",
     "load_backbone": "eomt_jax.weights.load",
+    "train": "eomt_jax.training.loop",
 }
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from eomt_jax.evaluation.options import ScoringOptions
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.options import MAX_STEPS, Whole, option
@@ -76,3 +78,8 @@ class RunOptions(ScoringOptions):
     criterion: Criterion = dataclasses.field(default_factory=Criterion)
     checkpoint: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
     logging: LoggingOptions = dataclasses.field(default_factory=LoggingOptions)
+
+
+def default_config() -> ConfigDict:
+    """Returns the locked ConfigDict of all options, to change and to train with."""
+    return ConfigDict(dataclasses.asdict(RunOptions())).lock()

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 import eomt_jax
-from eomt_jax.evaluation.scoring import evaluate_checkpoint
 from eomt_jax.models import registry
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.training import loop
 from eomt_jax.trees import leaves_by_path
 from eomt_jax.weights.native import model_folder
 from tests.training.toy_network import ToyNetwork, create_toy
@@ -42,10 +40,10 @@ def toy_config(tiny_config, cache):
 def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
     toy_config, tmp_path
 ):
-    whole = loop.train(toy_config, tmp_path / "whole")
+    whole = eomt_jax.train(toy_config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(tmp_path / "part/checkpoints/4")
-    resumed = loop.train(toy_config, tmp_path / "part")
+    resumed = eomt_jax.train(toy_config, tmp_path / "part")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
     model, params = eomt_jax.load(tmp_path / "whole")
@@ -56,7 +54,7 @@ def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
         flat[STATS], whole.batch_stats["stage1"]["bn"]["mean"]
     )
 
-    results = evaluate_checkpoint(toy_config, tmp_path / "whole")
+    results = eomt_jax.evaluate_checkpoint(toy_config, tmp_path / "whole")
     assert results["step"] == 4 and np.isfinite(results["all"]["pq"])
 
     source = open_split(toy_config.dataset.data_dir, "shapes", "validation")
