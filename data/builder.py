@@ -20,7 +20,7 @@ from eomt_jax.types import ClassInfo, DatasetInfo
 
 OPTIONS_KEY = "eomt_options"  # in metadata.json
 EXAMPLES_PER_SHARD = 2048
-MAX_PROBLEMS = 10  # told at once, before a build gives up
+MAX_PROBLEMS = 10  # are listed before a build gives up
 _PROBLEM_LENGTH = 2000  # letters; files can hold names of any length
 MAX_ASPECT_RATIO = 32  # evaluation in windows needs as many for one photograph
 

@@ -24,7 +24,7 @@ _FORMAT = "COCO's panoptic format"
 
 
 class _Masks(NamedTuple):
-    """Where an image's masks are: the PNG, and int64 [T] ids of the segments in it."""
+    """The PNG of an image's masks, and int64 [T] ids of the segments in it."""
 
     file_name: str
     segment_ids: np.ndarray

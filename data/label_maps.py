@@ -1,4 +1,4 @@
-"""What readers of label maps share: PNGs whose pixels are numbers of classes.
+"""Reads label maps: PNGs whose pixels are numbers of classes.
 
 Legend: H W pixels, T segments of one image, K classes.
 """

@@ -15,7 +15,7 @@ from eomt_jax.regular_files import check_regular
 
 # Options that are files or folders, one for each split or one for all.
 _PATHS = ("images", "masks", "segments", "annotations", "classes", "object_classes")
-# Where published archives lie makes no other dataset of them.
+# The place of published archives makes no other dataset of them.
 _WITHOUT_EFFECT = ("archives",)
 
 

@@ -33,7 +33,7 @@ class Files:
 
 
 class MaskName:
-    """How masks are called: a pattern in which {} is the name of their photograph."""
+    """A pattern of masks' names in which {} is the name of their photograph."""
 
     def __init__(self, pattern: str):
         """ValueError where the pattern has no {}; an empty one takes every name."""

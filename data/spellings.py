@@ -1,4 +1,4 @@
-"""Which of a user's files are meant, where names differ in more than they should.
+"""Finds a user's files by names that are spelt in another way.
 
 Systems and tools write one name in several ways: with "\\" between folders, accents as
 one character or two (NFC, NFD), letters large or small; and masks with something added

@@ -1,4 +1,4 @@
-"""How a user's images become splits: by paths given for each, or at random."""
+"""Divides a user's images into splits: by paths given for each, or at random."""
 
 import hashlib
 import re

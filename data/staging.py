@@ -1,4 +1,4 @@
-"""Where a dataset is built, and how it appears under its name in one step."""
+"""Builds a dataset in a folder beside its own, which it gets in one step."""
 
 import contextlib
 import os
@@ -56,7 +56,7 @@ def build_folder(data_dir: epath.Path) -> Iterator[epath.Path]:
 def retire(target: epath.Path, staging: epath.Path) -> None:
     """Takes a finished build away so that no part of it ever looks like a whole."""
     if is_remote(target):
-        # What readers take for the mark of a whole one goes first.
+        # Readers take this file for the mark of a whole one, so it goes first.
         (target / "metadata.json").unlink()
         target.rmtree()
     else:

@@ -22,7 +22,7 @@ OnBatch = Callable[[Batch, Any], None]
 
 @runtime_checkable
 class Predictor(Protocol):
-    """A source of predictions to evaluate: inference.runner.Runner, or a baseline."""
+    """A source of predictions to evaluate: predict.runner.Runner, or a baseline."""
 
     mesh: Mesh
 

@@ -75,7 +75,7 @@ def instance_segmentation(
 def _is_duplicate(
     overlaps: Bool[Array, "N N"], labels: Int[Array, " N"], scores: Float[Array, " N"]
 ) -> Bool[Array, " N"]:
-    """Whether an instance overlaps a better one of its class that is no duplicate."""
+    """Returns which instances overlap a better one of their class that is kept."""
     order = jnp.argsort(-scores)
     same = overlaps & (labels[:, None] == labels)
     hides = jnp.triu(same[order][:, order], k=1)

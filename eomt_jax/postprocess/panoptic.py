@@ -105,7 +105,7 @@ def _assign_pixels(
     *,
     overlap_threshold: float,
 ) -> tuple[Int[Array, "Hc Wc"], Bool[Array, " C"]]:
-    """Who gets which pixel, and whose segment holds.
+    """Returns which query gets each pixel, and which queries' segments are kept.
 
     Args:
       mask_logits: of the queries in question.

@@ -49,7 +49,7 @@ class Segmentation:
 
     @classmethod
     def from_record(cls, record: Record) -> "Segmentation":
-        """What a prepared record holds, crowds included."""
+        """Returns the segments of a prepared record, crowds included."""
         masks: dict[str, np.ndarray] = {}
         if record.segment_map is not None:
             masks["id_map"] = record.segment_map

@@ -91,7 +91,7 @@ def semantic_segmentation(
 
 
 class Taps(NamedTuple):
-    """Where the pixels of one axis of the canvas come from.
+    """The input pixels that those of one axis of the canvas come from.
 
     Attributes:
       source: input pixels that a canvas pixel mixes.
@@ -153,7 +153,7 @@ def resize_taps(
 def _window_taps(
     in_size: Int[Array, ""], out_size: Int[Array, ""], canvas: int, *, size: int
 ) -> Taps:
-    """As resize_taps, from windows side by side.
+    """Returns taps as resize_taps does, into windows that lie side by side.
 
     A column of the resized photograph lies in two windows at most, as the second next
     begins behind a window's end; where it lies in one, that one counts twice by half.
@@ -258,5 +258,5 @@ def _pad_taps(taps: Taps, count: int) -> Taps:
 
 
 def slice_taps(taps: Taps, start: Int[Array, ""], count: int) -> Taps:
-    """Those of `count` canvas pixels from `start` on."""
+    """Returns the taps of `count` canvas pixels from `start` on."""
     return Taps(*(jax.lax.dynamic_slice_in_dim(x, start, count) for x in taps))

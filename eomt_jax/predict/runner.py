@@ -1,4 +1,4 @@
-"""From a batch of prepared images to segmentations at the photographs' own sizes."""
+"""Segments batches of prepared images at the photographs' own sizes."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -97,10 +97,10 @@ class Runner:
             self._grids = TokenGrids.of(model)
 
     def regroup(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        """The same photographs in the batches in which they are predicted fastest.
+        """Returns the same photographs in the batches that are predicted fastest.
 
-        Those of one shape together where padding is skipped, in another order; on a
-        single CPU, which computes one after the other, each alone.
+        If padding is skipped, photographs of one shape come together, in another order;
+        on a single CPU, which computes one after the other, each comes alone.
 
         Args:
           batches: in host memory.
@@ -259,6 +259,6 @@ def last_logits(
 
 
 def is_one_cpu(mesh: Mesh | None) -> bool:
-    """Whether one image goes after the other, on one device that is a CPU."""
+    """Returns whether one image goes after the other, on one device that is a CPU."""
     platform = current_platform() if mesh is None else platform_of(mesh.devices.flat)
     return platform == Platform("cpu")

@@ -37,7 +37,7 @@ class Tile(NamedTuple):
         return max(0, self.bottom - self.top), max(0, self.right - self.left)
 
     def intersection(self, other: "Tile") -> "Tile":
-        """Of size 0 on some axis where there is none."""
+        """Returns what both tiles cover; its size is 0 on some axis if that is nothing."""
         return Tile(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -177,7 +177,7 @@ def _union(group: Sequence[Piece]) -> Piece:
 
 
 def _lies_inside(one: Piece, other: Piece) -> bool:
-    """Of objects of one class, the first no larger than the second."""
+    """Returns whether most of `one` lies in `other`, of the same class and no smaller."""
     if one.label != other.label or min(one.box.intersection(other.box).size) == 0:
         return False
     common = np.count_nonzero(one.mask & other.part(one.box))

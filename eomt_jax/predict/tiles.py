@@ -236,6 +236,6 @@ def _score_cell(
 
 
 def _take(taps: Taps, pixels: Int[Array, " n"]) -> Taps:
-    """Those of certain pixels; past the tile its last one's."""
+    """Returns the taps of some pixels; past the tile those of its last pixel."""
     pixels = jnp.clip(pixels, 0, len(taps.source) - 1)
     return Taps(taps.source[pixels], taps.weight[pixels])

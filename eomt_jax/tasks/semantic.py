@@ -1,4 +1,4 @@
-"""Semantic segmentation: each pixel has one class, and objects are not told apart."""
+"""Semantic segmentation: each pixel has one class, whichever object it belongs to."""
 
 from typing import Any
 

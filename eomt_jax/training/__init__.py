@@ -1,1 +1,1 @@
-"""Schedules, optimizer, state and step; checkpoints, hooks and the loop."""
+"""Trains: schedules, optimizer, state and step, checkpoints, reports and the loop."""

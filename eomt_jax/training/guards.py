@@ -1,4 +1,4 @@
-"""What may end a run before its time, on purpose or not."""
+"""Ends a run before its time: numbers that are not finite, and requests to stop."""
 
 import collections
 import contextlib
@@ -134,16 +134,16 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def agreed(self) -> bool:
-        """Whether to save now and stop; the same in all processes.
+        """Returns whether to save now and stop; the same in all processes.
 
-        One process that was told is enough: JAX tells the others, and all stop at the
+        A signal to one process is enough: JAX informs the others, and all stop at the
         first call that none of them has passed. Every process calls it equally often:
         after each step, and after each batch of an evaluation.
         """
         self._num_asked += 1
         if jax.process_count() > 1 and not self._requested:
-            # Calls are counted, not steps: told before the first call, JAX waits for
-            # number 1, wherever a resumed run begins.
+            # Calls are counted, not steps: after a signal before the first call, JAX
+            # waits for number 1, wherever a resumed run begins.
             self._requested = reached_preemption(self._num_asked)
             if self._requested and _in_main_thread():
                 # JAX would go on noting a signal that nobody asks for any more.

@@ -211,7 +211,7 @@ def _run_steps(
 
 
 def _ends_early(run: Setup, checkpoints: Checkpoints, step: int) -> bool:
-    """Whether the evaluations no longer improve, as the config says; tells it."""
+    """Returns whether the evaluations no longer improve, and says so."""
     best = checkpoints.best()
     if best is None or not reviews.patience_is_over(run, step, best):
         return False

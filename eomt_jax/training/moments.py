@@ -65,7 +65,7 @@ def scale_by_adam(
 def round_at_random(
     key: Key[Array, ""], x: Float32[Array, "*shape"]
 ) -> BFloat16[Array, "*shape"]:
-    """To one of the two neighbours in bfloat16, so that x is right on average."""
+    """Rounds x to one of its neighbours in bfloat16, so that it is right on average."""
     noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     # The half that bfloat16 drops carries over as often as its share of the last place.

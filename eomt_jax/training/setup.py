@@ -105,7 +105,7 @@ class Setup:
         return dataclasses.replace(self, initialization=bare)
 
     def position(self, step: int) -> DataPosition:
-        """Where in the stream of examples the run stands after `step` steps."""
+        """Returns the run's place in the stream of examples after `step` steps."""
         config = self.config
         return DataPosition(
             next_example=step * config.batch_size,
@@ -289,10 +289,10 @@ def annealing_steps(
 def mask_probs_schedule(
     config: RunOptions, *, total_steps: int, num_masked_layers: int
 ) -> schedules.Schedule:
-    """step → probability that each query block is masked [L2].
+    """Returns a function: step → probability that each query block is masked [L2].
 
-    With annealing disabled nothing is masked; every block still predicts and bears
-    its loss. Args as in `annealing_steps`.
+    With annealing disabled nothing is masked; every block still predicts and has
+    its loss. The arguments are those of `annealing_steps`.
     """
     if not config.annealing.enabled:
         return lambda step: jnp.zeros(num_masked_layers)

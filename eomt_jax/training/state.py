@@ -140,7 +140,7 @@ def create_state(
     init_rng, run_rng = jax.random.split(rng)
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
-        # What is not returned is not computed, the network's forward pass included.
+        # XLA computes only what is returned, so the network's forward pass isn't.
         params = leaves_by_path(from_variables(_init(model, key)))
         return {path: params[path] for path in drawn}
 

@@ -46,7 +46,7 @@ def make_loss(
       model: the network.
       criterion: a `losses.criterion.Criterion`.
       mask_probs_fn: step → mask probabilities [L2]. When all are 0 nothing is masked,
-        but every block still makes its prediction and bears its loss.
+        but every block still makes its prediction and has its loss.
       mesh: on which parameters and batch lie; None computes in one place.
     """
     rules = model.partition_rules()
@@ -146,7 +146,7 @@ def make_train_step(
         ) -> tuple[PyTree, Metrics, PyTree]:
             params = state.params
             if accumulation > 1 and mesh.shape["fsdp"] > 1:
-                # Else XLA gathers all blocks' weights before the first part, for all
+                # Otherwise XLA gathers all blocks' weights before the first part, for all
                 # parts, and keeps them.
                 params, batch = jax.lax.optimization_barrier((params, batch))
 

@@ -63,11 +63,11 @@ def open_network(
     """Opens a network from a checkpoint of ours, of the release or of transformers.
 
     Args:
-      path: a training's work directory, a folder of `native.save`, one step of it
+      path: a training's work directory, a folder of `model_folder.save`, one step of it
         (…/checkpoints/1000; without a step, the best is read if the training kept it,
-        and the newest otherwise), or a file of `native.save_file`; the release's .bin,
-        .pth or .ckpt; a folder of transformers. It may be in a bucket. If there is
-        nothing at the path, it is a name on the Hugging Face hub, "org/name" or
+        and the newest otherwise), or a file of `model_folder.save_file`; the release's
+        .bin, .pth or .ckpt; a folder of transformers. It may be in a bucket. If there
+        is nothing at the path, it is a name on the Hugging Face hub, "org/name" or
         "org/name@revision".
       backbone: the DINOv3 backbone that a checkpoint of differences belongs to;
         anything that `load_backbone` takes.

@@ -1,4 +1,4 @@
-"""What a user's COCO JSON gets wrong is named."""
+"""Errors name what is wrong in a user's COCO JSON."""
 
 import pytest
 

@@ -14,12 +14,12 @@ from eomt_jax.parallel.processes import gather_rows
 
 T = TypeVar("T")
 
-# Of a network, a disk or a process that can't read now what may be sound.
+# Errors of a network, disk or process that can't read now what may be sound.
 _UNREACHABLE_ERRNOS = (
     *(errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH),
 )
-# The same as tensorstore tells it, whose errors are ValueErrors all.
+# tensorstore's words for them; all of its errors are ValueErrors.
 _UNREACHABLE_WORDS = re.compile(
     r"UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED"
     r"|RESOURCE_EXHAUSTED|ABORTED"
@@ -35,7 +35,7 @@ class UnreachableError(OSError):
 
 
 def read_in_all(folder: epath.Path, read: Callable[[], T]) -> T:
-    """What `read` returns; if it fails in one process, the same error in all of them.
+    """Returns what `read` returns; if it fails in one process, all raise the same error.
 
     Each must know of the others before it waits for them somewhere else.
 
@@ -47,7 +47,7 @@ def read_in_all(folder: epath.Path, read: Callable[[], T]) -> T:
     try:
         result = read()
     except (jax.errors.JaxRuntimeError, MemoryError):
-        raise  # Of the device or the host, not of the files.
+        raise  # The device or the host failed, not the files.
     except Exception as error:  # noqa: BLE001 (orbax has no error of its own)
         problem = _is_unreachable(error), reason_of(error)
     if jax.process_count() > 1:
@@ -64,11 +64,11 @@ def read_in_all(folder: epath.Path, read: Callable[[], T]) -> T:
 
 
 def _first_problem(mine: tuple[bool, str] | None) -> tuple[bool, str] | None:
-    """Of all processes' problems; storage out of reach comes before damage."""
-    told = ""
+    """Returns one of all processes' problems: unreachable storage before damage."""
+    text = ""
     if mine is not None:
-        told = json.dumps([mine[0], f"process {jax.process_index()}: {mine[1]}"])
-    rows = gather_rows(np.frombuffer(f"{told}\n".encode(), np.uint8))
+        text = json.dumps([mine[0], f"process {jax.process_index()}: {mine[1]}"])
+    rows = gather_rows(np.frombuffer(f"{text}\n".encode(), np.uint8))
     lines = rows.tobytes().decode().split("\n")
     problems = [json.loads(line) for line in lines if line]
     problems.sort(key=lambda problem: not problem[0])

@@ -9,7 +9,7 @@ from eomt_jax.training.state import TrainState
 
 
 def resume(checkpoints: Checkpoints, run: Setup) -> tuple[TrainState, int]:
-    """The state to go on from, and its step; damaged checkpoints are told of.
+    """Returns the state to go on from, and its step; reports damaged checkpoints.
 
     They get another name once a sound one is found, for the run will save these steps
     again.

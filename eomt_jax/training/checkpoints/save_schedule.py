@@ -66,7 +66,7 @@ class SaveSchedule:
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether to save after `step`; every process must ask, after every step."""
+        """Returns whether to save after `step`; every process asks after every step."""
         if not (self._every_steps or self._seconds):
             return False
         by_steps = self._every_steps > 0 and step % self._every_steps == 0

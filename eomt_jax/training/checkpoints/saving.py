@@ -18,12 +18,12 @@ from eomt_jax.weights.native.steps import COMMIT_FILE, complete_steps
 
 # By which orbax knows what an interrupted run has left.
 _UNFINISHED = ".orbax-checkpoint-tmp"
-# How long a process that fails waits for a checkpoint that all are writing.
+# A process that fails waits so many seconds for a checkpoint that all write.
 _LAST_WAIT = 20.0
 
 
 class StorageError(OSError):
-    """What the run has to write can't be written; the message says what to do."""
+    """The run can't write its files; the message says what to do."""
 
 
 class Checkpoints:
@@ -83,7 +83,7 @@ class Checkpoints:
         return (best[0], self._scores[best[0]]) if best else None
 
     def describe_best(self) -> str:
-        """Which checkpoint is the best, and how to use it."""
+        """Returns a sentence on which checkpoint is the best, and how to use it."""
         best = self.best()
         if best is None:
             return f"No evaluation scored a checkpoint in {self.folder}."
@@ -246,7 +246,7 @@ def _remove_leftovers(folder: epath.Path) -> None:
     for path in folder.iterdir():
         # In a bucket, whatever has no mark of success is unfinished.
         if path.name[0].isdigit() and ocp.utils.is_tmp_checkpoint(path):
-            with contextlib.suppress(OSError):  # Or it stays until the next start.
+            with contextlib.suppress(OSError):  # It then stays until the next start.
                 path.rmtree(missing_ok=True)
 
 
@@ -257,10 +257,10 @@ def _remove(folder: epath.Path) -> None:
     # Where renaming is a copy, the mark of success is what counts.
     if not ocp.utils.is_gcs_path(folder):
         folder = folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}-removed"))
-    with contextlib.suppress(OSError):  # Or it is a leftover, for the next start.
+    with contextlib.suppress(OSError):  # It is then a leftover for the next start.
         folder.rmtree()
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Not so orbax's traceback of what is told in a sentence."""
+    """Returns False for orbax's traceback of an error that has a sentence of ours."""
     return "Handler Commit operations" not in record.getMessage()

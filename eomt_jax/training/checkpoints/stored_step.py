@@ -1,4 +1,4 @@
-"""What one step of a run's checkpoints holds, and how it is read back.
+"""Writes and reads one step of a run's checkpoints.
 
 Its folder has four parts, which orbax writes beside one another and renames into place
 when all are complete:
@@ -39,7 +39,7 @@ ITEMS = (PARAMS_ITEM, "training", "position", ABOUT_ITEM)
 
 @dataclasses.dataclass(frozen=True)
 class DataPosition:
-    """Where in which stream of examples a run stands.
+    """The place of a run in its stream of examples.
 
     Attributes:
       next_example: examples read so far, over all epochs and processes.
@@ -103,7 +103,7 @@ def check_step(folder: epath.PathLike, step: int, *, now: DataPosition) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How good an evaluation found the network: the number that its task goes by.
+    """An evaluation's result in one number, which checkpoints are compared by.
 
     Attributes:
       name: "PQ", "mIoU" or "AP".
@@ -121,7 +121,7 @@ def to_save(
     score: Score | None,
     num_replaced: int = 0,
 ) -> ocp.args.Composite:
-    """What orbax is to write; the arrays may be overwritten when it has taken them."""
+    """Returns what orbax writes; it copies the arrays before it returns."""
     training = _training_part(state)
     about = {
         "version": VERSION,
@@ -156,7 +156,7 @@ def write_score(folder: epath.Path, score: Score) -> None:
 
 
 def read_num_replaced(folder: epath.Path) -> int:
-    """How many images other ones had stood in for up to the step, if that is known."""
+    """Returns how many images had been replaced up to the step; 0 if unknown."""
     try:
         number = _read_json(folder / ABOUT_ITEM).get("num_replaced")
     except DamagedError:
@@ -256,7 +256,7 @@ def _read_json(item: epath.Path) -> dict[str, Any]:
 
 
 def _stored_arrays(item: epath.Path) -> dict[str, str]:
-    """What an item's metadata says of its arrays: "float32 (3, 4)" by path."""
+    """Returns the arrays that an item's metadata lists: "float32 (3, 4)" by path."""
     return _described(ocp.PyTreeCheckpointHandler().metadata(item).tree)
 
 

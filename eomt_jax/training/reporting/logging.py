@@ -1,4 +1,4 @@
-"""What a run says: a line to read, metrics.jsonl, and TensorBoard event files."""
+"""Writes a run's metrics: a line to read, metrics.jsonl, TensorBoard event files."""
 
 import collections
 import contextlib
@@ -154,7 +154,7 @@ def format_progress(
       total_steps: of the whole run.
       metrics: `loss`, its weighted parts `loss/mask`, `loss/dice`, `loss/class`, the
         mask probabilities `mask_prob/0` …, `images_per_second` over all devices, and
-        `num_replaced`, images that another one stood in for, told if not 0.
+        `num_replaced`, images that another one stood in for, shown if not 0.
       seconds_left: at this speed.
       memory: from `memory_use`.
     """
@@ -263,7 +263,7 @@ class MetricsWriter:
     def __exit__(self, error: object, *_: object) -> None:
         if self._events is None:
             return
-        # What fails here after an error is a consequence of it, and would hide it.
+        # A failure here after an error is a consequence of it, and would hide it.
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():
             self.flush()
         with contextlib.suppress(OSError) if error else contextlib.nullcontext():

@@ -16,7 +16,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class GroupReport:
-    """Where one group's parameters come from, in numbers of parameters.
+    """The origins of one group's parameters, in numbers of parameters.
 
     Attributes:
       group: name of the group.

@@ -34,14 +34,14 @@ from eomt_jax.types import Batch
 
 
 class Review(NamedTuple):
-    """What is to be made after a step."""
+    """The evaluation and picture to make after a step."""
 
     evaluation: bool
     picture: bool
 
 
 def due(run: Setup, step: int) -> Review:
-    """What the config asks for after `step`."""
+    """Returns what the config asks for after `step`."""
     config = run.config
 
     def at_every(num_steps: int) -> bool:
@@ -56,7 +56,7 @@ def due(run: Setup, step: int) -> Review:
 
 
 def patience_is_over(run: Setup, step: int, best: tuple[int, Score] | None) -> bool:
-    """Whether the evaluations up to `step` ask for the run to stop early.
+    """Returns whether the run stops early after the evaluations up to `step`.
 
     Args:
       run: whose config says how many evaluations may be no better than the best.
@@ -71,7 +71,7 @@ def patience_is_over(run: Setup, step: int, best: tuple[int, Score] | None) -> b
 
 
 def left_out(run: Setup, workdir: epath.Path, step: int) -> Review:
-    """What was due after `step` and isn't there, for the run was asked to stop."""
+    """Returns what was due after `step` and is missing, as the run was stopped."""
     review = due(run, step)
     missing = Review(
         evaluation=review.evaluation and not _evaluation_path(workdir, step).exists(),
@@ -231,6 +231,6 @@ def result_scalars(results: Results) -> Scalars:
 
 
 def result_score(results: Results) -> Score | None:
-    """What checkpoints are compared by; None where there was nothing to measure."""
+    """Returns the score that checkpoints are compared by; None if nothing was measured."""
     name, value = headline(results)
     return None if value is None else Score(name, value)

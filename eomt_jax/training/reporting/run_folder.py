@@ -94,7 +94,7 @@ def describe(workdir: epath.Path, run: Setup, *, step: int) -> None:
 
 
 def _read_config(path: epath.Path) -> dict[str, Any]:
-    """What was written, or nothing where it is no JSON: it only serves to compare."""
+    """Returns what was written, or nothing if it is no JSON; it only serves to compare."""
     try:
         return json_files.read_object(path)
     except ValueError:

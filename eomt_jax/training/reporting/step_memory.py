@@ -12,7 +12,7 @@ from eomt_jax.training.setup import Setup
 
 
 def fits(run: Setup, analysis: Any) -> bool:
-    """Whether a step can be tried; True where nothing says how much memory there is."""
+    """Returns whether a step can be tried; True if the memory is unknown."""
     device = run.mesh.local_devices[0]
     available = _available(device)
     return not available or analysis is None or _total(analysis) <= available

@@ -7,7 +7,7 @@ from etils import epath
 from eomt_jax import json_files
 
 PARAMS_ITEM = "params"
-# Item of a training's step that describes the step, see training/checkpoints/stored_step.py.
+# Item of a training's step that describes it, see training/checkpoints/stored_step.
 ABOUT_ITEM = "about"
 # orbax's mark of a complete item in a bucket.
 COMMIT_FILE = "commit_success.txt"
