@@ -9,7 +9,7 @@ from eomt_jax.dataset_info import published_info
 from eomt_jax.weights.foreign import huggingface, name_maps
 from eomt_jax.weights.load import open_network
 from eomt_jax.weights.native import model_folder
-from tests.weights import test_eomt
+from tests.weights.foreign import test_eomt
 from tests.weights.foreign.test_huggingface import small_eomt
 
 
