@@ -78,7 +78,7 @@ class CocoReader(abc.ABC):
         note: Callable[..., None],
         turns_upright: bool = False,
     ):
-        """ValueError where the table isn't of the format, or has other classes."""
+        """Raises ValueError where the table isn't of the format, or has other classes."""
         self.name = table.name
         self.photographs = photographs
         self.note = note
@@ -113,7 +113,7 @@ class CocoReader(abc.ABC):
         return self.photographs.order(image.file_name)
 
     def check_files(self, images: Sequence[AnnotatedImage]) -> None:
-        """ValueError where a file of the images isn't there."""
+        """Raises ValueError where a file of the images isn't there."""
         names = [image.file_name for image in images]
         self._check_files(self.photographs, names)
 

@@ -15,7 +15,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_place(target: epath.Path) -> None:
-    """ValueError where no folder can be made at `target`, a local path.
+    """Raises ValueError where no folder can be made at `target`, a local path.
 
     A file is in the way, or its folder belongs to someone else.
     """
@@ -38,7 +38,7 @@ def check_place(target: epath.Path) -> None:
 
 
 def check_space(folder: os.PathLike[str] | str, num_bytes: int) -> None:
-    """ValueError where the disk of a local folder has less than `num_bytes` free."""
+    """Raises ValueError where the disk of a local folder has less than `num_bytes` free."""
     path = os.path.abspath(folder)
     while not os.path.exists(path):
         path = os.path.dirname(path)

@@ -66,7 +66,7 @@ class FileFinder:
         return self.source.order(self.find(file_name) or file_name)
 
     def check_all_there(self, file_names: Iterable[str], *, annotated_in: str) -> None:
-        """ValueError naming the files that aren't there, or are two names' alike."""
+        """Raises ValueError with the files that aren't there or are those of two names."""
         file_names = list(file_names)
         missing = [name for name in file_names if self.find(name) is None]
         if missing:

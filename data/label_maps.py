@@ -192,7 +192,7 @@ def files_by_stem(source: Source, folder: str, ending: str) -> dict[str, str]:
 def check_paired(
     first: Mapping[str, str], second: Mapping[str, str], *, where: tuple[str, str]
 ) -> None:
-    """ValueError listing the files of either side that the other has none for."""
+    """Raises ValueError with the files of either side that the other has none for."""
     lines = [
         f"{len(lone):,} files in {here} have none in {there}: {some(lone)}"
         for files, others, here, there in (

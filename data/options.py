@@ -22,7 +22,7 @@ _WITHOUT_EFFECT = ("archives",)
 def check_options(
     name: str, builder_class: type[RecordBuilder], options: Mapping[str, Any]
 ) -> None:
-    """ValueError where a dataset doesn't know an option, or lacks one that it needs."""
+    """Raises ValueError where a dataset doesn't know an option, or lacks one that it needs."""
     known = _defaults(builder_class)
     unknown = [f"--{option}" for option in options if option not in known]
     if unknown:
@@ -55,7 +55,7 @@ def describe_options(
 def check_same(
     name: str, target: epath.Path, options: Mapping[str, str], defaults_of: type
 ) -> None:
-    """ValueError where the finished build in `target` was made with other options."""
+    """Raises ValueError where the finished build in `target` was made with other options."""
     metadata = json_files.read_object(target / "metadata.json")
     before = metadata.get(OPTIONS_KEY)
     if before is None:

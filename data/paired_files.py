@@ -36,7 +36,7 @@ class MaskName:
     """A pattern of masks' names in which {} is the name of their photograph."""
 
     def __init__(self, pattern: str):
-        """ValueError where the pattern has no {}; an empty one takes every name."""
+        """Raises ValueError where the pattern has no {}; an empty one takes every name."""
         self.before, found, self.after = (pattern or _NAME).partition(_NAME)
         if not found or _NAME in self.after or "/" in pattern:
             raise ValueError(

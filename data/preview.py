@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_codec
@@ -280,6 +280,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # TFDS notes every file that it reads
     if len(argv) != 2:
         raise app.UsageError("name one prepared dataset")
     options = flags.FLAGS

@@ -233,8 +233,11 @@ def _not_an_archive(
 
 
 def _check_begins_at_zero(archive: zipfile.ZipFile) -> None:
-    """Of an archive cut inside a nested one, zipfile may take the nested one's table
-    of contents for the whole, and its beginning for foreign bytes."""
+    """Raises BadZipFile for an archive that was cut inside a nested one.
+
+    zipfile may take the nested one's table of contents for the whole, and what comes
+    before it for foreign bytes.
+    """
     offsets = [member.header_offset for member in archive.infolist()]
     if offsets and min(offsets) > 0:
         raise zipfile.BadZipFile(f"its first file begins at byte {min(offsets):,}")

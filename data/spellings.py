@@ -14,7 +14,7 @@ _NUM_PROBES = 3
 
 
 def plain(name: str) -> str:
-    """The name as all spellings of it have it."""
+    """Returns a name in the form that all of its spellings share."""
     return unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
 
 

@@ -135,7 +135,7 @@ def random_split(
 
 
 def check_disjoint(splits: Mapping[str, Iterable[str]]) -> None:
-    """ValueError where two splits share names."""
+    """Raises ValueError where two splits share names."""
     seen: dict[str, str] = {}
     for split, names in splits.items():
         shared = {name for name in names if name in seen}

@@ -224,7 +224,7 @@ def _ends_early(run: Setup, checkpoints: Checkpoints, step: int) -> bool:
 
 
 def compile_step(train_step: Any, state: TrainState, batch: Batch) -> Any:
-    """The step as a compiled program, with a word before and after.
+    """Compiles the step, and says so before and after.
 
     Args:
       train_step: from `step.make_train_step`.

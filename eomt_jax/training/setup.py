@@ -97,7 +97,7 @@ class Setup:
         )
 
     def without_weights(self) -> "Setup":
-        """Without the pre-trained weights, once the state is created of them.
+        """Returns this setup without the pre-trained weights, which the state now holds.
 
         On the host they take as much as the parameters themselves.
         """
