@@ -1,4 +1,7 @@
-"""Bilinear resizing as matrix products.
+"""Bilinear resizing as matrix products, for sizes known when a program is traced.
+
+`postprocess.geometry.interpolation_positions` follows the same rule for sizes that are
+known only at run time: both change together.
 
 Legend: H W pixels before, h w after.
 """

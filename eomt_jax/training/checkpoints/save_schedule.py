@@ -1,4 +1,4 @@
-"""Decides when a run saves a checkpoint."""
+"""Decides when a run saves a checkpoint; `saving` decides which of them stay."""
 
 import dataclasses
 import time

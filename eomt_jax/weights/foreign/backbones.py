@@ -1,4 +1,7 @@
-"""Reads DINOv2 and DINOv3 backbones, in several libraries' namings, as our ViT."""
+"""Reads DINOv2 and DINOv3 backbones, in several libraries' namings, as our ViT.
+
+The names are in name_maps.
+"""
 
 from typing import Any
 
