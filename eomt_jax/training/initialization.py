@@ -10,7 +10,8 @@ from eomt_jax.models.variants import check_variant
 from eomt_jax.options import Choice, Flag, Text, option
 from eomt_jax.training.checkpoint_fit import fit_class_head, fit_queries
 from eomt_jax.training.reporting.parameter_report import Report, report_groups
-from eomt_jax.weights.load import Loaded, build_vit, open_network, read_backbone
+from eomt_jax.weights.build import build_vit
+from eomt_jax.weights.load import Loaded, open_network, read_backbone
 from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.native.model_fields import build_module, module_class
 from eomt_jax.weights.resample import resample_vit, resampled_params

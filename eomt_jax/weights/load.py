@@ -5,27 +5,22 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from absl import logging
 from etils import epath
 
 from eomt_jax.models.network import Network
-from eomt_jax.models.registry import network_class
 from eomt_jax.models.vit import ViT
-from eomt_jax.trees import from_variables, leaves_by_path
 from eomt_jax.types import DatasetInfo
-from eomt_jax.weights.foreign.architecture import LARGEST, check_number
-from eomt_jax.weights.native.model_fields import build_module
-from eomt_jax.weights.native.model_folder import MODEL_FILE
+from eomt_jax.weights.build import build_network, build_vit, check_parameters
+from eomt_jax.weights.native.model_fields import is_execution
 from eomt_jax.weights.resample import resample_vit, resampled_params
 from eomt_jax.weights.stored import (
     Stored,
     read_stored_backbone,
     read_stored_network,
 )
-from eomt_jax.weights.wording import listed, shown
+from eomt_jax.weights.wording import shown
 
 # Fields that change neither the parameters nor their shapes.
 FREE_FIELDS = ("layer_norm_eps", "rope_theta", "rope_rescale", "dtype", "remat")
@@ -95,13 +90,13 @@ def open_network(
     fields = stored.fields
     own = {k: overrides.pop(k) for k in list(overrides) if k in fields}
     _check_settled(path, fields, own)
-    model = _build_network(path, stored)
+    model = build_network(path, stored)
     if not stored.checked:
-        _check_tree(path, model, stored.params)
+        check_parameters(path, model, stored.params)
     if model.backbone is None:
-        if image_size is not None and "image_size" in fields:
-            model = model.clone(image_size=tuple(image_size))
-            _check_tree(path, model, stored.params)
+        _check_settled(path, fields, overrides)
+        model = _adjust(path, model, image_size=image_size, overrides=overrides)
+        check_parameters(path, model, stored.params)
         return Loaded(model, stored.params, stored.dataset_info, stored.notes)
     vit, vit_params = _refit(
         path,
@@ -124,6 +119,33 @@ def open_network(
         notes=notes,
         resampled=resampled,
     )
+
+
+def _adjust(
+    path: epath.PathLike,
+    model: Network,
+    *,
+    image_size: tuple[int, int] | None,
+    overrides: Mapping[str, Any],
+) -> Network:
+    """Returns a network without a backbone at another image size, dtype and remat.
+
+    A network that computes in one way alone has no such field, and stays as it is.
+    """
+    own = {field.name: field for field in dataclasses.fields(model)}
+    changes: dict[str, Any] = {
+        name: jnp.dtype(value) if name == "dtype" else value
+        for name, value in overrides.items()
+        if name in own and is_execution(own[name])
+    }
+    if image_size is not None and tuple(image_size) != tuple(model.image_size):
+        if "image_size" not in own:
+            raise ValueError(
+                f"{path} is a network for images of {tuple(model.image_size)} pixels "
+                f"(height, width) alone; image_size = {tuple(image_size)} asks for others."
+            )
+        changes["image_size"] = tuple(image_size)
+    return model.clone(**changes)
 
 
 def load(
@@ -208,7 +230,7 @@ def read_backbone(
 def _read_checked_backbone(path: epath.PathLike, options: dict[str, Any]) -> Stored:
     stored = read_stored_backbone(path, options)
     if not stored.checked:
-        _check_tree(path, _build_network(path, stored), stored.params)
+        check_parameters(path, build_network(path, stored), stored.params)
     return stored
 
 
@@ -240,32 +262,6 @@ def _refit(
     return vit, params
 
 
-def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
-    """Returns a ViT of stored fields and overrides; ValueError names `path`."""
-    for name in LARGEST.keys() & fields.keys():
-        check_number(path, name, fields[name])
-    try:
-        dtype = jnp.dtype(fields.get("dtype", "float32"))
-        image_size = tuple(fields["image_size"])
-        return ViT(**{**fields, "dtype": dtype, "image_size": image_size})
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: its ViT cannot be built: {error}.") from error
-
-
-def _build_network(path: epath.PathLike, stored: Stored) -> Any:
-    """Builds the stored network or backbone."""
-    vit = build_vit(path, stored.vit_fields) if stored.vit_fields else None
-    kind = network_class(stored.kind)
-    if kind is None:
-        return vit
-    backbone = {kind.backbone_name: vit} if vit else {}
-    try:
-        return build_module(kind, stored.fields, **backbone)
-    except TypeError as error:
-        what = f"{path}: its {stored.kind} cannot be built"
-        raise ValueError(f"{what}: {error}.") from error
-
-
 def _check_settled(
     path: epath.PathLike, fields: dict[str, Any], overrides: dict[str, Any]
 ) -> None:
@@ -292,46 +288,3 @@ def check_image_size(image_size: Any) -> None:
             f"image_size = {image_size!r}; wanted (height, width), two whole numbers "
             "of pixels."
         )
-
-
-def _check_tree(path: epath.PathLike, model: nn.Module, params: dict[str, Any]) -> None:
-    """Raises ValueError unless the parameters are exactly those of the model."""
-    vit = model.backbone if isinstance(model, Network) else model
-    if isinstance(vit, ViT):
-        name = model.backbone_name if isinstance(model, Network) else ""
-        vit_params = params.get(name, {}) if name else params
-        depth = sum(name.startswith("block_") for name in vit_params)
-        if vit.depth != depth:  # also: a number that is never finished building
-            raise ValueError(
-                f"{path} has depth = {shown(vit.depth)} in its {MODEL_FILE} and holds "
-                f"the parameters of {depth} blocks."
-            )
-    sized: Any = model
-    try:
-        images = jax.ShapeDtypeStruct((1, *sized.image_size, 3), jnp.uint8)
-        wanted_tree = from_variables(
-            jax.eval_shape(model.init, jax.random.key(0), images)
-        )
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"{path}: the network that its {MODEL_FILE} describes cannot be built "
-            f"({type(error).__name__}: {reason})."
-        ) from error
-    wanted, found = _shapes(wanted_tree), _shapes(params)
-    if wanted.keys() != found.keys():
-        raise ValueError(
-            f"{path} holds other parameters than its {MODEL_FILE} describes. "
-            f"Missing: {listed(sorted(wanted.keys() - found.keys()))}. "
-            f"Unknown: {listed(sorted(found.keys() - wanted.keys()))}."
-        )
-    for name, shape in wanted.items():
-        if found[name] != shape:
-            raise ValueError(
-                f"{path}: {name} has shape {found[name]}; wanted {shape}, as "
-                f"{MODEL_FILE} describes it."
-            )
-
-
-def _shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(value.shape) for path, value in leaves_by_path(tree).items()}

@@ -9,7 +9,7 @@ import pytest
 import eomt_jax
 from eomt_jax.models import registry
 from eomt_jax.pipeline.records import open_split
-from eomt_jax.trees import leaves_by_path
+from eomt_jax.trees import from_variables, leaves_by_path
 from eomt_jax.weights.native import model_folder
 from tests.training.toy_network import ToyNetwork, create_toy
 
@@ -65,3 +65,22 @@ def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
     image = np.zeros((40, 50, 3), np.uint8)
     for task in ("panoptic", "semantic"):
         assert segmenter(image, task=task).size == (40, 50)
+
+
+def test_network_without_a_backbone_opens_at_another_size_and_dtype_or_says_why(
+    tmp_path,
+):
+    model = ToyNetwork(8, num_classes=2, num_queries=3, image_size=(32, 32))
+    shapes = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), "uint8")
+    )
+    params = jax.tree.map(lambda x: np.ones(x.shape), from_variables(shapes))
+    path = tmp_path / "toy.safetensors"
+    model_folder.save_file(path, model, params)
+    opened, _ = eomt_jax.load(path, image_size=(64, 48), dtype="bfloat16")
+    assert (opened.image_size, opened.dtype) == ((64, 48), "bfloat16")
+    assert eomt_jax.load(path, remat=True)[0] == model  # it has no such field
+    with pytest.raises(ValueError, match="Unknown override depth"):
+        eomt_jax.load(path, depth=3)
+    with pytest.raises(ValueError, match="width = 8, which its parameters settle"):
+        eomt_jax.load(path, width=9)

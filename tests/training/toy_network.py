@@ -31,13 +31,10 @@ class ToyNetwork(Network):
     num_classes: int
     num_queries: int
     image_size: tuple[int, int]
+    dtype: Any = jnp.float32
 
     query_params: ClassVar[tuple[str, ...]] = ("seeds",)
     class_head_name: ClassVar[str] = "decoder/label"
-
-    @property
-    def dtype(self):
-        return jnp.float32
 
     @property
     def num_masked_layers(self):
