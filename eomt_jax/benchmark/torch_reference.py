@@ -97,6 +97,11 @@ class Reference:
             total_steps=run.total_steps,
             num_masked_layers=model.num_masked_layers,
         )
+        if self._mask_probs(0) is None:
+            raise ValueError(
+                "transformers' EoMT predicts before each masked block in training: set "
+                "config.annealing.if_disabled to 'unmasked' or 'masked' to compare"
+            )
         self._parts: list[Mapping[str, Any]] = []
         get_loss_dict = self.network.get_loss_dict
 

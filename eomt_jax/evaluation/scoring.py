@@ -48,8 +48,8 @@ def evaluate_checkpoint(
 ) -> Results:
     """Loads a model, evaluates it as config says, and writes the results.
 
-    The network is built as the checkpoint describes it; of config.model only the dtype
-    is read.
+    The network is built as the checkpoint describes it; of config.model only the fields
+    dtype and inference are read.
 
     Args:
       config: the recipe, of which the fields of ScoringOptions are read.
@@ -103,8 +103,13 @@ def evaluate_checkpoint(
     )
     check_replaceable(out, data.name, split)
     size = (options.image_size, options.image_size)
+    inference = options.model.inference
     opened = open_network(
-        checkpoint, backbone=backbone, image_size=size, dtype=options.model.dtype
+        checkpoint,
+        backbone=backbone,
+        image_size=size,
+        dtype=options.model.dtype,
+        masked_inference=inference == "masked" if inference else None,
     )
     _check_classes(opened, info, checkpoint)
     num_images = min(options.eval.num_images or len(source), len(source))

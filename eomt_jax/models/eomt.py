@@ -9,7 +9,6 @@ import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -53,12 +52,15 @@ class EoMT(Network):
       num_classes: K, without "no object".
       num_queries: Q.
       num_query_blocks: L2.
+      masked_inference: whether a call without mask_probs masks attention in all L2
+        blocks, as a network that is trained so to the end needs it.
     """
 
     vit: ViT
     num_classes: int
     num_queries: int
     num_query_blocks: int
+    masked_inference: bool = False
 
     backbone_name: ClassVar[str] = "vit"
     query_params: ClassVar[tuple[str, ...]] = ("queries",)
@@ -144,9 +146,9 @@ class EoMT(Network):
         Args:
           images: RGB, 0 to 255; normalisation happens inside.
           mask_probs: for each block with queries the probability that an (image,
-            query) pair is masked in it. None runs without masked attention and
-            predicts once, as in inference; otherwise the rng stream "mask" is needed
-            and there is a prediction before each of these blocks too.
+            query) pair is masked in it. None predicts once, as in inference, and masks
+            only with masked_inference; otherwise the rng stream "mask" is needed and
+            there is a prediction before each of these blocks too.
           rows: the images' places in the global batch, which decide with the rng which
             queries are masked; by default the images are the whole batch.
           train: changes nothing, since there are no batch statistics.
@@ -188,9 +190,14 @@ class EoMT(Network):
                 if self.vit.remat:
                     x, prediction = backward_in_turn(x, prediction)
                 predictions.append(prediction)
-                patch_mask = self.patch_mask(
-                    prediction[0], mask_probs[i], rows, grid_size
+                # A query that isn't masked sees all patches.
+                draws = self.draw_for_masking(rows, self.num_queries)
+                masked = draws < mask_probs[i]
+                patch_mask = (
+                    patches_inside(prediction[0], grid_size) | ~masked[..., None]
                 )
+            elif self.masked_inference:
+                patch_mask = patches_inside(predict(self, x, grid_size)[0], grid_size)
             x = block(x, patch_mask, rotation)
         if factored:
             predict = EoMT.predict_factors
@@ -229,23 +236,11 @@ class EoMT(Network):
         pixels = self.upscale(patches.reshape(batch, *grid_size, dim))
         return tokens[:, : self.num_queries], pixels
 
-    def patch_mask(
-        self,
-        mask_logits: Float[Array, "B Q H4 W4"],
-        mask_prob: Float[Array, ""],
-        rows: Int[Array, " B"],
-        grid_size: tuple[int, int],
-    ) -> Bool[Array, "B Q hw"]:
-        """Returns True where a query may attend to a patch in the next block."""
-        batch, num_queries = mask_logits.shape[:2]
-        inside = bilinear_resize(mask_logits, grid_size) > 0
-        # With "<" a probability of 0 never masks and 1 always does.
-        masked = self.draw(rows, num_queries) < mask_prob
-        return inside.reshape(batch, num_queries, -1) | ~masked[..., None]
 
-    def draw(self, rows: Int[Array, " B"], num_queries: int) -> Float[Array, "B Q"]:
-        """Draws U(0, 1) for each (image, query); an image's depend on its row alone."""
-        key = self.make_rng("mask")
-        return jax.vmap(
-            lambda row: jax.random.uniform(jax.random.fold_in(key, row), (num_queries,))
-        )(rows)
+def patches_inside(
+    mask_logits: Float[Array, "B Q H4 W4"], grid_size: tuple[int, int]
+) -> Bool[Array, "B Q hw"]:
+    """Returns True for patches that lie in a query's predicted mask."""
+    batch, num_queries = mask_logits.shape[:2]
+    logits = bilinear_resize(mask_logits, grid_size)
+    return (logits > 0).reshape(batch, num_queries, -1)

@@ -79,6 +79,8 @@ class Network(nn.Module):
         extended if a checkpoint has another number of queries.
       class_head_name: path of the layer whose last axis is the classes, "no object" last.
       has_mask_factors: whether `__call__` takes `factored`.
+      masked_inference: optional field: whether a call without mask_probs masks
+        attention in all masked layers. A network without this field never does.
     """
 
     if TYPE_CHECKING:
@@ -116,6 +118,41 @@ class Network(nn.Module):
         fields: dict[str, Any] = {self.backbone_name: vit}
         return self.clone(**fields)
 
+    @nn.nowrap
+    def with_masked_inference(self, masked: bool) -> Any:
+        """Returns this network, which predicts with masked attention or without.
+
+        Raises:
+          ValueError: masked attention is asked for, and the network's class has none in
+            inference.
+        """
+        fields: dict[str, Any] = {"masked_inference": masked}
+        if "masked_inference" in {field.name for field in dataclasses.fields(self)}:
+            return self.clone(**fields)
+        if masked:
+            raise ValueError(
+                f"a {type(self).__name__} has no masked attention in inference: leave "
+                "config.model.inference empty"
+            )
+        return self
+
+    def draw_for_masking(
+        self, rows: Int[Array, " B"], num_queries: int
+    ) -> Float[Array, "B Q"]:
+        """Draws U(0, 1) for each (image, query), another at each call.
+
+        A pair is masked where its number is below the layer's probability: then a
+        probability of 0 never masks and 1 always does.
+
+        Args:
+          rows: see `__call__`; an image's numbers depend on the rng and its row alone.
+          num_queries: Q.
+        """
+        key = self.make_rng("mask")
+        return jax.vmap(
+            lambda row: jax.random.uniform(jax.random.fold_in(key, row), (num_queries,))
+        )(rows)
+
     def __call__(
         self,
         images: UInt8[Array, "B H W 3"],
@@ -129,9 +166,9 @@ class Network(nn.Module):
         Args:
           images: RGB, 0 to 255; normalisation happens inside.
           mask_probs: for each masked layer the probability that an (image, query) pair
-            is masked in it. None runs without masked attention and predicts once, as in
-            inference; otherwise the rng stream "mask" is needed and there is a
-            prediction before each of these layers too.
+            is masked in it. None predicts once, as in inference, without masked
+            attention unless the network has masked_inference; otherwise the rng stream
+            "mask" is needed and there is a prediction before each of these layers too.
           rows: the images' places in the global batch, which decide with the rng which
             queries are masked; by default the images are the whole batch.
           train: whether batch statistics are those of this batch, and updated.

@@ -64,7 +64,7 @@ def create_network(name: str, **fields: Any) -> Network:
 
     Args:
       name: the registered name.
-      **fields: see Architecture.
+      **fields: see Architecture; and inference, see ModelOptions.
 
     Raises:
       ValueError: there is no such network, or it has no such field.
@@ -73,7 +73,8 @@ def create_network(name: str, **fields: Any) -> Network:
         raise ValueError(
             f"config.model.name = {name!r}: there are {', '.join(_ARCHITECTURES)}"
         )
-    return _ARCHITECTURES[name].create(**fields)
+    masked = fields.pop("inference", "") == "masked"
+    return _ARCHITECTURES[name].create(**fields).with_masked_inference(masked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,12 @@ class ModelOptions:
         Whole(0, 1000),
         "This many layers have masked attention, in an EoMT the blocks that see the "
         "queries; 0 takes the number of the checkpoint, or else of the variant.",
+    )
+    inference: str = option(
+        "",
+        Choice(("", "masked", "unmasked")),
+        'Predictions are made with masked attention or without it; "" goes by the '
+        "checkpoint, and otherwise makes them without.",
     )
     dtype: str = option(
         "bfloat16",

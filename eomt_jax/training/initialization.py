@@ -114,13 +114,13 @@ def initialize(
     if init.from_scratch:
         fields["layer_scale_init"] = 1.0
     model = create_network(**fields, num_classes=len(class_names))
-    variant, num_masked_layers = options.variant, options.num_masked_layers
+    variant = options.variant
     if resumed:
         source = "model.json of the run that is resumed"
         stored = build_module(module_class(source, resumed.kind), resumed.fields)
         _check_same_kind(model, stored, "the run that is resumed")
         _check_backbone(variant, stored, "the run that is resumed")
-        model = model.like(stored, num_masked_layers=num_masked_layers)
+        model = _like(model, stored, options)
         return Initialization(model, None, ())
     if init.checkpoint:
         source = f"init.checkpoint = {str(init.checkpoint)!r}"
@@ -128,7 +128,7 @@ def initialize(
         _check_same_kind(model, opened.model, source)
         _check_backbone(variant, opened.model, source)
         _check_patch_size(options.patch_size, opened.model, source)
-        model = model.like(opened.model, num_masked_layers=num_masked_layers)
+        model = _like(model, opened.model, options)
         report = report_groups(model, opened.params, opened.resampled)
         return Initialization(model, opened.params, report, opened.notes)
     if init.backbone:
@@ -146,6 +146,14 @@ def initialize(
         return Initialization(model, loaded, report, notes)
     report = report_groups(model, {}, set())
     return Initialization(model, None, report, warning=_scratch_warning(variant, model))
+
+
+def _like(model: Network, stored: Network, options: ModelOptions) -> Network:
+    """Returns the network with the structure of a stored one."""
+    model = model.like(stored, num_masked_layers=options.num_masked_layers)
+    if options.inference:
+        return model
+    return model.with_masked_inference(getattr(stored, "masked_inference", False))
 
 
 def _scratch_warning(variant: str, model: Network) -> str:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eomt_jax.options import MAX_STEPS, Flag, Real, Whole, option
+from eomt_jax.options import MAX_STEPS, Choice, Flag, Real, Whole, option
 
 Step = int | jax.Array
 Schedule = Callable[[Step], jax.Array]
+MaskSchedule = Callable[[Step], jax.Array | None]
 
 _STEPS = Whole(0, MAX_STEPS)
 _POWER = Real(0.0, 100.0, above=True)
@@ -26,8 +27,16 @@ class AnnealingOptions:
     enabled: bool = option(
         True,
         Flag(),
-        "Masked attention fades out over the run, block by block; false trains without "
-        "it.",
+        "Masked attention fades out over the run, layer by layer; false trains as "
+        "if_disabled says.",
+    )
+    if_disabled: str = option(
+        "unmasked",
+        Choice(("unmasked", "last_prediction_only", "masked")),
+        "Without annealing attention is never masked, though every masked layer still "
+        'predicts and has its loss ("unmasked"); or the last prediction alone is made '
+        'and has a loss, which the paper calls never masked ("last_prediction_only"); '
+        'or all masked layers mask until the end ("masked").',
     )
     power: float = option(
         0.9, _POWER, "The probability of a mask falls as a polynomial of this exponent."

@@ -30,8 +30,10 @@ from eomt_jax.training.state import (
     abstract_state,
     create_state,
     param_shapes,
+    variable_shapes,
 )
 from eomt_jax.training.step import TrainStep, make_train_step
+from eomt_jax.trees import BATCH_STATS
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.native import model_folder
 
@@ -73,6 +75,15 @@ class Setup:
                 f"and the network {num_queries} queries, each of which finds one at "
                 f"most: {self.info.max_segments - num_queries} of them are never found. "
                 f"Set --config.model.num_queries={self.info.max_segments} or more."
+            )
+        annealing, model = self.config.annealing, self.initialization.model
+        masked = not annealing.enabled and annealing.if_disabled == "masked"
+        if masked and not getattr(model, "masked_inference", False):
+            found.append(
+                "Attention is masked until the end of training and then not in "
+                "predictions, which are poor without it. Set "
+                "--config.model.inference=masked, or --config.annealing.enabled=true so "
+                "that training does without it at the end."
             )
         return found
 
@@ -194,6 +205,12 @@ def setup(
             "random; set init.backbone or init.checkpoint"
         )
     model = initialization.model
+    if config.accumulation > 1 and BATCH_STATS in variable_shapes(model):
+        raise ValueError(
+            f"config.accumulation = {config.accumulation}: this network normalises over "
+            "the whole batch, which its parts can't know of one another; set it to 1 and "
+            "spread the batch over more devices, or make batch_size smaller"
+        )
     total_steps = count_steps(config, num_examples=len(source))
     tx = optimizer.create_optimizer(
         model.parameter_groups(param_shapes(model)),
@@ -288,14 +305,19 @@ def annealing_steps(
 
 def mask_probs_schedule(
     config: RunOptions, *, total_steps: int, num_masked_layers: int
-) -> schedules.Schedule:
-    """Returns a function: step → probability that each query block is masked [L2].
+) -> schedules.MaskSchedule:
+    """Returns a function: step → probability that each masked layer masks [L2].
 
-    With annealing disabled nothing is masked; every block still predicts and has
-    its loss. The arguments are those of `annealing_steps`.
+    It returns None if no layer but the last predicts. The arguments are those of
+    `annealing_steps`.
     """
     if not config.annealing.enabled:
-        return lambda step: jnp.zeros(num_masked_layers)
+        constant = {
+            "unmasked": jnp.zeros(num_masked_layers),
+            "masked": jnp.ones(num_masked_layers),
+            "last_prediction_only": None,
+        }[config.annealing.if_disabled]
+        return lambda step: constant
     starts, ends = annealing_steps(
         config, total_steps=total_steps, num_masked_layers=num_masked_layers
     )

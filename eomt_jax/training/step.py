@@ -14,7 +14,7 @@ from eomt_jax.parallel.batch import split_batch
 from eomt_jax.parallel.mesh import batch_sharding, replicated
 from eomt_jax.parallel.partition import apply_sharded, param_shardings
 from eomt_jax.training.optimizer import merge, trainable
-from eomt_jax.training.schedules import Schedule
+from eomt_jax.training.schedules import MaskSchedule, Schedule
 from eomt_jax.training.state import (
     PyTree,
     TrainState,
@@ -30,7 +30,7 @@ LossAndMetrics = Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]
 
 
 def make_loss(
-    model: Network, criterion: Any, *, mask_probs_fn: Schedule, mesh: Mesh | None
+    model: Network, criterion: Any, *, mask_probs_fn: MaskSchedule, mesh: Mesh | None
 ) -> LossAndMetrics:
     """Returns a function (params, batch_stats, part, *, …) → (loss, (parts, stats)).
 
@@ -46,7 +46,8 @@ def make_loss(
       model: the network.
       criterion: a `losses.criterion.Criterion`.
       mask_probs_fn: step → mask probabilities [L2]. When all are 0 nothing is masked,
-        but every block still makes its prediction and has its loss.
+        but every masked layer still makes its prediction and has its loss; when it
+        returns None, the last prediction alone is made.
       mesh: on which parameters and batch lie; None computes in one place.
     """
     rules = model.partition_rules()
@@ -102,7 +103,7 @@ def make_train_step(
     criterion: Any,
     tx: optax.GradientTransformation,
     *,
-    mask_probs_fn: Schedule,
+    mask_probs_fn: MaskSchedule,
     learning_rate_fns: tuple[Schedule, Schedule],
     mesh: Mesh,
     frozen_blocks: int = 0,
@@ -170,16 +171,18 @@ def make_train_step(
         if accumulation == 1:
             grads, metrics, batch_stats = grads_of(state.batch_stats, batch, rows)
         else:
-            grads, metrics, batch_stats = _sum_over(
+            # There are no batch statistics: `setup` refuses to accumulate with them.
+            batch_stats = state.batch_stats
+            grads, metrics = _sum_over(
                 split_batch((batch, rows), accumulation, mesh),
-                grads_of,
-                state.batch_stats,
+                lambda *part: grads_of(batch_stats, *part)[:2],
                 shardings=param_shardings(trained, mesh, rules),
             )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         metrics["grad_norm"] = optax.tree.norm(grads)
         probs = mask_probs_fn(state.step)
-        metrics |= {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
+        if probs is not None:
+            metrics |= {f"mask_prob/{i}": prob for i, prob in enumerate(probs)}
         metrics["learning_rate/head"] = head_rate(state.step)
         metrics["learning_rate/vit"] = vit_rate(state.step)
         state = dataclasses.replace(
@@ -201,29 +204,22 @@ def make_train_step(
 
 
 def _sum_over(
-    parts: PyTree,
-    grads_of: Callable[..., Any],
-    batch_stats: PyTree,
-    *,
-    shardings: PyTree,
-) -> tuple[PyTree, Metrics, PyTree]:
+    parts: PyTree, grads_of: Callable[..., Any], *, shardings: PyTree
+) -> tuple[PyTree, Metrics]:
     """Returns gradients and metrics, summed over the leading axis of `parts`.
 
-    Each part goes on from the batch statistics of the one before. Gradients lie where their parameters do between the parts, whatever the partitioner
+    Gradients lie where their parameters do between the parts, whatever the partitioner
     would make of a loop's carry.
     """
 
-    def add_part(carry: PyTree, part: PyTree) -> tuple[PyTree, None]:
-        *sums, batch_stats = carry
-        *terms, batch_stats = grads_of(batch_stats, *part)
-        grads, metrics = jax.tree.map(jnp.add, sums, terms)
-        grads = jax.lax.with_sharding_constraint(grads, shardings)
-        return (grads, metrics, batch_stats), None
+    def add_part(sums: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        grads, metrics = jax.tree.map(jnp.add, sums, grads_of(*part))
+        return (jax.lax.with_sharding_constraint(grads, shardings), metrics), None
 
     first = jax.tree.map(lambda leaf: leaf[0], parts)
-    grads, metrics, _ = jax.tree.map(
+    grads, metrics = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(grads_of, batch_stats, *first),
+        jax.eval_shape(grads_of, *first),
     )
     grads = jax.lax.with_sharding_constraint(grads, shardings)
-    return jax.lax.scan(add_part, (grads, metrics, batch_stats), parts)[0]
+    return jax.lax.scan(add_part, (grads, metrics), parts)[0]

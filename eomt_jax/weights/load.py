@@ -53,6 +53,7 @@ def open_network(
     backbone: epath.PathLike = "",
     image_size: tuple[int, int] | None = None,
     delta: bool | None = None,
+    masked_inference: bool | None = None,
     **overrides: Any,
 ) -> Loaded:
     """Opens a network from a checkpoint of ours, of the release or of transformers.
@@ -69,6 +70,8 @@ def open_network(
       image_size: (height, width) in pixels; another size than the checkpoint's
         resamples the position embedding, if it has one.
       delta: whether the checkpoint holds such differences; None if it says so itself.
+      masked_inference: whether predictions are made with masked attention; None if the
+        checkpoint says so itself. Only ours do, others are taken to need none.
       **overrides: fields of the model, such as dtype="bfloat16" or remat=True.
         num_heads (by default the config's, or that of DINO's of this width),
         layer_norm_eps, rope_theta and num_query_blocks are for checkpoints that don't
@@ -91,6 +94,8 @@ def open_network(
     own = {k: overrides.pop(k) for k in list(overrides) if k in fields}
     _check_settled(path, fields, own)
     model = build_network(path, stored)
+    if masked_inference is not None:
+        model = model.with_masked_inference(masked_inference)
     if not stored.checked:
         check_parameters(path, model, stored.params)
     if model.backbone is None:

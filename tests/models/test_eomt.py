@@ -112,6 +112,18 @@ def test_with_remat_predictions_before_the_last_go_backward_in_turn(
     assert pairs == [((2, 5 + 5 + 24, 16), (2, 5, 8, 12))] * (2 if remat else 0)
 
 
+def test_masked_inference_makes_the_last_prediction_of_masked_training(params, images):
+    masked = small_model().with_masked_inference(True)
+    found = apply(masked, params, images)
+    everywhere = jax.jit(masked.apply)(
+        {"params": params}, images, jnp.ones(2), rngs={"mask": jax.random.key(0)}
+    )
+    assert len(found.mask_logits) == len(found.class_logits) == 1
+    np.testing.assert_array_equal(found.mask_logits[0], everywhere.mask_logits[-1])
+    unmasked = apply(small_model(), params, images)
+    assert np.abs(found.mask_logits[0] - unmasked.mask_logits[0]).max() > 1e-3
+
+
 def test_masking_without_an_rng_says_what_to_pass(params, images):
     with pytest.raises(ValueError, match=r'rngs=\{"mask": key\}'):
         small_model().apply({"params": params}, images, mask_probs=jnp.ones(2))

@@ -286,6 +286,16 @@ def test_resumed_network_is_what_was_written_of_it_at_the_configs_sizes(backbone
         build("wide", resumed=written)
 
 
+@pytest.mark.parametrize(
+    ("inference", "masked"), [("", True), ("masked", True), ("unmasked", False)]
+)
+def test_inference_is_masked_as_the_checkpoint_unless_asked(inference, masked):
+    stored = build(inference="masked").model
+    written = model_folder.ModelConfig.of(stored)
+    again = build(resumed=written, inference=inference)
+    assert again.model.masked_inference is masked
+
+
 def test_checkpoint_of_the_same_sizes_and_classes_is_loaded_bit_for_bit(checkpoint):
     folder, params = checkpoint
     result = build(checkpoint=folder)

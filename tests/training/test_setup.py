@@ -48,6 +48,28 @@ def test_annealing_follows_the_length_and_can_be_left_out():
     np.testing.assert_array_equal(probs(0), [0, 0])
 
 
+def test_training_without_annealing_masks_always_or_leaves_predictions_out():
+    def schedule(if_disabled):
+        changes = {"annealing.enabled": False, "annealing.if_disabled": if_disabled}
+        return setup.mask_probs_schedule(
+            options(**changes), total_steps=60, num_masked_layers=2
+        )
+
+    np.testing.assert_array_equal(schedule("masked")(59), [1, 1])
+    assert schedule("last_prediction_only")(0) is None
+
+
+def test_masks_until_the_end_warn_unless_predictions_have_them_too(tiny_config):
+    tiny_config.annealing.enabled = False
+    tiny_config.annealing.if_disabled = "masked"
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    assert any("config.model.inference=masked" in text for text in run.warnings)
+    tiny_config.model.inference = "masked"
+    run = setup.setup(tiny_config, devices=jax.devices()[:1])
+    assert run.initialization.model.masked_inference
+    assert not any("inference" in text for text in run.warnings)
+
+
 def test_annealing_has_its_own_length_and_first_block():
     annealing = {"annealing.length": 0.5, "annealing.first_block_end": 40}
     config = options(**annealing, **{"optimizer.published_steps": 480})
@@ -96,7 +118,7 @@ def test_another_length_says_what_becomes_of_rates_and_masks(tiny_config):
     # Warm-ups have one step; the block's mask fades out from 1/6 to 2/6 of the run.
     assert "After step 25 the learning rate outside the ViT is 0.000758, at" in told
     assert "old length of 50 steps it is 0.00051; of the queries 50% are" in told
-    assert "block by block, there 0%." in told
+    assert "layer by layer, there 0%." in told
     assert describe_changed_length(run, {"total_steps": 100, "epochs": 3}, 25) == ""
     assert describe_changed_length(run, {"total_steps": "x", "epochs": 3}, 25) == ""
 

@@ -33,7 +33,6 @@ def toy_config(tiny_config, cache):
     config.mesh.fsdp = 2
     config.mesh.tensor = 2
     config.total_steps = 4
-    config.accumulation = 2
     return config
 
 

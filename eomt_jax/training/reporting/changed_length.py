@@ -27,11 +27,15 @@ def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> st
     if old_steps == run.total_steps:
         return ""
     now = _at(run.config, run, run.total_steps, step)
+    masked = (
+        f"; of the queries {now[1]} are masked, layer by layer, there {then[1]}"
+        if run.config.annealing.enabled
+        else ""
+    )
     return (
         f"All schedules follow the new length. After step {step} the learning rate "
         f"outside the ViT is {now[0]:.3g}, at the old length of {old_steps} steps it is "
-        f"{then[0]:.3g}; of the queries {now[1]} are masked, block by block, there "
-        f"{then[1]}. To train on from the weights alone with schedules of their own, "
+        f"{then[0]:.3g}{masked}. To train on from the weights alone with schedules of their own, "
         "give a new --workdir and this run as --config.init.checkpoint."
     )
 
@@ -48,5 +52,6 @@ def _at(
         total_steps=total_steps,
         num_masked_layers=run.initialization.model.num_masked_layers,
     )
-    shares = " ".join(f"{share:.0%}" for share in mask_probs(step).tolist())
+    probs = mask_probs(step)
+    shares = "" if probs is None else " ".join(f"{p:.0%}" for p in probs.tolist())
     return float(head_rate(step)), shares

@@ -29,6 +29,13 @@ from eomt_jax.training.schedules import warmup_steps
 from eomt_jax.training.setup import Setup, annealing_steps, setup
 from eomt_jax.types import Batch
 
+_WITHOUT_ANNEALING = {
+    "unmasked": "attention is never masked; every masked layer predicts and has a loss",
+    "last_prediction_only": "attention is never masked; the last prediction alone is "
+    "made and has a loss",
+    "masked": "attention is masked in all masked layers until the end",
+}
+
 
 def dry_run(
     config: ConfigDict,
@@ -108,7 +115,9 @@ def _describe_schedule(run: Setup) -> str:
         )
         spans = zip(*starts_and_ends)
         spans = ", ".join(f"{start} to {end}" for start, end in spans)
-        lines.append(f"masked attention fades out, block by block: steps {spans}")
+        lines.append(f"masked attention fades out, layer by layer: steps {spans}")
+    else:
+        lines.append(_WITHOUT_ANNEALING[config.annealing.if_disabled])
     return "\n".join(lines)
 
 

@@ -170,7 +170,7 @@ def format_progress(
     ]
     if probs:
         shares = " ".join(f"{prob:.0%}" for prob in probs)
-        parts.append(f"masked queries, block by block: {shares}")
+        parts.append(f"masked queries, layer by layer: {shares}")
     if metrics.get("num_replaced"):
         parts.append(f"{metrics['num_replaced']:.0f} images replaced by others")
     return " | ".join(parts)

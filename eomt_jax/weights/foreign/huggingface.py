@@ -97,7 +97,8 @@ def as_eomt(model: Network) -> EoMT:
 def _buffers(model: EoMT) -> dict[str, np.ndarray]:
     """Returns the tensors that transformers has beside the parameters."""
     # With other values than 0 transformers would mask attention in inference too.
-    mask_probs = np.zeros(model.num_query_blocks, np.float32)
+    # transformers masks attention in inference too where these are not 0.
+    mask_probs = np.full(model.num_query_blocks, model.masked_inference, np.float32)
     # The weights of the classes in its loss; the last one is that of no object.
     class_weights = np.append(np.ones(model.num_classes), 0.1).astype(np.float32)
     return {

@@ -88,7 +88,7 @@ def test_progress_line_says_everything_a_newcomer_asks():
     assert line == (
         "step  120/1500 | loss 20.50 = mask 8.25 + dice 10.00 + class 2.25"
         " | 35.2 images/s | 8 min left | 1.2 GB (process)"
-        " | masked queries, block by block: 50% 100%"
+        " | masked queries, layer by layer: 50% 100%"
     )
     line = logging.format_progress(
         120,

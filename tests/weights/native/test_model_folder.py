@@ -60,6 +60,7 @@ def test_eomt_config_holds_its_backbone(tmp_path):
     assert config.dataset_info is None
     vit = config.fields.pop("vit")
     assert config.fields == {
+        "masked_inference": False,
         "num_classes": 3,
         "num_queries": 7,
         "num_query_blocks": 3,
