@@ -19,7 +19,7 @@ from eomt_jax.models.rotary import Rotation, rotate_patches
 
 Dtype = Any
 
-# Indices of those of query, key and value that have a bias.
+# Maps a ViT's qkv_bias to the indices of query, key and value that have a bias.
 QKV_BIASES = {"all": (0, 1, 2), "no_key": (0, 2), "none": ()}
 QKV_PARTS = ("query", "key", "value")
 

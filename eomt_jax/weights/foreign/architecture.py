@@ -10,8 +10,9 @@ from typing import Any
 
 from etils import epath
 
+from eomt_jax.models.attention import QKV_BIASES
 from eomt_jax.weights.foreign.config_json import check_config, config_size, config_theta
-from eomt_jax.weights.foreign.layouts import BIASED, Architecture
+from eomt_jax.weights.foreign.layouts import Architecture
 from eomt_jax.weights.foreign.name_maps import Naming, Table
 from eomt_jax.weights.formats.files import Checkpoint, Shape
 from eomt_jax.weights.wording import listed, shown
@@ -127,7 +128,7 @@ def _qkv_bias(checkpoint: Checkpoint, naming: Naming) -> str:
         return "all"
     names = naming.block["attention/qkv/bias"]
     there = tuple(i for i in range(3) if _only(names[i]) in checkpoint.shapes)
-    kinds = [kind for kind, parts in BIASED.items() if parts == there]
+    kinds = [kind for kind, parts in QKV_BIASES.items() if parts == there]
     return kinds[0] if kinds else "all"  # whose missing ones are then listed
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from eomt_jax.weights.foreign.layouts import BIASED, Architecture
+from eomt_jax.models.attention import QKV_BIASES
+from eomt_jax.weights.foreign.layouts import Architecture
 from eomt_jax.weights.foreign.name_maps import Naming
 from eomt_jax.weights.formats.files import Checkpoint
 from eomt_jax.weights.wording import shown
@@ -69,7 +70,7 @@ def check_config(
         "use_gated_mlp" if rotary else "use_swiglu_ffn": gated,
     }
     if rotary:
-        biased = BIASED[a.qkv_bias]
+        biased = QKV_BIASES[a.qkv_bias]
         wanted["intermediate_size"] = a.mlp_dim
         for part, name in enumerate(("query_bias", "key_bias", "value_bias")):
             wanted[name] = part in biased

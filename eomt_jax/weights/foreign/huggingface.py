@@ -17,6 +17,7 @@ import flax.traverse_util
 import numpy as np
 from etils import epath
 
+from eomt_jax.models.attention import QKV_BIASES
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
@@ -27,7 +28,7 @@ from eomt_jax.weights.foreign.eomt_names import (
     HUGGING_FACE_EOMT,
     HUGGING_FACE_EOMT_DINOV3,
 )
-from eomt_jax.weights.foreign.layouts import BIASED, Architecture
+from eomt_jax.weights.foreign.layouts import Architecture
 from eomt_jax.weights.foreign.name_maps import Naming
 from eomt_jax.weights.formats.files import write_safetensors
 from eomt_jax.weights.new_folder import new_folder
@@ -175,7 +176,7 @@ def network_config(model: EoMT) -> dict[str, Any]:
                 "transformers' EoMT with a gated DINOv3 has SiLU in its heads too, where "
                 "the release's and this one have GELU."
             )
-        biased = BIASED[vit.qkv_bias]
+        biased = QKV_BIASES[vit.qkv_bias]
         return config | {
             "model_type": "eomt_dinov3",
             "architectures": ["EomtDinov3ForUniversalSegmentation"],

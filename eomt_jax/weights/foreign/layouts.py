@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# Maps a ViT's qkv_bias to the indices of query, key and value that have a bias.
-BIASED = {"all": (0, 1, 2), "no_key": (0, 2), "none": ()}
+from eomt_jax.models.attention import QKV_BIASES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,7 @@ LEAVES = {
         lambda x: x.reshape(len(x), -1).T,
     ),
     "attention/qkv/bias": Leaf(
-        lambda a: (len(BIASED[a.qkv_bias]) * a.embed_dim,),
+        lambda a: (len(QKV_BIASES[a.qkv_bias]) * a.embed_dim,),
         _split_heads,
         lambda x: x.reshape(-1),
     ),

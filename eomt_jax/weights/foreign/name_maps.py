@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eomt_jax.weights.foreign.layouts import BIASED, Architecture, Leaf, leaf
+from eomt_jax.models.attention import QKV_BIASES
+from eomt_jax.weights.foreign.layouts import Architecture, Leaf, leaf
 
 Names = str | tuple[str, ...]
 Table = dict[str, tuple[str, ...]]
@@ -73,10 +74,10 @@ class Naming:
             del vit["register_tokens"]
         block = dict(self.block) | dict(self.feed_forward[mlp_type])
         bias = block.pop("attention/qkv/bias")
-        if BIASED[qkv_bias]:
+        if QKV_BIASES[qkv_bias]:
             separate = isinstance(bias, tuple) and len(bias) == 3
             block["attention/qkv/bias"] = (
-                tuple(bias[part] for part in BIASED[qkv_bias]) if separate else bias
+                tuple(bias[part] for part in QKV_BIASES[qkv_bias]) if separate else bias
             )
         for i in range(depth):
             vit |= {f"block_{i}/{path}": names for path, names in block.items()}

@@ -4,9 +4,8 @@ import pytest
 from flax import traverse_util
 
 from eomt_jax.models import variants
-from eomt_jax.models.attention import QKV_BIASES
 from eomt_jax.weights.foreign import eomt_names, name_maps
-from eomt_jax.weights.foreign.layouts import BIASED, Architecture
+from eomt_jax.weights.foreign.layouts import Architecture
 
 DINOV2 = {
     "embed_dim": 8,
@@ -64,10 +63,6 @@ def test_every_parameter_has_names_and_goes_there_and_back(naming, mlp_type):
             wanted = (wanted[0] * wanted[1], wanted[2])
         assert ours.shape == wanted, path
         np.testing.assert_array_equal(layout.to_torch(ours), theirs, err_msg=path)
-
-
-def test_biased_parts_are_those_of_the_model():
-    assert BIASED == QKV_BIASES
 
 
 @pytest.mark.parametrize(
