@@ -20,7 +20,7 @@ _TARGET = "h200:1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class RecipeGroup:
     """Recipes of one variant and image size, whose training takes the same memory.
 
     Attributes:
@@ -85,28 +85,28 @@ class Point:
         )
 
 
-NETWORKS = (
-    Network("coco_panoptic_vits_640_2x", ("coco_panoptic_vits_640_1x",)),
-    Network("coco_panoptic_vitb_640_2x", ("coco_panoptic_vitb_640_1x", "finetune")),
-    Network("ade20k_vitl", ("coco_panoptic_vitl_640", "coco_instance_vitl_640")),
-    Network("ade20k_semantic_vitl"),
-    Network("cityscapes_semantic_vitl", batches=(2, 6)),
-    Network(
+RECIPE_GROUPS = (
+    RecipeGroup("coco_panoptic_vits_640_2x", ("coco_panoptic_vits_640_1x",)),
+    RecipeGroup("coco_panoptic_vitb_640_2x", ("coco_panoptic_vitb_640_1x", "finetune")),
+    RecipeGroup("ade20k_vitl", ("coco_panoptic_vitl_640", "coco_instance_vitl_640")),
+    RecipeGroup("ade20k_semantic_vitl"),
+    RecipeGroup("cityscapes_semantic_vitl", batches=(2, 6)),
+    RecipeGroup(
         "ade20k_vitl_1280",
         ("coco_panoptic_vitl_1280", "coco_instance_vitl_1280"),
         batches=(2, 6),
     ),
-    Network("ade20k_vitg", ("coco_panoptic_vitg_640",)),
-    Network("ade20k_vitg_1280", ("coco_panoptic_vitg_1280",), batches=(1, 3)),
-    Network("coco_panoptic_dinov3_vits_640_2x"),
-    Network("coco_panoptic_dinov3_vitb_640_2x"),
-    Network("coco_panoptic_dinov3_vitl_640", ("coco_instance_dinov3_vitl_640",)),
-    Network(
+    RecipeGroup("ade20k_vitg", ("coco_panoptic_vitg_640",)),
+    RecipeGroup("ade20k_vitg_1280", ("coco_panoptic_vitg_1280",), batches=(1, 3)),
+    RecipeGroup("coco_panoptic_dinov3_vits_640_2x"),
+    RecipeGroup("coco_panoptic_dinov3_vitb_640_2x"),
+    RecipeGroup("coco_panoptic_dinov3_vitl_640", ("coco_instance_dinov3_vitl_640",)),
+    RecipeGroup(
         "coco_panoptic_dinov3_vitl_1280",
         ("coco_instance_dinov3_vitl_1280",),
         batches=(2, 6),
     ),
-    Network("ade20k_semantic_dinov3_vitl"),
+    RecipeGroup("ade20k_semantic_dinov3_vitl"),
 )
 # These points check what the tables assume: memory is a line in the batch size, and it
 # is the same on other cards and in other recipes with the same network. They also show

@@ -17,8 +17,8 @@ from typing import Any
 from eomt_jax.benchmark.gpu_cards import CARDS
 from eomt_jax.benchmark.gpu_points import (
     CHECKS,
-    NETWORKS,
-    Network,
+    RECIPE_GROUPS,
+    RecipeGroup,
     compile_point,
     find_result,
 )
@@ -45,7 +45,7 @@ _MOST = 128
 
 def main(recipes: Sequence[str]) -> int:
     """Compiles what is missing and writes the tables."""
-    points = [point for network in NETWORKS for point in network.points] + [*CHECKS]
+    points = [point for group in RECIPE_GROUPS for point in group.points] + [*CHECKS]
     unknown = set(recipes) - {point.recipe for point in points}
     if unknown:
         print(f"error: no network of {', '.join(sorted(unknown))}", file=sys.stderr)
@@ -71,15 +71,15 @@ def format_tables() -> str:
     """Returns Markdown of all results that are there."""
     parts = ["", "## Training", "", *_training(), "", "## Prediction", ""]
     parts += _prediction()
-    rest = [network.recipe for network in NETWORKS if not _is_complete(network)]
+    rest = [group.recipe for group in RECIPE_GROUPS if not _is_complete(group)]
     if rest:
         names = ", ".join(f"`{name}`" for name in rest)
         parts += ["", f"Not compiled yet: {names}."]
     return "\n".join(parts) + "\n"
 
 
-def _is_complete(network: Network) -> bool:
-    return all(find_result(point) for point in network.points)
+def _is_complete(group: RecipeGroup) -> bool:
+    return all(find_result(point) for point in group.points)
 
 
 def _heads(first: Sequence[str]) -> list[str]:
@@ -93,11 +93,11 @@ def _cells(cells: Sequence[str]) -> str:
 
 def _training() -> Iterator[str]:
     yield from _heads(("recipe", "remat", "always", "an image"))
-    for network in filter(_is_complete, NETWORKS):
+    for group in filter(_is_complete, RECIPE_GROUPS):
         for remat in (False, True):
-            results = _results(network, "train", remat=remat)
+            results = _results(group, "train", remat=remat)
             line = _line(results)
-            cells = [_names(network), "on" if remat else "off", *_gigabytes(line)]
+            cells = [_names(group), "on" if remat else "off", *_gigabytes(line)]
             cells += [
                 _training_cell(line, results[0], card) for card in COLUMNS.values()
             ]
@@ -126,18 +126,18 @@ def _count(images: int) -> str:
 
 def _prediction() -> Iterator[str]:
     yield from _heads(("recipe", "always", "an image"))
-    for network in filter(_is_complete, NETWORKS):
-        line = _line(_results(network, "eval"), without=("optimizer",))
-        cells = [_names(network), *_gigabytes(line)]
+    for group in filter(_is_complete, RECIPE_GROUPS):
+        line = _line(_results(group, "eval"), without=("optimizer",))
+        cells = [_names(group), *_gigabytes(line)]
         for card in COLUMNS.values():
             cells.append(_count(line.largest_batch(usable_memory(CARDS[card]))))
         yield _cells(cells)
 
 
-def _results(network: Network, program: str, *, remat: bool = False) -> list[Any]:
+def _results(group: RecipeGroup, program: str, *, remat: bool = False) -> list[Any]:
     return [
         find_result(point)
-        for point in network.points
+        for point in group.points
         if (point.program, point.remat) == (program, remat)
     ]
 
@@ -152,8 +152,8 @@ def _line(results: Sequence[Any], without: Sequence[str] = ()) -> MemoryLine:
     )
 
 
-def _names(network: Network) -> str:
-    return ", ".join(f"`{name}`" for name in (network.recipe, *network.same))
+def _names(group: RecipeGroup) -> str:
+    return ", ".join(f"`{name}`" for name in (group.recipe, *group.same))
 
 
 def _gigabytes(line: MemoryLine) -> list[str]:

@@ -48,7 +48,7 @@ class Reference:
 
     Attributes:
       network: an EomtForUniversalSegmentation in training mode.
-      adamw: the optimizer; each of its groups holds its `optimizer.LeafRate`.
+      adamw: the optimizer; each of its groups holds its `optimizer.RateRule`.
       step: number of optimizer steps done.
     """
 
@@ -115,8 +115,8 @@ class Reference:
         """Sets each group's learning rate for the next step; returns (head, ViT)."""
         head, vit = (float(rate(self.step)) for rate in self._rates)
         for group in self.adamw.param_groups:
-            rate = group["rate"]
-            group["lr"] = (vit if rate.in_backbone else head) * rate.multiplier
+            rule = group["rule"]
+            group["lr"] = (vit if rule.in_backbone else head) * rule.multiplier
         return head, vit
 
     def loss(self, batch: Batch) -> Any:
@@ -157,8 +157,8 @@ def _create_adamw(
 ) -> Any:
     import torch
 
-    rates = flax.traverse_util.flatten_dict(
-        optimizer.leaf_rates(
+    rules = flax.traverse_util.flatten_dict(
+        optimizer.rate_rules(
             model.parameter_groups(params),
             layer_decay=options.layer_decay,
             undecayed_blocks=options.undecayed_blocks,
@@ -169,9 +169,9 @@ def _create_adamw(
     groups = {}
     for name, parameter in network.named_parameters():
         if parameter.numel():
-            groups.setdefault(rates[tensors[name].path], []).append(parameter)
+            groups.setdefault(rules[tensors[name].path], []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": members, "rate": rate} for rate, members in groups.items()],
+        [{"params": members, "rule": rule} for rule, members in groups.items()],
         lr=0.0,
         betas=(options.beta1, options.beta2),
         eps=options.eps,

@@ -17,9 +17,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from eomt_jax.losses import mask_losses
+from eomt_jax.losses.matched_losses import matched_losses
 from eomt_jax.losses.matcher import MATCHERS
 from eomt_jax.losses.options import CriterionOptions
-from eomt_jax.losses.pair_losses import pair_losses
 from eomt_jax.ops import points as point_ops
 from eomt_jax.ops import target_masks
 from eomt_jax.types import Outputs, Targets
@@ -214,7 +214,7 @@ class Criterion(CriterionOptions):
             first = jax.lax.axis_index(copies) == 0
             query_of_target = jnp.where(first, query_of_target, 0)
             query_of_target = jax.lax.psum(query_of_target, copies)
-        sums: Any = pair_losses(
+        sums: Any = matched_losses(
             self, outputs.mask_logits, query_of_target, targets, loss_rngs
         )
         return *sums, query_of_target

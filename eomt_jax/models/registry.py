@@ -11,7 +11,7 @@ from eomt_jax.options import Choice, Flag, Name, Whole, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
+class NetworkKind:
     """A kind of network.
 
     Attributes:
@@ -24,7 +24,7 @@ class Architecture:
     create: Callable[..., Network]
 
 
-_ARCHITECTURES: dict[str, Architecture] = {}
+_KINDS: dict[str, NetworkKind] = {}
 
 
 def register(name: str, network: type[Network], create: Callable[..., Network]) -> None:
@@ -33,30 +33,28 @@ def register(name: str, network: type[Network], create: Callable[..., Network]) 
     Raises:
       ValueError: the name or the class's name is taken.
     """
-    if name in _ARCHITECTURES or network.__name__ in class_names():
+    if name in _KINDS or network.__name__ in class_names():
         raise ValueError(
             f"there already is a network {name!r} or a class {network.__name__}; give "
             "another name"
         )
-    _ARCHITECTURES[name] = Architecture(network, create)
+    _KINDS[name] = NetworkKind(network, create)
 
 
 def names() -> tuple[str, ...]:
     """Returns the names of all networks."""
-    return tuple(_ARCHITECTURES)
+    return tuple(_KINDS)
 
 
 def class_names() -> tuple[str, ...]:
     """Returns the names of all networks' classes, which model.json holds."""
-    return tuple(a.network.__name__ for a in _ARCHITECTURES.values())
+    return tuple(kind.network.__name__ for kind in _KINDS.values())
 
 
-def network_class(kind: Any) -> type[Network] | None:
+def network_class(name: Any) -> type[Network] | None:
     """Returns the network's class of that name; None if there is none."""
-    for architecture in _ARCHITECTURES.values():
-        if architecture.network.__name__ == kind:
-            return architecture.network
-    return None
+    classes = (kind.network for kind in _KINDS.values())
+    return next((c for c in classes if c.__name__ == name), None)
 
 
 def create_network(name: str, **fields: Any) -> Network:
@@ -64,17 +62,15 @@ def create_network(name: str, **fields: Any) -> Network:
 
     Args:
       name: the registered name.
-      **fields: see Architecture; and inference, see ModelOptions.
+      **fields: see NetworkKind; and inference, see ModelOptions.
 
     Raises:
       ValueError: there is no such network, or it has no such field.
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(
-            f"config.model.name = {name!r}: there are {', '.join(_ARCHITECTURES)}"
-        )
+    if name not in _KINDS:
+        raise ValueError(f"config.model.name = {name!r}: there are {', '.join(_KINDS)}")
     masked = fields.pop("inference", "") == "masked"
-    return _ARCHITECTURES[name].create(**fields).with_masked_inference(masked)
+    return _KINDS[name].create(**fields).with_masked_inference(masked)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def sample_all(
     return values
 
 
-def sample_each(
+def sample_pairs(
     targets: Targets,
     points: Float[Array, "N P 2"],
     *,
@@ -84,7 +84,7 @@ def sample_known(
       image: index of an image of the batch, for each set of points.
     """
     target = jnp.full_like(image, targets.labels.shape[1])
-    void = sample_each(targets, points, image=image, target=target)
+    void = sample_pairs(targets, points, image=image, target=target)
     # At the border some neighbours lie outside, and the weights sum to less than 1.
     _, weights = neighbours(points, _size(targets))
     return 1.0 - void / weights.sum(-1)

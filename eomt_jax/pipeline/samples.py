@@ -102,7 +102,7 @@ class TrainSampler:
     def __call__(self, position: int) -> Sample:
         epoch, step = divmod(position, self.epoch_length)
         index = int(example_order(len(self.source), self.seed, epoch)[step])
-        rng = _random_numbers(_AUGMENTATION, self.seed, position)
+        rng = _generator(_AUGMENTATION, self.seed, position)
         replaced = False
         for _ in range(1 + MAX_SUBSTITUTES):
             sample = self._sample(index, rng)
@@ -232,7 +232,7 @@ def naming_image(source: Source, index: int) -> Iterator[None]:
         ) from error
 
 
-def _random_numbers(*words: int) -> np.random.Generator:
+def _generator(*words: int) -> np.random.Generator:
     return np.random.Generator(_bit_generator(*words))
 
 

@@ -117,9 +117,9 @@ def _assign_pixels(
       Winner of each pixel by position in C, or C where the winner has σ < 0.5 or the
       pixel lies past the photograph; and which queries' segments hold.
     """
-    num_queries, _, _ = mask_logits.shape
+    num_chosen, _, _ = mask_logits.shape
     canvas_height, canvas_width = len(restore.rows), len(restore.columns)
-    queries = jnp.arange(num_queries)
+    queries = jnp.arange(num_chosen)
 
     def add_block(sums: tuple[Array, Array], block: geometry.Block) -> tuple:
         winners, areas = sums
@@ -128,23 +128,23 @@ def _assign_pixels(
         probs = jax.lax.optimization_barrier(jax.nn.sigmoid(block.logits))
         weighted = scores[:, None] * probs
         best = weighted.max(axis=1, keepdims=True)
-        winner = jnp.where(weighted == best, queries[:, None], num_queries).min(axis=1)
+        winner = jnp.where(weighted == best, queries[:, None], num_chosen).min(axis=1)
         strength = jnp.take_along_axis(probs, winner[:, None], axis=1)[:, 0]
-        winner = jnp.where(block.inside, winner, num_queries)
-        own = jnp.where(strength >= 0.5, winner, num_queries)
+        winner = jnp.where(block.inside, winner, num_chosen)
+        own = jnp.where(strength >= 0.5, winner, num_chosen)
         solid = jnp.sum((probs >= 0.5) & block.inside[:, None], axis=(0, 2))
         areas += jnp.stack([count(winner), solid, count(own)])
         place = (block.top, block.left)
         return jax.lax.dynamic_update_slice(winners, own, place), areas
 
     def count(winner: Int[Array, "R X"]) -> Int[Array, " C"]:
-        none = jnp.zeros(num_queries, jnp.int32)
+        none = jnp.zeros(num_chosen, jnp.int32)
         return none.at[winner.reshape(-1)].add(1, mode="drop")
 
     _, padded = geometry.block_grid((canvas_height, canvas_width))
     initial = (
-        jnp.full(padded, num_queries, queries.dtype),
-        jnp.zeros((3, num_queries), jnp.int32),
+        jnp.full(padded, num_chosen, queries.dtype),
+        jnp.zeros((3, num_chosen), jnp.int32),
     )
     winner, areas = geometry.fold_blocks(add_block, initial, mask_logits, restore)
     won, solid, own = areas

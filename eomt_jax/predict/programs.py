@@ -34,7 +34,7 @@ MAX_WINDOWS = _WINDOW_COUNTS[-1]
 """In semantic segmentation: those of a photograph 32 times as long as wide."""
 
 
-class Network:
+class CompiledNetwork:
     """A network on the first device, with its compiled programs, for several threads.
 
     Attributes:

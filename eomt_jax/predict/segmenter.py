@@ -12,7 +12,7 @@ from etils import epath
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
 from eomt_jax.predict.photographs import read_ahead
-from eomt_jax.predict.programs import Network
+from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.tiles import tile_note
 from eomt_jax.predict.views import View, make_view, segment_views
@@ -91,7 +91,7 @@ class Segmenter:
         self.task = get_task(task or info.task).name
         self._warn(get_task(self.task).class_note(info))
         self.notes = tuple(notes)
-        self.network = Network(
+        self.network = CompiledNetwork(
             model,
             params,
             info,

@@ -26,7 +26,7 @@ from eomt_jax.postprocess.semantic import (
     mix_rows,
     resize_taps,
 )
-from eomt_jax.predict.programs import Network
+from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.tile_instances import Piece, Tile, cut_pieces, join_pieces
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import Array, DatasetInfo
@@ -42,7 +42,10 @@ _STRIP = (32, 128)
 
 
 def classes_of_tiles(
-    network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float = 0.0
+    network: CompiledNetwork,
+    pixels: UInt8[np.ndarray, "H W 3"],
+    *,
+    threshold: float = 0.0,
 ) -> Segmentation:
     """Returns semantic segments; class scores are averaged where tiles overlap.
 
@@ -57,7 +60,7 @@ def classes_of_tiles(
 
 
 def instances_of_tiles(
-    network: Network, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float
+    network: CompiledNetwork, pixels: UInt8[np.ndarray, "H W 3"], *, threshold: float
 ) -> Segmentation:
     """Returns instances, found in each tile and joined as in tile_instances.
 
@@ -141,7 +144,7 @@ def _cut(
 
 
 def _label_map(
-    network: Network, pixels: UInt8[np.ndarray, "H W 3"], rows: list[list[Tile]]
+    network: CompiledNetwork, pixels: UInt8[np.ndarray, "H W 3"], rows: list[list[Tile]]
 ) -> Int[np.ndarray, "H W"]:
     """Returns the best class of each pixel, computed cell by cell.
 

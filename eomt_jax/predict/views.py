@@ -15,7 +15,7 @@ from PIL import Image
 from eomt_jax.pipeline import transforms
 from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.predict.photographs import read_photograph
-from eomt_jax.predict.programs import MAX_WINDOWS, Network
+from eomt_jax.predict.programs import MAX_WINDOWS, CompiledNetwork
 from eomt_jax.task_registry import get_task
 
 
@@ -43,7 +43,7 @@ class View(NamedTuple):
 
 
 def make_view(
-    image: Any, network: Network, *, task: str, tile: bool, skip_padding: bool
+    image: Any, network: CompiledNetwork, *, task: str, tile: bool, skip_padding: bool
 ) -> View:
     """Reads a photograph and prepares it.
 
@@ -82,7 +82,7 @@ def make_view(
 
 
 def segment_views(
-    network: Network, views: Sequence[View], task: str, *, threshold: float
+    network: CompiledNetwork, views: Sequence[View], task: str, *, threshold: float
 ) -> Iterable[Segmentation]:
     """Returns segmentations of photographs whose views were made for the task.
 
@@ -101,7 +101,7 @@ def segment_views(
 
 
 def _segment_windows(
-    network: Network, views: Sequence[View], task: str, threshold: float
+    network: CompiledNetwork, views: Sequence[View], task: str, threshold: float
 ) -> Iterator[Segmentation]:
     rows = network.logits([window for view in views for window in view.windows])
     for view in views:
@@ -112,7 +112,7 @@ def _segment_windows(
 
 
 def _segment_fitted(
-    network: Network, views: Sequence[View], task: str, threshold: float
+    network: CompiledNetwork, views: Sequence[View], task: str, threshold: float
 ) -> list[Segmentation]:
     """Segments inputs of one size together, so that results don't depend on others."""
     places: dict[tuple[int, ...], list[int]] = {}

@@ -73,7 +73,7 @@ class OptimizerOptions(schedules.RateOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class LeafRate:
+class RateRule:
     """Says which schedule one parameter follows, and its factor of layer-wise decay."""
 
     in_backbone: bool
@@ -121,10 +121,10 @@ def _flatten(tree: PyTree) -> dict[Any, Any]:
     return traverse_util.flatten_dict(tree)
 
 
-def leaf_rates(
+def rate_rules(
     groups: ParameterGroups, *, layer_decay: float, undecayed_blocks: int = 0
 ) -> PyTree:
-    """Returns the LeafRate of every parameter, in a tree like theirs.
+    """Returns the RateRule of every parameter, in a tree like theirs.
 
     Of the backbone's L blocks, block b takes layer_decay^(L − 1 − b); embeddings count
     as block 0; what follows the last block is not decayed.
@@ -145,13 +145,13 @@ def leaf_rates(
             f"{num_blocks} blocks; give a number from 0 to that"
         )
 
-    def rate(group: ParameterGroup) -> LeafRate:
+    def rule(group: ParameterGroup) -> RateRule:
         if group.depth is None or group.depth >= num_blocks - undecayed_blocks:
-            return LeafRate(group.depth is not None, multiplier=1.0)
+            return RateRule(group.depth is not None, multiplier=1.0)
         exponent = num_blocks - 1 - max(0, group.depth)
-        return LeafRate(in_backbone=True, multiplier=layer_decay**exponent)
+        return RateRule(in_backbone=True, multiplier=layer_decay**exponent)
 
-    return jax.tree.map(rate, groups.tree)
+    return jax.tree.map(rule, groups.tree)
 
 
 def learning_rates(
@@ -167,8 +167,8 @@ def learning_rates(
     )
     head, vit = head_rate(step), vit_rate(step)
     return jax.tree.map(
-        lambda leaf: (vit if leaf.in_backbone else head) * leaf.multiplier,
-        leaf_rates(
+        lambda rule: (vit if rule.in_backbone else head) * rule.multiplier,
+        rate_rules(
             groups,
             layer_decay=options.layer_decay,
             undecayed_blocks=options.undecayed_blocks,

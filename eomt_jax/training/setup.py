@@ -282,7 +282,7 @@ def count_steps(config: RunOptions, *, num_examples: int) -> int:
     return total_steps
 
 
-def annealing_steps(
+def configured_annealing_steps(
     config: RunOptions, *, total_steps: int, num_masked_layers: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(starts, ends) of each query block's mask annealing, as the config says.
@@ -309,7 +309,7 @@ def mask_probs_schedule(
     """Returns a function: step → probability that each masked layer masks [L2].
 
     It returns None if no layer but the last predicts. The arguments are those of
-    `annealing_steps`.
+    `configured_annealing_steps`.
     """
     if not config.annealing.enabled:
         constant = {
@@ -318,7 +318,7 @@ def mask_probs_schedule(
             "last_prediction_only": None,
         }[config.annealing.if_disabled]
         return lambda step: constant
-    starts, ends = annealing_steps(
+    starts, ends = configured_annealing_steps(
         config, total_steps=total_steps, num_masked_layers=num_masked_layers
     )
     power = config.annealing.power

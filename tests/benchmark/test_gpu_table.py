@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from eomt_jax.benchmark import gpu_points, gpu_table, hlo
-from eomt_jax.benchmark.gpu_points import NETWORKS, Point
+from eomt_jax.benchmark.gpu_points import RECIPE_GROUPS, Point
 from eomt_jax.benchmark.memory_line import MemoryLine
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -20,15 +20,15 @@ def in_the_repository(monkeypatch):
 
 
 def test_every_recipe_has_a_network():
-    named = [name for network in NETWORKS for name in (network.recipe, *network.same)]
+    named = [name for group in RECIPE_GROUPS for name in (group.recipe, *group.same)]
     assert set(named) == RECIPES - {"common", "quickstart", "__init__"}
     assert len(named) == len(set(named))
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.recipe)
-def test_recipes_of_a_row_have_the_same_network(network):
+@pytest.mark.parametrize("group", RECIPE_GROUPS, ids=lambda group: group.recipe)
+def test_recipes_of_a_row_have_the_same_network(group):
     fields = set()
-    for name in (network.recipe, *network.same):
+    for name in (group.recipe, *group.same):
         config = importlib.import_module(f"configs.{name}").get_config()
         model = dict(config.model)
         del model["remat"]
@@ -38,7 +38,7 @@ def test_recipes_of_a_row_have_the_same_network(network):
 
 
 def test_every_result_is_one_of_the_points():
-    points = [point for network in NETWORKS for point in network.points]
+    points = [point for group in RECIPE_GROUPS for point in group.points]
     commands = {point.command for point in [*points, *gpu_points.CHECKS]}
     for file in (ROOT / "docs/gpus").glob("*.json"):
         results = json.loads(file.read_text())
@@ -58,8 +58,8 @@ def test_every_result_is_one_of_the_points():
     ],
 )
 def test_cudnn_computes_attention_of_every_block(recipe, num_blocks, num_heads):
-    network = next(network for network in NETWORKS if network.recipe == recipe)
-    for point in network.points:
+    group = next(group for group in RECIPE_GROUPS if group.recipe == recipe)
+    for point in group.points:
         result = gpu_points.find_result(point)
         assert result is not None, point.command
         # With remat the backward pass computes the forward pass again.

@@ -15,7 +15,7 @@ from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_whole, writing_alone
 from eomt_jax.models.eomt import EoMT
 from eomt_jax.models.vit import ViT
-from eomt_jax.predict.programs import Network
+from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.weights.native import model_folder
 from tests.predict.channel_network import INFO, SIZE
 
@@ -67,13 +67,13 @@ def files(folder):
 def test_predict_skips_padding_where_asked_to(
     skips, checkpoint, photos, tmp_path, monkeypatch
 ):
-    seen, logits = [], Network.logits
+    seen, logits = [], CompiledNetwork.logits
 
     def spy(self, images, **options):
         seen.extend(image.shape[:2] for image in images)
         return logits(self, images, **options)
 
-    monkeypatch.setattr(Network, "logits", spy)
+    monkeypatch.setattr(CompiledNetwork, "logits", spy)
     # 50 × 20 pixels become 32 × 13: one column of two patches.
     flags = ["--skip_padding"] if skips else []
     assert predict(checkpoint, photos / "a.png", f"--out={tmp_path}/out", *flags) == 0

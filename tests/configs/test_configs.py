@@ -9,7 +9,7 @@ from configs import common
 from eomt_jax.models import variants
 from eomt_jax.options import from_config
 from eomt_jax.training.options import RunOptions
-from eomt_jax.training.setup import annealing_steps, count_steps
+from eomt_jax.training.setup import configured_annealing_steps, count_steps
 from tests.configs.golden import RECIPES, ROOT, fields, get_config
 
 # Number of COCO's photographs with panoptic annotations.
@@ -102,7 +102,7 @@ def test_published_recipe_has_the_published_length_and_annealing(
     # The published warm-ups are not shortened.
     assert config.optimizer.published_steps <= steps
     num_query_blocks = variants.get_variant(config.model.variant).num_query_blocks
-    spans = annealing_steps(
+    spans = configured_annealing_steps(
         config, total_steps=steps, num_masked_layers=num_query_blocks
     )
     assert spans == annealing

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eomt_jax.losses import pair_losses
+from eomt_jax.losses import matched_losses
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.losses.matcher import MATCHERS
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh
@@ -49,7 +49,7 @@ def make_targets(counts, padded: int) -> Targets:
 @functools.cache
 def compiled(criterion, chunk_size):
     """Returns one program for all targets of a shape; it is traced with chunk_size."""
-    assert chunk_size == pair_losses.MAX_CHUNK_SIZE
+    assert chunk_size == matched_losses.MAX_CHUNK_SIZE
 
     def total(outputs, targets):
         terms = criterion(outputs, targets, rng=jax.random.key(3))
@@ -60,7 +60,7 @@ def compiled(criterion, chunk_size):
 
 def value_and_gradient(targets, outputs=None, criterion=CRITERION):
     outputs = outputs or make_outputs(len(targets.labels))
-    return compiled(criterion, pair_losses.MAX_CHUNK_SIZE)(outputs, targets)
+    return compiled(criterion, matched_losses.MAX_CHUNK_SIZE)(outputs, targets)
 
 
 def assert_same(found, expected):
@@ -147,9 +147,9 @@ def test_gradient_made_on_the_way_equals_finite_differences():
 def test_chunks_of_any_size_give_the_same(monkeypatch):
     targets = make_targets((6, 5), padded=7)
     expected = value_and_gradient(targets)
-    monkeypatch.setattr(pair_losses, "PAIRS_PER_IMAGE", 7)
+    monkeypatch.setattr(matched_losses, "PAIRS_PER_IMAGE", 7)
     for size in (1, 5, 64):
-        monkeypatch.setattr(pair_losses, "MAX_CHUNK_SIZE", size)
+        monkeypatch.setattr(matched_losses, "MAX_CHUNK_SIZE", size)
         assert_same(value_and_gradient(targets), expected)
 
 

@@ -42,8 +42,8 @@ def test_reading_compact_targets_equals_sampling_their_masks(form, num_targets):
     image = jnp.array([1, 0, 1])
     target = jnp.array([num_targets - 1, 0, 1])
     own = jnp.asarray(rng.uniform(size=(3, 13, 2)), jnp.float32)
-    sample_each = jax.jit(target_masks.sample_each)
-    found = sample_each(targets, own, image=image, target=target)
+    sample_pairs = jax.jit(target_masks.sample_pairs)
+    found = sample_pairs(targets, own, image=image, target=target)
     expected = jax.jit(points.sample_each)(masks[image, target], own)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from eomt_jax.predict.programs import Network
+from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.tiles import (
     classes_of_tiles,
     instances_of_tiles,
@@ -23,7 +23,7 @@ from tests.predict.channel_network import (
 
 @functools.cache
 def network():
-    return Network(BrightestChannel(), channel_params(), INFO, batch_size=4)
+    return CompiledNetwork(BrightestChannel(), channel_params(), INFO, batch_size=4)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 57, 64, 100, 1000])

@@ -100,17 +100,17 @@ def test_rates_at_the_warmups_ends(large_groups, path, at_500, at_1000, at_1500)
 
 
 def test_undecayed_blocks_have_the_full_rate_and_move_no_other(large_groups):
-    plain = leaves_by_path(optimizer.leaf_rates(large_groups, layer_decay=0.8))
-    rates = optimizer.leaf_rates(large_groups, layer_decay=0.8, undecayed_blocks=4)
-    rates = leaves_by_path(rates)
-    assert rates["vit/block_20/norm1/bias"].multiplier == 1.0
-    assert rates["vit/block_19/norm1/bias"].multiplier == 0.8**4
-    for path, rate in rates.items():
+    plain = leaves_by_path(optimizer.rate_rules(large_groups, layer_decay=0.8))
+    rules = optimizer.rate_rules(large_groups, layer_decay=0.8, undecayed_blocks=4)
+    rules = leaves_by_path(rules)
+    assert rules["vit/block_20/norm1/bias"].multiplier == 1.0
+    assert rules["vit/block_19/norm1/bias"].multiplier == 0.8**4
+    for path, rule in rules.items():
         block = re.match(r"vit/block_(\d+)/", path)
         if block and int(block[1]) >= 20:
-            assert rate == optimizer.LeafRate(in_backbone=True, multiplier=1.0)
+            assert rule == optimizer.RateRule(in_backbone=True, multiplier=1.0)
         else:
-            assert rate == plain[path]
+            assert rule == plain[path]
 
 
 @pytest.mark.parametrize("undecayed_blocks", [4, -1])

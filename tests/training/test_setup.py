@@ -74,10 +74,14 @@ def test_annealing_has_its_own_length_and_first_block():
     annealing = {"annealing.length": 0.5, "annealing.first_block_end": 40}
     config = options(**annealing, **{"optimizer.published_steps": 480})
     # In a quarter of the published run, the first block's end shrinks as warm-ups do.
-    spans = setup.annealing_steps(config, total_steps=120, num_masked_layers=3)
+    spans = setup.configured_annealing_steps(
+        config, total_steps=120, num_masked_layers=3
+    )
     assert spans == ((0, 25, 40), (10, 35, 50))
     # A longer run doesn't change it.
-    spans = setup.annealing_steps(config, total_steps=960, num_masked_layers=3)
+    spans = setup.configured_annealing_steps(
+        config, total_steps=960, num_masked_layers=3
+    )
     assert spans == ((0, 200, 320), (40, 280, 400))
 
 

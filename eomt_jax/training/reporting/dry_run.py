@@ -26,7 +26,7 @@ from eomt_jax.training.reporting.measured_step import describe_time, measure_ste
 from eomt_jax.training.reporting.parameter_report import format_report
 from eomt_jax.training.reporting.step_memory import describe_memory, fits
 from eomt_jax.training.schedules import warmup_steps
-from eomt_jax.training.setup import Setup, annealing_steps, setup
+from eomt_jax.training.setup import Setup, configured_annealing_steps, setup
 from eomt_jax.types import Batch
 
 _WITHOUT_ANNEALING = {
@@ -108,7 +108,7 @@ def _describe_schedule(run: Setup) -> str:
         ]
         lines.append(f"frozen: {sizes[0] - sizes[1]:,} of {sizes[0]:,} parameters")
     if config.annealing.enabled:
-        starts_and_ends = annealing_steps(
+        starts_and_ends = configured_annealing_steps(
             config,
             total_steps=total_steps,
             num_masked_layers=run.initialization.model.num_masked_layers,

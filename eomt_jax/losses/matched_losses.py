@@ -33,7 +33,7 @@ Sums = tuple[Float[Array, "M B"], Float[Array, "M B"], Float[Array, "M B"]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def pair_losses(
+def matched_losses(
     options: CriterionOptions,
     mask_logits: MaskLogits,
     query_of_target: Int[Array, "M B T"],
@@ -71,7 +71,7 @@ def _backward(options, gradient, cotangents):
     return gradient, None, None, None
 
 
-pair_losses.defvjp(_forward, _backward)
+matched_losses.defvjp(_forward, _backward)
 
 
 def _run(
@@ -117,7 +117,7 @@ def _run(
             return sampled, (points, weights)
 
         sampled, pull_back, (points, weights) = jax.vjp(sample, logits, has_aux=True)
-        values = target_masks.sample_each(
+        values = target_masks.sample_pairs(
             targets,
             points,
             image=image.reshape(-1),
