@@ -150,6 +150,7 @@ DATASETS: dict[str, type[RecordBuilder]] = {
     "coco_instance": coco_instance.CocoInstance,
     "coco_panoptic": coco_panoptic.CocoPanoptic,
     "shapes": shapes.Shapes,
+    "shapes_crowded": shapes.ShapesCrowded,
 }
 FORMATS: dict[str, type[RecordBuilder]] = {
     "coco_format": coco_format.CocoFormat,

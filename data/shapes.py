@@ -14,6 +14,7 @@ import colorsys
 import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -22,12 +23,9 @@ from data.builder import RecordBuilder
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
 
-SIZE = 96
 NUM_EXAMPLES = {"train": 2048, "validation": 128}
-THING_SIZE = (28.0, 46.0)
 MAX_TILT = 0.25  # radians to either side
 MIN_VISIBLE = 0.6  # of a thing's own pixels; a thing hidden further is no target
-MIN_STUFF_PIXELS = 300
 CLASSES = (
     ClassInfo(1, "circle", True, (226, 74, 51)),
     ClassInfo(2, "square", True, (52, 138, 189)),
@@ -39,12 +37,34 @@ CLASSES = (
 _NUM_THING_CLASSES = 3
 
 
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """Sizes of a picture and of what it shows, in pixels.
+
+    Attributes:
+      size: S, both sides of the picture.
+      num_things: least and largest number of things.
+      thing_size: least and largest side of a thing's bounding box.
+      min_stuff_pixels: each region of stuff has at least as many pixels in sight.
+    """
+
+    size: int = 96
+    num_things: tuple[int, int] = (2, 4)
+    thing_size: tuple[float, float] = (28.0, 46.0)
+    min_stuff_pixels: int = 300
+
+
+SCENE = Scene()
+CROWDED = Scene(size=128, num_things=(8, 14), thing_size=(14.0, 28.0))
+
+
 class Shapes(RecordBuilder):
     """Builder of the embedded default dataset."""
 
     classes = CLASSES
     image_format = "png"
     description = "Geometric things on textured stuff, drawn deterministically."
+    scene: ClassVar[Scene] = SCENE
 
     def plan(self) -> Mapping[str, Sequence[tuple[str, int]]]:
         return {
@@ -52,16 +72,22 @@ class Shapes(RecordBuilder):
         }
 
     def make_record(self, item: tuple[str, int]) -> Record:
-        return draw_record(*item)
+        return draw_record(*item, self.scene)
 
 
-def draw_record(split: str, index: int) -> Record:
+class ShapesCrowded(Shapes):
+    """Builder of larger pictures with more and smaller things, which hide one another."""
+
+    scene = CROWDED
+
+
+def draw_record(split: str, index: int, scene: Scene = SCENE) -> Record:
     """Picture `index` of `split` with its segments, things first."""
     rng = np.random.default_rng([list(NUM_EXAMPLES).index(split), index])
-    scene = None
-    while scene is None:
-        scene = _draw_scene(rng)
-    image, segment_map, labels = scene
+    drawn = None
+    while drawn is None:
+        drawn = _draw_scene(rng, scene)
+    image, segment_map, labels = drawn
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, format="PNG")
     return Record(
@@ -70,22 +96,23 @@ def draw_record(split: str, index: int) -> Record:
         labels=np.array(labels, np.int32),
         is_crowd=np.zeros(len(labels), np.bool_),
         image_id=f"{split}_{index:05d}",
-        height=SIZE,
-        width=SIZE,
+        height=scene.size,
+        width=scene.size,
     )
 
 
 def _draw_scene(
-    rng: np.random.Generator,
+    rng: np.random.Generator, scene: Scene
 ) -> tuple[np.ndarray, np.ndarray, list[int]] | None:
     """(image, segment_map, labels), or None where too little stuff stays in sight."""
-    things = _place_things(rng, count=int(rng.integers(2, 5)))
-    regions = _split_background(rng, count=int(rng.integers(2, 4)))
+    least, largest = scene.num_things
+    things = _place_things(rng, scene, count=int(rng.integers(least, largest + 1)))
+    regions = _split_background(rng, scene.size, count=int(rng.integers(2, 4)))
     stuff_labels = _NUM_THING_CLASSES + rng.permutation(3)[: regions.max() + 1]
 
-    canvas = np.zeros((SIZE, SIZE, 3))
+    canvas = np.zeros((scene.size, scene.size, 3))
     for region, label in enumerate(stuff_labels):
-        texture = _TEXTURES[label - _NUM_THING_CLASSES](rng)
+        texture = _TEXTURES[label - _NUM_THING_CLASSES](rng, scene.size)
         canvas = np.where((regions == region)[..., None], texture, canvas)
     segment_map = (regions + len(things) + 1).astype(np.uint16)
     for number, thing in enumerate(things):
@@ -94,7 +121,7 @@ def _draw_scene(
 
     labels = [thing.label for thing in things] + stuff_labels.tolist()
     pixels = np.bincount(segment_map.ravel(), minlength=len(labels) + 1)
-    if pixels[len(things) + 1 :].min() < MIN_STUFF_PIXELS:
+    if pixels[len(things) + 1 :].min() < scene.min_stuff_pixels:
         return None
     return np.round(255 * canvas.clip(0, 1)).astype(np.uint8), segment_map, labels
 
@@ -135,18 +162,20 @@ def _coverage(distance: np.ndarray, softness: float = 1.0) -> np.ndarray:
     return np.clip(0.5 - distance / softness, 0, 1)[..., None]
 
 
-def _place_things(rng: np.random.Generator, *, count: int) -> list[_Thing]:
+def _place_things(
+    rng: np.random.Generator, scene: Scene, *, count: int
+) -> list[_Thing]:
     """`count` things, back to front, each at least MIN_VISIBLE in sight."""
     things: list[_Thing] = []
     while len(things) < count:
-        proposal = [*things, _random_thing(rng)]
+        proposal = [*things, _random_thing(rng, scene)]
         if _least_visible(proposal) >= MIN_VISIBLE:
             things = proposal
     return things
 
 
 def _least_visible(things: Sequence[_Thing]) -> float:
-    hidden = np.zeros((SIZE, SIZE), bool)
+    hidden = np.zeros_like(things[0].mask)
     least = 1.0
     for thing in reversed(things):
         mask = thing.mask
@@ -155,22 +184,22 @@ def _least_visible(things: Sequence[_Thing]) -> float:
     return least
 
 
-def _random_thing(rng: np.random.Generator) -> _Thing:
-    size = rng.uniform(*THING_SIZE)
-    y, x = rng.uniform(size / 2 - 2, SIZE - size / 2 + 2, 2)
+def _random_thing(rng: np.random.Generator, scene: Scene) -> _Thing:
+    size = rng.uniform(*scene.thing_size)
+    y, x = rng.uniform(size / 2 - 2, scene.size - size / 2 + 2, 2)
     label = int(rng.integers(_NUM_THING_CLASSES))
     tilt = rng.uniform(-MAX_TILT, MAX_TILT)
-    rows, columns = _pixel_centres()
+    rows, columns = centres = _pixel_centres(scene.size)
     if label == 0:
         distance = np.hypot(rows - y, columns - x) - size / 2
         lit = np.hypot(rows - y + size / 6, columns - x + size / 6) / size
         relief = 1.2 - 0.9 * lit
     elif label == 1:
-        distance = _polygon_distance(4, size, np.pi / 4 + tilt, centre=(y, x))
+        distance = _polygon_distance(centres, 4, size, np.pi / 4 + tilt, centre=(y, x))
         inside_frame = _coverage(distance + size / 5)[..., 0]
         relief = 1.1 - 0.55 * inside_frame
     else:
-        distance = _polygon_distance(3, size, -np.pi / 2 + tilt, centre=(y, x))
+        distance = _polygon_distance(centres, 3, size, -np.pi / 2 + tilt, centre=(y, x))
         right_of_fold = (columns - x) * np.cos(tilt) + (rows - y) * np.sin(tilt)
         relief = 1.1 - 0.5 * np.clip(right_of_fold + 0.5, 0, 1)
     color = colorsys.hsv_to_rgb(
@@ -180,14 +209,19 @@ def _random_thing(rng: np.random.Generator) -> _Thing:
 
 
 def _polygon_distance(
-    corners: int, size: float, angle: float, *, centre: tuple[float, float]
+    centres: tuple[np.ndarray, np.ndarray],
+    corners: int,
+    size: float,
+    angle: float,
+    *,
+    centre: tuple[float, float],
 ) -> np.ndarray:
     """[S, S] distance of a regular polygon whose bounding box is `size` wide.
 
     Each side's half-plane has its own distance and the largest counts; that is exact
     inside and near the sides, which is all that is drawn.
     """
-    rows, columns = _pixel_centres()
+    rows, columns = centres
     vertices = angle + 2 * np.pi * np.arange(corners) / corners
     extent = max(np.ptp(np.sin(vertices)), np.ptp(np.cos(vertices)))
     radius = size / extent
@@ -199,18 +233,18 @@ def _polygon_distance(
     return np.max(sides, axis=0) - radius * np.cos(np.pi / corners)
 
 
-def _pixel_centres() -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.mgrid[0:SIZE, 0:SIZE] + 0.5
+def _pixel_centres(size: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[0:size, 0:size] + 0.5
     return rows, columns
 
 
-def _split_background(rng: np.random.Generator, *, count: int) -> np.ndarray:
+def _split_background(rng: np.random.Generator, size: int, *, count: int) -> np.ndarray:
     """int [S, S], which of `count` regions a pixel belongs to.
 
     The first line runs anywhere near the middle. A third region cuts one of the two
     halves by a line across the first.
     """
-    rows, columns = (c / SIZE - 0.5 for c in _pixel_centres())
+    rows, columns = (c / size - 0.5 for c in _pixel_centres(size))
     angle = rng.uniform(0, 2 * np.pi)
     across = rows * np.cos(angle) + columns * np.sin(angle)
     regions = (across > rng.uniform(-0.15, 0.15)).astype(int)
@@ -229,24 +263,24 @@ def _two_tones(rng: np.random.Generator, hue: float) -> tuple[np.ndarray, np.nda
     return np.array(dark), np.array(light)
 
 
-def _stripes(rng: np.random.Generator) -> np.ndarray:
-    rows, columns = _pixel_centres()
+def _stripes(rng: np.random.Generator, size: int) -> np.ndarray:
+    rows, columns = _pixel_centres(size)
     angle, period = rng.uniform(0, np.pi), rng.uniform(7, 10)
     phase = (rows * np.cos(angle) + columns * np.sin(angle)) / period + rng.uniform()
     return _blend(rng, 0.75, np.sin(2 * np.pi * phase) * period / 2)
 
 
-def _checkers(rng: np.random.Generator) -> np.ndarray:
-    rows, columns = _pixel_centres()
+def _checkers(rng: np.random.Generator, size: int) -> np.ndarray:
+    rows, columns = _pixel_centres(size)
     angle, period = rng.uniform(0, np.pi / 2), rng.uniform(11, 15)
     u = np.sin(2 * np.pi * (rows * np.cos(angle) + columns * np.sin(angle)) / period)
     v = np.sin(2 * np.pi * (columns * np.cos(angle) - rows * np.sin(angle)) / period)
     return _blend(rng, 0.28, u * v * period / 2)
 
 
-def _clouds(rng: np.random.Generator) -> np.ndarray:
+def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
     coarse = rng.uniform(0, 1, (6, 6)).astype(np.float32)
-    smooth = Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
     return _blend(rng, 0.56, np.asarray(smooth) - 0.5)
 
 
@@ -257,7 +291,7 @@ def _blend(rng: np.random.Generator, hue: float, amount: np.ndarray) -> np.ndarr
     return dark + (light - dark) * share
 
 
-_TEXTURES: tuple[Callable[[np.random.Generator], np.ndarray], ...] = (
+_TEXTURES: tuple[Callable[[np.random.Generator, int], np.ndarray], ...] = (
     _stripes,
     _checkers,
     _clouds,

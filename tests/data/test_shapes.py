@@ -42,13 +42,23 @@ def test_pictures_have_their_numbers_of_things_and_stuff(drawn):
         assert not record.is_crowd.any()
 
 
+def test_crowded_pictures_have_more_and_smaller_things():
+    records = [shapes.draw_record("train", i, shapes.CROWDED) for i in range(12)]
+    num_things = [int((record.labels < 3).sum()) for record in records]
+    assert min(num_things) >= 8 and max(num_things) <= 14 and len(set(num_things)) > 2
+    for record in records:
+        assert record.segment_map.shape == (128, 128)
+        pixels = np.bincount(record.segment_map.ravel())[1:]
+        assert pixels[record.labels < 3].max() <= 28**2 + 28
+
+
 def test_every_pixel_has_a_segment_and_no_segment_is_tiny(drawn):
     for record in drawn:
         pixels = np.bincount(record.segment_map.ravel(), minlength=1)
         assert len(pixels) == len(record.labels) + 1
         assert pixels[0] == 0
         is_stuff = record.labels >= 3
-        assert pixels[1:][is_stuff].min() >= shapes.MIN_STUFF_PIXELS
+        assert pixels[1:][is_stuff].min() >= shapes.SCENE.min_stuff_pixels
         # The smallest shape is a triangle 24 wide, of which MIN_VISIBLE is visible.
         assert pixels[1:][~is_stuff].min() >= shapes.MIN_VISIBLE * 220
 
@@ -79,5 +89,5 @@ def test_classes_are_balanced(drawn):
 def test_image_decodes_to_the_size_said(drawn):
     image = Image.open(io.BytesIO(drawn[0].image_bytes))
     assert image.mode == "RGB"
-    assert image.size == (shapes.SIZE, shapes.SIZE)
+    assert image.size == (shapes.SCENE.size, shapes.SCENE.size)
     assert drawn[0].segment_map.shape == (drawn[0].height, drawn[0].width)

@@ -27,7 +27,7 @@ class Cut(shapes.Shapes):
     def make_record(self, item):
         record = super().make_record(item)
         image = Image.open(io.BytesIO(record.image_bytes)).crop(
-            (0, 0, shapes.SIZE, HEIGHT)
+            (0, 0, shapes.SCENE.size, HEIGHT)
         )
         encoded = io.BytesIO()
         image.save(encoded, format="PNG")
