@@ -19,7 +19,7 @@ STATS = "batch_stats/stage1/bn/mean"
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     """Registers the network for one test."""
-    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
     registry.register("toy", ToyNetwork, create_toy)
 
 
