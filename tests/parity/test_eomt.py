@@ -83,7 +83,7 @@ def share_randomness(monkeypatch):
     )
     monkeypatch.setattr(
         EoMT,
-        "draw",
+        "draw_for_masking",
         lambda self, rows, num_queries: jnp.asarray(DRAW).reshape(-1, num_queries),
     )
 
