@@ -127,11 +127,19 @@ def _layer_norm_backward(epsilon, on_gpu, residuals, gradient):
 def standardize_gradient(
     gradient: Float[Array, "*shape D"],
     standardized: Float[Array, "*shape D"],
-    inverse: Float[Array, "*shape 1"],
+    inverse: Float[Array, "*inverse"],
+    axes: int | tuple[int, ...] = -1,
 ) -> Float[Array, "*shape D"]:
-    """Backward pass of `standardize`: the gradient with respect to its input."""
-    along = (gradient * standardized).mean(-1, keepdims=True)
-    mean = gradient.mean(-1, keepdims=True)
+    """Backward pass of `standardize`: the gradient with respect to its input.
+
+    Args:
+      gradient: with respect to the result.
+      standardized: the result.
+      inverse: 1 / deviation.
+      axes: the axes over which mean and deviation were computed.
+    """
+    along = (gradient * standardized).mean(axes, keepdims=True)
+    mean = gradient.mean(axes, keepdims=True)
     return inverse * (gradient - mean - standardized * along)
 
 
