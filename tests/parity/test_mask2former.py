@@ -1,0 +1,142 @@
+"""Parts of Mask2Former compute the same numbers as those of transformers."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import jax
+from transformers.models.mask2former import modeling_mask2former as theirs
+
+from eomt_jax.models.mask2former.deformable_attention import (
+    DeformableAttention,
+    deformable_attention,
+    pixel_centers,
+)
+from eomt_jax.models.mask2former.positions import sine_positions
+
+pytestmark = pytest.mark.parity
+
+SIZES = ((2, 3), (4, 6), (8, 12))
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+    """Compares two arrays to a tolerance relative to the largest value."""
+    wanted = wanted.detach().numpy() if torch.is_tensor(wanted) else wanted
+    assert found.shape == wanted.shape
+    largest = np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * largest)
+
+
+def randomize(module, seed=0):
+    """Gives every parameter random values; some are 0 or 1 in a fresh module."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            scale = 1 if name.endswith("sampling_offsets.bias") else 0.3
+            parameter.copy_(
+                scale * torch.randn(parameter.shape, generator=generator)
+                + (parameter.dim() == 1 and "norm" in name)
+            )
+
+
+def dense(linear):
+    """Returns a Dense layer's parameters with the values of a torch Linear."""
+    weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+    return {"kernel": weight.T, "bias": bias}
+
+
+def attention_params(module):
+    return {
+        "offsets": dense(module.sampling_offsets),
+        "weights": dense(module.attention_weights),
+        "value": dense(module.value_proj),
+        "out": dense(module.output_proj),
+    }
+
+
+def tensors(*arrays):
+    return [torch.tensor(array, requires_grad=True) for array in arrays]
+
+
+def normal(shape, seed):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 8)])
+def test_sine_positions(size):
+    module = theirs.Mask2FormerSinePositionEmbedding(8, normalize=True)
+    wanted = module((1, 16, *size), "cpu", torch.float32)[0].permute(1, 2, 0)
+    assert_close(sine_positions(size, 16), wanted, 1e-6)
+
+
+def test_sampling_values_and_gradients():
+    """Nearly half of the points lie outside the maps."""
+    values = normal((2, 126, 4, 8), 0)
+    locations = 0.5 + 0.7 * normal((2, 7, 4, 3, 5, 2), 1)
+    weights = normal((2, 7, 4, 3, 5), 2)
+    inputs = tensors(values, locations, weights)
+    wanted = theirs.multi_scale_deformable_attention(
+        inputs[0], SIZES, inputs[1], inputs[2]
+    ).reshape(2, 7, 4, 8)
+    gradient = normal((2, 7, 4, 8), 3)
+    wanted.backward(torch.tensor(gradient))
+
+    @jax.jit
+    def run(*arrays):
+        out, pull = jax.vjp(
+            lambda *arrays: deformable_attention(*arrays, SIZES), *arrays
+        )
+        return out, pull(gradient)
+
+    found, gradients = run(values, locations, weights)
+    assert_close(found, wanted)
+    for of_ours, theirs_ in zip(gradients, inputs, strict=True):
+        assert_close(of_ours, theirs_.grad)
+
+
+def test_attention_layer_values_and_gradients():
+    module = theirs.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(
+        embed_dim=32, num_heads=4, n_levels=3, n_points=4
+    )
+    randomize(module)
+    query, features = normal((2, 35, 32), 0), normal((2, 126, 32), 1)
+    inputs = tensors(query, features)
+    points = pixel_centers((5, 7))
+    wanted, _ = module(
+        inputs[0],
+        encoder_hidden_states=inputs[1],
+        reference_points=torch.tensor(np.array(points))[None, :, None].expand(
+            2, 35, 3, 2
+        ),
+        spatial_shapes_list=SIZES,
+    )
+    gradient = normal((2, 35, 32), 2)
+    wanted.backward(torch.tensor(gradient))
+    layer = DeformableAttention(4)
+
+    @jax.jit
+    def run(params, query, features):
+        out, pull = jax.vjp(
+            lambda params, query, features: layer.apply(
+                {"params": params},
+                query,
+                features,
+                reference_points=points,
+                level_sizes=SIZES,
+            ),
+            params,
+            query,
+            features,
+        )
+        return out, pull(gradient)
+
+    found, gradients = run(attention_params(module), query, features)
+    assert_close(found, wanted)
+    for of_ours, theirs_ in zip(gradients[1:], inputs, strict=True):
+        assert_close(of_ours, theirs_.grad)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.grad)
+    jax.tree.map(assert_close, gradients[0], attention_params(module))
