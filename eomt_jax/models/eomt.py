@@ -14,7 +14,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eomt_jax.models.functions import backward_in_turn
-from eomt_jax.models.layers import Dense, MaskHead, Upscale, uniform_fan_in
+from eomt_jax.models.layers import (
+    SCALE_BLOCK_RULES,
+    Dense,
+    MaskHead,
+    Upscale,
+    uniform_fan_in,
+)
 from eomt_jax.models.mask_product import MaskFactors, PixelFeatures, mask_product
 from eomt_jax.models.network import Network, ParameterGroup, ParameterGroups
 from eomt_jax.models.vit import VIT_RULES, ViT
@@ -30,9 +36,7 @@ EOMT_RULES = PartitionRules(
         (r"mask_head/layer_\d+/kernel", ("fsdp", "tensor")),
         (r"mask_head/layer_\d+/bias", ("tensor",)),
         (r"class_head/bias", (None,)),
-        (r"upscale/block_\d+/transposed/kernel", ("fsdp", None, None, "tensor")),
-        (r"upscale/block_\d+/transposed/bias", ("tensor",)),
-        (r"upscale/block_\d+/depthwise/kernel", (None, None, "tensor")),
+        *SCALE_BLOCK_RULES,
     ),
     blocks=VIT_RULES.blocks,
 )

@@ -21,6 +21,7 @@ from eomt_jax.models.functions import (
     project_gelu,
 )
 from eomt_jax.models.mask_product import PixelFeatures
+from eomt_jax.parallel.partition import Rules
 from eomt_jax.parallel.platform import current_platform
 
 Dtype = Any
@@ -28,6 +29,13 @@ Dtype = Any
 # timm truncates its normal(0.02) at ±2, a hundred standard deviations, which changes
 # nothing.
 vit_init = nn.initializers.normal(0.02)
+
+SCALE_BLOCK_RULES: Rules = (
+    (r"transposed/kernel", ("fsdp", None, None, "tensor")),
+    (r"transposed/bias", ("tensor",)),
+    (r"depthwise/kernel", (None, None, "tensor")),
+)
+"""Rules of the parameters of UpscaleBlock, without its norm."""
 
 
 def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
@@ -110,11 +118,14 @@ class PatchEmbedding(nn.Module):
     Attributes:
       features: D.
       patch_size: p, the length of both sides.
+      kernel_init, bias_init: initializers.
       dtype: type of the result.
     """
 
     features: int
     patch_size: int
+    kernel_init: nn.initializers.Initializer = vit_init
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -122,8 +133,8 @@ class PatchEmbedding(nn.Module):
         batch, height, width, channels = pixels.shape
         size = self.patch_size
         shape = (size, size, channels, self.features)
-        kernel = self.param("kernel", vit_init, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.features,))
         pixels, kernel, bias = promote_dtype(pixels, kernel, bias, dtype=self.dtype)
         rows, columns = height // size, width // size
         patches = pixels.reshape(batch, rows, size, columns, size, channels)
@@ -233,12 +244,24 @@ class UpscaleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> PixelFeatures:
-        x = TransposedConv2x2(dtype=self.dtype, name="transposed")(x)
-        x = gelu(x)
+        x = gelu(self.resized(x))
         x = DepthwiseConv3x3(dtype=self.dtype, name="depthwise")(x)
         norm = LayerNorm(self.layer_norm_eps, name="norm")
         affine = norm.affine(x.shape[-1])
         return PixelFeatures(x, *affine, self.layer_norm_eps, _on_gpu())
+
+    def resized(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+        """Returns the result of the convolution that changes the resolution."""
+        return TransposedConv2x2(dtype=self.dtype, name="transposed")(x)
+
+
+class DownscaleBlock(UpscaleBlock):
+    """Halves the resolution: convolution 2×2, GELU, depthwise 3×3, norm."""
+
+    def resized(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h2 w2 D"]:
+        dim = x.shape[-1]
+        init = uniform_fan_in(4 * dim)
+        return PatchEmbedding(dim, 2, init, init, dtype=self.dtype, name="conv")(x)
 
 
 class Upscale(nn.Module):
