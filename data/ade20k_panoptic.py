@@ -68,7 +68,7 @@ class Ade20kPanoptic(Ade20kSemantic):
     def _read_instances(
         self, item: Item, size: tuple[int, ...]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """uint16 [H, W]: (1 … 100, the object's number) where there is an object."""
+        """Returns each pixel's class, 1 … 100 where an object is, and its number."""
         folder = item.label_map.split("/")[-2]
         file = f"annotations_instance/{folder}/{item.image_id}.png"
         image = mask_pngs.read_rgb(self._instances.read(file), file=file)

@@ -51,7 +51,7 @@ class Ade20kSemantic(label_maps.LabelMapBuilder):
         }
 
     def plan_split(self, opened: Mapping[str, Source], folder: str) -> list[Item]:
-        """The photographs of a folder, in the order in which they lie."""
+        """Returns the photographs of a folder, in the order in which they lie."""
         source = opened[SCENES.name]
         images, annotations = (
             f"ADEChallengeData2016/{kind}/{folder}/"

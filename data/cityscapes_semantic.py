@@ -60,7 +60,7 @@ class CityscapesSemantic(label_maps.LabelMapBuilder):
 
 
 def _plan_split(photographs: Source, annotations: Source, folder: str) -> list[Item]:
-    """The photographs of a folder, city by city, in the order in which they lie."""
+    """Returns the photographs of a folder, city by city, as they lie."""
     files = label_maps.files_by_stem(
         photographs, f"leftImg8bit/{folder}/", "_leftImg8bit.png"
     )

@@ -92,7 +92,7 @@ def read_class_list(path: epath.PathLike) -> ClassList:
 
 
 def pack(color: Sequence[int]) -> int:
-    """0xRRGGBB of (R, G, B)."""
+    """Returns 0xRRGGBB of (R, G, B)."""
     red, green, blue = color
     return red << 16 | green << 8 | blue
 

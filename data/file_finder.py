@@ -29,7 +29,7 @@ class FileFinder:
             self._by_last_spelling[plain(part)] = None if is_taken else name
 
     def find(self, file_name: str) -> str | None:
-        """The file's name in the source; None where there is none, or no single one."""
+        """Returns the file's name in the source; None without any or with several."""
         if file_name in self.source:
             return file_name
         if last_part(file_name) in self._by_last_part:

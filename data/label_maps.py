@@ -145,8 +145,11 @@ def encode_classes(
     file: str,
     advice: str = "",
 ) -> UInt16[np.ndarray, "H W"]:
-    """The codes of a label map; ValueError naming the values that no class has, and
-    giving the advice."""
+    """Returns the codes of a label map.
+
+    Raises:
+      ValueError: it has values of no class; they are named, and the advice is given.
+    """
     encoded = codes[values]
     if encoded.max() == UNKNOWN:
         unknown = np.unique(values[encoded == UNKNOWN])

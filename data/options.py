@@ -97,7 +97,7 @@ def _text(value: Any) -> str:
 
 
 def _defaults(builder_class: type[RecordBuilder]) -> dict[str, Any]:
-    """Options that a builder has beyond those of all, with their defaults."""
+    """Returns options that a builder has beyond those of all, with their defaults."""
     parameters = inspect.signature(builder_class.__init__).parameters
     common = inspect.signature(RecordBuilder.__init__).parameters
     return {

@@ -77,7 +77,7 @@ def check_photograph(
 def stored_and_upright_size(
     encoded: bytes,
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(height, width) as stored, and as EXIF turns it; None where it can't be read."""
+    """Returns (height, width) as stored and as EXIF turns it; None if unreadable."""
     try:
         image = open_photograph(encoded)
     except ValueError:

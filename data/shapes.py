@@ -82,7 +82,7 @@ class ShapesCrowded(Shapes):
 
 
 def draw_record(split: str, index: int, scene: Scene = SCENE) -> Record:
-    """Picture `index` of `split` with its segments, things first."""
+    """Draws picture `index` of `split` with its segments, things first."""
     rng = np.random.default_rng([list(NUM_EXAMPLES).index(split), index])
     drawn = None
     while drawn is None:
@@ -104,7 +104,7 @@ def draw_record(split: str, index: int, scene: Scene = SCENE) -> Record:
 def _draw_scene(
     rng: np.random.Generator, scene: Scene
 ) -> tuple[np.ndarray, np.ndarray, list[int]] | None:
-    """(image, segment_map, labels), or None where too little stuff stays in sight."""
+    """Returns (image, segment_map, labels); None if too little stuff stays in sight."""
     least, largest = scene.num_things
     things = _place_things(rng, scene, count=int(rng.integers(least, largest + 1)))
     regions = _split_background(rng, scene.size, count=int(rng.integers(2, 4)))
@@ -148,7 +148,7 @@ class _Thing:
         return self.distance < 0
 
     def paint(self, canvas: np.ndarray) -> np.ndarray:
-        """The canvas [S, S, 3] with the thing's shadow, body and rim on top."""
+        """Paints the thing's shadow, body and rim on the canvas [S, S, 3]."""
         shadow = np.pad(self.distance, ((2, 0), (2, 0)), mode="edge")[:-2, :-2]
         canvas = canvas * (1 - 0.35 * _coverage(shadow, softness=4.0))
         inside_rim = _coverage(self.distance + 2.0)
@@ -158,14 +158,17 @@ class _Thing:
 
 
 def _coverage(distance: np.ndarray, softness: float = 1.0) -> np.ndarray:
-    """[S, S, 1] share of a pixel inside an outline whose edge is `softness` wide."""
+    """Returns each pixel's share [S, S, 1] inside an outline with a soft edge.
+
+    The edge is `softness` wide.
+    """
     return np.clip(0.5 - distance / softness, 0, 1)[..., None]
 
 
 def _place_things(
     rng: np.random.Generator, scene: Scene, *, count: int
 ) -> list[_Thing]:
-    """`count` things, back to front, each at least MIN_VISIBLE in sight."""
+    """Returns `count` things, back to front, each at least MIN_VISIBLE in sight."""
     things: list[_Thing] = []
     while len(things) < count:
         proposal = [*things, _random_thing(rng, scene)]
@@ -216,7 +219,7 @@ def _polygon_distance(
     *,
     centre: tuple[float, float],
 ) -> np.ndarray:
-    """[S, S] distance of a regular polygon whose bounding box is `size` wide.
+    """Returns the distance [S, S] of a regular polygon with a box `size` wide.
 
     Each side's half-plane has its own distance and the largest counts; that is exact
     inside and near the sides, which is all that is drawn.
@@ -239,7 +242,7 @@ def _pixel_centres(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split_background(rng: np.random.Generator, size: int, *, count: int) -> np.ndarray:
-    """int [S, S], which of `count` regions a pixel belongs to.
+    """Returns which of `count` regions each pixel belongs to, int [S, S].
 
     The first line runs anywhere near the middle. A third region cuts one of the two
     halves by a line across the first.
@@ -285,7 +288,7 @@ def _clouds(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _blend(rng: np.random.Generator, hue: float, amount: np.ndarray) -> np.ndarray:
-    """[S, S, 3] from dark at amount -0.5 to light at 0.5, clipped beyond."""
+    """Returns [S, S, 3] from dark at amount -0.5 to light at 0.5, clipped beyond."""
     dark, light = _two_tones(rng, hue)
     share = np.clip(amount + 0.5, 0, 1)[..., None]
     return dark + (light - dark) * share

@@ -62,7 +62,7 @@ class Source(abc.ABC):
                 return stream.read()
 
     def inner(self, member: str) -> "ZipSource":
-        """The zip archive that is `member`.
+        """Opens the zip archive that is `member`.
 
         Its bytes are read forward through the outer archive, so memory stays at a
         buffer's size; but going back may mean reading it from its start, so take the
@@ -86,7 +86,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def _open(self, member: str) -> BinaryIO:
-        """The bytes of `member`."""
+        """Opens `member`."""
 
     @contextlib.contextmanager
     def _named_errors(self, member: str):
@@ -157,7 +157,7 @@ class TarSource(Source):
 
 
 class FolderSource(Source):
-    """Returns the files of a folder and of those in it, in the order of their names."""
+    """Files of a folder and of those in it, in the order of their names."""
 
     def __init__(self, folder: epath.Path):
         files = {f.relative_to(folder).as_posix(): f for f in _files_below(folder)}
@@ -205,7 +205,7 @@ def open_source(path: epath.PathLike) -> Source:
 
 
 def open_archive(path: epath.Path, source: str) -> Source:
-    """The zip or tar archive at `path`; `source` says where to get it.
+    """Opens the zip or tar archive at `path`; `source` says where to get it.
 
     Raises:
       ValueError: the file is no archive of the kind that its name says.
@@ -244,7 +244,7 @@ def _check_begins_at_zero(archive: zipfile.ZipFile) -> None:
 
 
 def _tar_files(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """The files of a tar archive; of two of one name the archive is refused."""
+    """Returns the files of a tar archive; of two of one name the archive is refused."""
     files: dict[str, tarfile.TarInfo] = {}
     for number, member in enumerate(archive):
         name = member.name.removeprefix("./")
@@ -262,7 +262,10 @@ def _tar_files(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
 
 
 def _check_end_is_marked(stream: BinaryIO, end: int) -> None:
-    """tarfile takes a file that stops between two members for whole."""
+    """Raises tarfile.ReadError unless the archive's end is marked.
+
+    tarfile takes a file that stops between two members for whole.
+    """
     stream.seek(end)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no end is marked at byte {end:,}")
@@ -282,7 +285,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Returns the first few names, and how many more there are."""
     names = sorted(names)
     more = len(names) - _SHOWN
     shown = ", ".join(shorten(name, _SHOWN_LETTERS) for name in names[:_SHOWN])
@@ -290,5 +293,8 @@ def some(names: Iterable[str]) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """The text, or its beginning where it is longer: files can hold names of any."""
+    """Returns the text, or its beginning where it is longer.
+
+    Files can hold names of any length.
+    """
     return text if len(text) <= length else f"{text[: length - 1]}…"

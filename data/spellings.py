@@ -19,7 +19,7 @@ def plain(name: str) -> str:
 
 
 def last_part(name: str) -> str:
-    """The name without its folders, whichever separators they have."""
+    """Returns the name without its folders, whichever separators they have."""
     return name.replace("\\", "/").rpartition("/")[2]
 
 

@@ -15,7 +15,7 @@ DEFAULT_SHARE = 0.1  # of the photographs for validation, where nothing else is 
 
 
 def parse_split_paths(text: str) -> Mapping[str, str]:
-    """Paths by split from "train=PATH,test=PATH", or {"": PATH} from one path.
+    """Returns paths by split from "train=PATH,test=PATH", or {"": PATH} from one path.
 
     Splits have any names; val and valid are read as validation.
 

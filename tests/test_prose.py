@@ -53,6 +53,32 @@ def test_sentences_and_questions_are_not_found(prose, text):
     assert not prose.is_fragment(text, is_docstring=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        ("Returns rows of the batch.", True),
+        ("Masks everything outside.", True),
+        ("Masks of all queries.", False),
+        ("Rows of the batch.", False),
+        ("The rows of the batch.", False),
+        ("[H, W] of bools.", False),
+    ],
+)
+def test_docstrings_of_functions_begin_with_a_verb(prose, text, begins):
+    assert prose.begins_with_verb(text) is begins
+
+
+def test_findings_name_functions_without_a_verb_but_no_properties(prose, tmp_path):
+    path = tmp_path / "example.py"
+    path.write_text(
+        'class A:\n    """Rows."""\n    def __init__(self):\n        """Args: none."""\n'
+        '    @property\n    def size(self):\n        """The size."""\n'
+        '    def rows(self):\n        """The rows."""\n'
+        'def test_rows():\n    """There are none."""\n'
+    )
+    assert list(prose.findings(path)) == [f"{path}:9: fragment: The rows."]
+
+
 def test_findings_name_the_line(prose, tmp_path):
     path = tmp_path / "example.py"
     path.write_text('def f():\n    """With padding."""\n    # With padding, told.\n')

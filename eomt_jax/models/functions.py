@@ -130,7 +130,7 @@ def standardize_gradient(
     inverse: Float[Array, "*inverse"],
     axes: int | tuple[int, ...] = -1,
 ) -> Float[Array, "*shape D"]:
-    """Backward pass of `standardize`: the gradient with respect to its input.
+    """Returns the gradient with respect to the input of `standardize`.
 
     Args:
       gradient: with respect to the result.

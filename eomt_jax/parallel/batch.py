@@ -65,7 +65,7 @@ def split_batch(batch: Tree, num_parts: int, mesh: Mesh) -> Tree:
 
 
 def local_rows(tree: Any) -> Any:
-    """Inverse of `place_batch`: returns this process's rows as NumPy arrays."""
+    """Returns this process's rows as NumPy arrays: the inverse of `place_batch`."""
     return jax.tree.map(lambda array: _rows(array.addressable_shards, array), tree)
 
 

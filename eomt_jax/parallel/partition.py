@@ -210,5 +210,5 @@ def _gather(
 
 
 def _save_all_but_constrained(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Policy of jax.checkpoint: returns False for gathered weights, to drop them."""
+    """Returns False for gathered weights, so that jax.checkpoint drops them."""
     return primitive.name != "sharding_constraint"

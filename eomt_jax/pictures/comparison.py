@@ -45,7 +45,7 @@ def draw_comparison(
     titles: Sequence[str] = ("prediction", "target", "image"),
     panel: int = 420,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Several photographs below each other, each after its segmentations.
+    """Draws photographs below each other, each after its segmentations.
 
     Args:
       pictures: a row each.
@@ -89,7 +89,7 @@ def evaluation_pictures(
     max_pictures: int,
     min_score: float = 0.3,
 ) -> list[Picture]:
-    """Rows for draw_comparison: what was predicted, what was wanted.
+    """Returns rows for draw_comparison: what was predicted, what was wanted.
 
     Photographs and targets are those of the prepared dataset, so that they are sharp
     and there for every task. Rows that only fill up the batch are left out.
@@ -114,7 +114,7 @@ def evaluation_pictures(
 
 
 def training_pictures(batch: Batch, *, max_pictures: int) -> list[Picture]:
-    """Rows for draw_comparison: what the network sees, what it is to learn."""
+    """Returns rows for draw_comparison: what the network sees and is to learn."""
     images = np.asarray(batch.image)[:max_pictures]
     _, height, width, _ = images.shape
     return [

@@ -182,7 +182,7 @@ def _soften(mask: Bool[np.ndarray, "h w"], blur: float) -> UInt8[np.ndarray, "h 
 
 
 def _line_strength(line_width: float, blur: float) -> UInt8[np.ndarray, " 256"]:
-    """Table of an outline's strength by the difference of two blurred segments."""
+    """Returns an outline's strength by the difference of two blurred segments."""
     if not line_width:
         return np.zeros(256, np.uint8)
     # A straight edge that is blurred has the normal distribution of the distance.

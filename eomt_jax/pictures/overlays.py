@@ -116,7 +116,7 @@ def _fit(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
 
 
 def _shrink(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """The size of a grid that has the proportions of `size` and is no larger."""
+    """Returns the size of a grid with the proportions of `size`, and no larger."""
     return _fit(size, round(max(size) * min(1, max_side / visual_side(size))))
 
 

@@ -139,7 +139,10 @@ def to_example(record: Record) -> dict[str, Any]:
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
-    """Inverse of `to_example`, given an example that TFDS has read but not decoded."""
+    """Returns the record of an example that TFDS has read but not decoded.
+
+    It is the inverse of `to_example`.
+    """
     masks: dict[str, Any] = {}
     if "segment_map" in example:
         masks["segment_map"] = decode_segment_map(bytes(example["segment_map"]))

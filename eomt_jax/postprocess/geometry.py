@@ -20,7 +20,7 @@ from eomt_jax.types import Array
 def interpolation_positions(
     in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, *, num_rows: int
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
-    """Bilinear resize of one axis, for sizes known only at run time.
+    """Returns what a bilinear resize of one axis mixes, for sizes of run time.
 
     Half-pixel centres, no antialiasing, clamped at the borders: PyTorch's interpolate
     with align_corners=False. Positions are divided in integers, so the weights are
@@ -50,7 +50,7 @@ def interpolation_matrix(
     num_rows: int,
     num_columns: int,
 ) -> Float[Array, "num_rows num_columns"]:
-    """interpolation_positions as a matrix; columns past in_size are 0."""
+    """Returns interpolation_positions as a matrix; columns past in_size are 0."""
     lower, upper, weight = interpolation_positions(in_size, out_size, num_rows=num_rows)
     column = jnp.arange(num_columns)
     return jnp.where(column == lower[:, None], 1 - weight[:, None], 0.0) + jnp.where(
@@ -84,7 +84,9 @@ def restore_matrices(
     image_size: tuple[int, int],
     canvas_size: tuple[int, int],
 ) -> RestoreMatrices:
-    """Mask logits → input size → padding cut off → the photograph's size.
+    """Returns the matrices that resize mask logits to the photograph's size.
+
+    They resize to the input's size, cut the padding off, and resize again.
 
     Both resizes are bilinear and linear maps compose, so each axis is one small
     matrix. It is a value and not a shape: photographs of other sizes don't recompile.
@@ -107,7 +109,9 @@ def restore_matrices(
 def restore_masks(
     mask_logits: Float[Array, "Q h4 w4"], restore: RestoreMatrices
 ) -> Float[Array, "Q Hc Wc"]:
-    """One image's logits on the canvas; pixels past its original size mean nothing.
+    """Returns one image's logits on the canvas.
+
+    Pixels past its original size mean nothing.
 
     At 200 queries and 640 × 640 the result takes 330 MB: see fold_blocks.
     """
@@ -137,7 +141,7 @@ class Block(NamedTuple):
 
 
 def block_grid(canvas_size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of a block, and of the canvas rounded up to whole ones.
+    """Returns (height, width) of a block, and of the canvas in whole blocks.
 
     Blocks are equal, at most BLOCK_SIZE, their width a multiple of 8.
     """
@@ -196,7 +200,7 @@ def fold_blocks(
 def _row_taps(
     matrix: Float[Array, "n m"],
 ) -> tuple[Int[Array, "n 3"], Float[Array, "n 3"]]:
-    """Columns and values of each row's non-zero entries, at most three neighbours.
+    """Returns columns and values of each row's non-zero entries, at most three.
 
     An input pixel lies between two logits and its neighbour at most one logit further,
     so a pixel between those two mixes three.

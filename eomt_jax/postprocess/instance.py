@@ -40,7 +40,7 @@ def instance_segmentation(
     num_instances: int = 100,
     nms_iou: float | Float[Array, ""] | None = None,
 ) -> InstancePrediction:
-    """Instances of one image, at the photograph's size, most probable class first.
+    """Returns instances at the photograph's size, most probable class first.
 
     One query may give several instances, of different classes. A mask is where the
     logit exceeds 0; the score is the class probability times the mean σ inside.
@@ -92,7 +92,7 @@ def _is_duplicate(
 def _iou(
     mask_logits: Float[Array, "N h4 w4"], restore: geometry.RestoreMatrices
 ) -> Float[Array, "N N"]:
-    """IoU of all pairs of masks, where a logit counts by its share of the photograph.
+    """Returns all pairs' IoU; a logit counts by its share of the photograph.
 
     At the photograph's size the products would take longer than the network.
     """
@@ -112,7 +112,7 @@ def _iou(
 def _restore_bits(
     mask_logits: Float[Array, "N h4 w4"], restore: geometry.RestoreMatrices
 ) -> tuple[UInt8[Array, "N Hc W8"], Float[Array, " N"]]:
-    """Masks at the photograph's size, packed, and the mean σ inside each."""
+    """Returns masks at the photograph's size, packed, and the mean σ inside each."""
     num_instances, _, _ = mask_logits.shape
     canvas_height, canvas_width = len(restore.rows), len(restore.columns)
 

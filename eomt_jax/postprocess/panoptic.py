@@ -91,7 +91,7 @@ def panoptic_segmentation(
 
 
 def _capacities(num_queries: int) -> list[int]:
-    """16, 32, 64 … and num_queries itself."""
+    """Returns 16, 32, 64 … and num_queries itself."""
     capacities = [16]
     while capacities[-1] < num_queries:
         capacities.append(2 * capacities[-1])

@@ -39,7 +39,7 @@ class Segmentation:
 
     @classmethod
     def from_label_map(cls, label_map: Integer[np.ndarray, "H W"]) -> "Segmentation":
-        """One segment a class; negative where there is none."""
+        """Returns one segment for each class; negative pixels belong to none."""
         labels, inverse = np.unique(label_map, return_inverse=True)
         ids = np.cumsum(labels >= 0)
         return cls(
@@ -61,7 +61,7 @@ class Segmentation:
     def from_targets(
         cls, targets: Targets, row: int, size: tuple[int, int]
     ) -> "Segmentation":
-        """Image `row` of a batch's targets, in either form.
+        """Returns the segments of one image's targets, in either form.
 
         Args:
           targets: in host memory.
@@ -98,7 +98,7 @@ class Segmentation:
         return masks.shape[-2], masks.shape[-1]
 
     def best_first(self) -> "Segmentation":
-        """Overlapping masks in the order of their scores; an id map as it is."""
+        """Returns overlapping masks by descending score, an id map as it is."""
         if self.masks is None or self.scores is None:
             return self
         order = np.argsort(-self.scores, kind="stable")
@@ -126,7 +126,10 @@ def renumber(
     kept: Integer[np.ndarray, " n"],
     size: tuple[int, int],
 ) -> Integer[np.ndarray, "H W"]:
-    """The map's top left, of the kept segments alone, without gaps in their numbers."""
+    """Returns the map's top left with the kept segments alone, renumbered.
+
+    Their numbers have no gaps.
+    """
     cut = id_map[: size[0], : size[1]]
     ids = np.zeros(max(int(cut.max(initial=0)), int(kept.max(initial=-1)) + 1) + 1, int)
     ids[kept + 1] = np.arange(1, len(kept) + 1)

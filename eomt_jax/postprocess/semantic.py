@@ -43,7 +43,7 @@ def semantic_segmentation(
     image_size: int,
     canvas_size: tuple[int, int],
 ) -> SemanticPrediction:
-    """Classes of one image, at the photograph's size.
+    """Returns the classes of one image, at the photograph's size.
 
     In each window a class scores Σ_q σ(mask_q) · probability_q(class), "no object" left
     out of the classes but not of the softmax. Scores are averaged where windows
@@ -118,7 +118,10 @@ class _WindowScores(NamedTuple):
     def strip(
         self, top: Int[Array, ""], num_rows: int, num_windows: Int[Array, ""]
     ) -> Float[Array, "R NS K"]:
-        """Rows from `top` on of all windows side by side; past row S the last one."""
+        """Returns rows from `top` on of all windows, side by side.
+
+        Past row S they repeat the last one.
+        """
         max_windows, height, width, _ = self.mask_logits.shape
         rows = jnp.minimum(top + jnp.arange(num_rows), self.size - 1)
         rows = Taps(*(x[rows] for x in resize_taps(height, self.size, self.size)))
@@ -141,7 +144,7 @@ class _WindowScores(NamedTuple):
 def resize_taps(
     in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, canvas: int
 ) -> Taps:
-    """Bilinear; pixels past out_size repeat the border."""
+    """Returns the taps of a bilinear resize; past out_size they repeat the border."""
     lower, upper, weight = geometry.interpolation_positions(
         in_size, out_size, num_rows=canvas
     )
@@ -181,7 +184,7 @@ def _fill_canvas(
     num_windows: Int[Array, ""],
     original_size: tuple[Int[Array, ""], Int[Array, ""]],
 ) -> Int[Array, "short long"]:
-    """The best class of each canvas pixel; past original_size anything."""
+    """Returns the best class of each canvas pixel; past original_size anything."""
     canvas_size = len(rows.source), len(columns.source)
     height, width = (min(most, n) for most, n in zip(BLOCK_SIZE, canvas_size))
     # Rows that don't lie in the photograph belong to no strip.
@@ -224,7 +227,9 @@ def _fill_canvas(
 
 
 def best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
-    """argmax as two plain reductions: XLA's own takes four times as long on a CPU.
+    """Returns the argmax over classes, computed by two plain reductions.
+
+    XLA's own argmax takes four times as long on a CPU.
 
     The barrier makes both see the same bits, whatever is fused with what.
     """
@@ -235,7 +240,7 @@ def best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
 
 
 def mix_rows(x: Float[Array, "h w C"], taps: Taps) -> Float[Array, "H w C"]:
-    """Each output row is a mix of input rows."""
+    """Mixes input rows to output rows."""
     num_taps = taps.source.shape[1]
     rows = [
         x[taps.source[:, t]] * taps.weight[:, t, None, None] for t in range(num_taps)
@@ -244,7 +249,7 @@ def mix_rows(x: Float[Array, "h w C"], taps: Taps) -> Float[Array, "H w C"]:
 
 
 def mix_columns(x: Float[Array, "h w C"], taps: Taps) -> Float[Array, "h W C"]:
-    """Each output column is a mix of input columns."""
+    """Mixes input columns to output columns."""
     num_taps = taps.source.shape[1]
     columns = [
         x[:, taps.source[:, t]] * taps.weight[:, t, None] for t in range(num_taps)

@@ -41,7 +41,7 @@ def export_network(
     batch_size: int | None = None,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> jax.export.Exported:
-    """The network as a function of its weights and images that needs no Python of ours.
+    """Returns the network as a function of weights and images, without Python of ours.
 
     Args:
       model: its dtype is the program's; the weights and logits are float32 always.

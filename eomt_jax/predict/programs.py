@@ -88,7 +88,7 @@ class CompiledNetwork:
     def logits(
         self, images: Sequence[UInt8[np.ndarray, "H W 3"]], *, factored: bool = False
     ) -> list[tuple[Any, Float[jax.Array, "Q K1"]]]:
-        """Mask logits [Q, h4, w4] and class logits of each image, on the device.
+        """Returns each image's mask logits [Q, h4, w4] and class logits, on the device.
 
         Args:
           images: of one size, the network's own or one of `grids`: the top left part of
@@ -198,6 +198,9 @@ class CompiledNetwork:
 
 
 def _canvas_side(length: int) -> int:
-    """The smallest of CANVAS_SIDES that holds `length`; past the last its multiples."""
+    """Returns the smallest of CANVAS_SIDES that holds `length`.
+
+    Past the last, it returns a multiple of it.
+    """
     last = CANVAS_SIDES[-1]
     return next((s for s in CANVAS_SIDES if s >= length), -(-length // last) * last)

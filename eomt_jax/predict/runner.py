@@ -135,7 +135,7 @@ class Runner:
         return self._run(*self._arguments(params, batch), input_size=size)
 
     def trace(self, params: Any, batch: Batch) -> jax.stages.Traced:
-        """The function before it is compiled, for arguments that are shapes alone.
+        """Returns the traced function, for arguments that are shapes alone.
 
         Args:
           params: jax.ShapeDtypeStructs with shardings.
@@ -205,8 +205,9 @@ class Runner:
         return jax.lax.fori_loop(0, count, add_window, zeros)
 
     def _image_by_image(self, segment: Callable[..., Any], *inputs: Any) -> Any:
-        """Each device its own images: a map over a sharded axis would otherwise gather
-        the whole batch on every device.
+        """Lets each device segment its own images.
+
+        A map over a sharded axis would otherwise gather the batch on every device.
         """
         rows = PartitionSpec(BATCH_AXES)
         return jax.shard_map(
@@ -227,7 +228,7 @@ def last_logits(
     cropped: bool = False,
     factored: bool = False,
 ) -> tuple[Float[Array, "B Q h4 w4"] | MaskFactors, Float[Array, "B Q K1"]]:
-    """The network's last prediction, without masked attention.
+    """Returns the network's last prediction, as in inference.
 
     On a single CPU one image goes after the other: the caches hold the activations of
     one, and a batch is no faster anywhere else in it.

@@ -68,7 +68,7 @@ class Piece(NamedTuple):
         return int(np.count_nonzero(self.mask))
 
     def part(self, place: Tile) -> Bool[np.ndarray, "h2 w2"]:
-        """The mask in another rectangle, False outside the box."""
+        """Returns the mask in another rectangle, False outside the box."""
         part = np.zeros(place.size, bool)
         common = self.box.intersection(place)
         if min(common.size) > 0:
@@ -77,7 +77,7 @@ class Piece(NamedTuple):
 
 
 def cut_pieces(segmentation: Segmentation, tile: Tile) -> list[Piece]:
-    """Instances that were found in a tile."""
+    """Returns the instances that were found in a tile."""
     assert segmentation.masks is not None
     assert segmentation.scores is not None
     pieces = []
@@ -98,7 +98,7 @@ def cut_pieces(segmentation: Segmentation, tile: Tile) -> list[Piece]:
 
 
 def join_pieces(pieces: Sequence[Piece], size: tuple[int, ...]) -> Segmentation:
-    """Instances of the photograph, best first.
+    """Returns the instances of the photograph, best first.
 
     Args:
       pieces: of all tiles.
@@ -131,7 +131,7 @@ def join_pieces(pieces: Sequence[Piece], size: tuple[int, ...]) -> Segmentation:
 
 
 def _groups(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Pieces of one object each."""
+    """Groups pieces by the object that they are of."""
     owner = list(range(len(pieces)))
 
     def root(i: int) -> int:
@@ -190,7 +190,7 @@ def _iou(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _crop(array: np.ndarray, place: Tile, frame: Tile) -> np.ndarray:
-    """The part of an array that covers `frame`, where `place` lies; a view."""
+    """Returns the part of an array that covers `frame`, where `place` lies; a view."""
     top, left = place.top - frame.top, place.left - frame.left
     height, width = place.size
     return array[top : top + height, left : left + width]

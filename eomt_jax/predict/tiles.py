@@ -194,7 +194,9 @@ def _score_cell(
     *,
     side: int,
 ) -> Int[Array, "Y X"]:
-    """Labels of a cell, in the top left of a tile or a little more; past it anything.
+    """Returns a cell's labels, in the top left of a tile or a little more.
+
+    The rest of the result is arbitrary.
 
     A tile scores as a window does in semantic_segmentation. The mean over tiles has its
     largest class where their sum has it.

@@ -56,7 +56,7 @@ class TokenGrids:
         return [self.patch_size * count for count in sorted(counts)]
 
     def smallest(self, *content_sizes: Sequence[int]) -> tuple[int, int]:
-        """(height, width) of the smallest input that holds photographs fitted into it.
+        """Returns (height, width) of the smallest input that holds these photographs.
 
         Args:
           *content_sizes: (height, width) of each, at most S.
@@ -103,7 +103,7 @@ def regroup(
 
 
 def _join(rows: Sequence[Batch], batch_size: int) -> Batch:
-    """Rows as one batch, filled up with copies of the last that don't count."""
+    """Returns rows as one batch, filled up with copies of the last that don't count."""
     missing = batch_size - len(rows)
     copy = dataclasses.replace(
         rows[-1], valid=np.zeros(1, bool), example_index=np.full(1, -1, np.int32)

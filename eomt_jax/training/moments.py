@@ -15,7 +15,7 @@ DTYPES = ("float32", "bfloat16")
 def scale_by_adam(
     *, beta1: float, beta2: float, eps: float, moments_dtype: str = "float32"
 ) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, its moments kept in `moments_dtype` from step to step.
+    """Returns `optax.scale_by_adam` that keeps its moments in `moments_dtype`.
 
     A step computes in float32 all the same. bfloat16 has 8 bits: the second moment
     moves by a thousandth of itself in a step, less than half a last place, so rounded

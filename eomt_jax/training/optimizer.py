@@ -182,7 +182,9 @@ def create_optimizer(
     *,
     total_steps: int,
 ) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW with decoupled decay on every parameter.
+    """Returns AdamW with decoupled decay of every parameter, after a clip.
+
+    The clip is by the global norm.
 
     While the ViT's rate is 0 its gradients still count in the clip's norm and move
     Adam's moments. The decay is multiplied by each parameter's own rate, as in

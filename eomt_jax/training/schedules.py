@@ -92,7 +92,7 @@ class RateOptions:
 def annealing_steps(
     total_steps: int, num_masked_layers: int, *, first_block_end: int = 0
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """First and last step of each query block's mask annealing.
+    """Returns the first and last step of each query block's mask annealing.
 
     The published lists follow one rule of the run's length T: block i starts at
     T/6 + i·(T/2)/(L2 − 1) and takes T/6 steps, early blocks first. With DINOv3 most
@@ -129,10 +129,10 @@ def annealing_steps(
 def mask_probs(
     step: Step, *, starts: Sequence[int], ends: Sequence[int], power: float
 ) -> Float[Array, " L2"]:
-    """Probability that each query block is masked, at one step.
+    """Returns the probability that each query block is masked, at one step.
 
-    1 before a block's start, 0 from its end on, (1 − (t − start)/(end − start))^power
-    between.
+    It is 1 before a block's start, 0 from its end on, and between them
+    (1 − (t − start)/(end − start))^power.
     """
     if len(starts) != len(ends) or any(a > b for a, b in zip(starts, ends)):
         raise ValueError(
@@ -149,7 +149,7 @@ def mask_probs(
 
 
 def shorten(steps: int, *, total_steps: int, published_steps: int) -> int:
-    """`steps` of a run of `published_steps`, as many of one of `total_steps`.
+    """Returns `steps` of a run of published_steps, as many of one of total_steps.
 
     A longer run keeps them; `published_steps` = 0 always does.
     """
@@ -158,7 +158,7 @@ def shorten(steps: int, *, total_steps: int, published_steps: int) -> int:
 
 
 def warmup_steps(options: RateOptions, *, total_steps: int) -> tuple[int, int]:
-    """Lengths of both warm-ups, W1 and W2, shortened as much as the run is."""
+    """Returns the lengths W1 and W2 of the warm-ups, shortened as much as the run."""
     head, vit = (
         shorten(steps, total_steps=total_steps, published_steps=options.published_steps)
         for steps in (options.warmup_head, options.warmup_vit)
@@ -175,10 +175,11 @@ def warmup_steps(options: RateOptions, *, total_steps: int) -> tuple[int, int]:
 def learning_rate_schedules(
     options: RateOptions, *, total_steps: int
 ) -> tuple[Schedule, Schedule]:
-    """Learning rates by step: (outside the ViT, of the ViT before layer-wise decay).
+    """Returns learning rates by step, outside the ViT and of the ViT.
 
-    Outside the ViT the rate rises linearly for W1 steps; the ViT rests meanwhile and
-    then rises for W2 steps. Both fall to 0 at `total_steps` as a polynomial.
+    Those of the ViT are before layer-wise decay. Outside the ViT the rate rises
+    linearly for W1 steps; the ViT rests meanwhile and then rises for W2 steps. Both
+    fall to 0 at `total_steps` as a polynomial.
     """
     head, vit = warmup_steps(options, total_steps=total_steps)
 

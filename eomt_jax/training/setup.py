@@ -94,11 +94,11 @@ class Setup:
         return optimizer.trainable(tree, groups, self.config.optimizer.frozen_blocks)
 
     def abstract_state(self) -> TrainState:
-        """Shapes and places of the state."""
+        """Returns shapes and places of the state."""
         return abstract_state(self.initialization.model, self.tx, self.mesh)
 
     def create_state(self) -> TrainState:
-        """The state before the first step."""
+        """Returns the state before the first step."""
         return create_state(
             self.initialization.model,
             self.tx,
@@ -140,7 +140,7 @@ class Setup:
         )
 
     def train_batches(self, *, start_example: int) -> loader.BatchIterator:
-        """This process's rows of the training batches, from a position on."""
+        """Returns this process's rows of the training batches, from a position on."""
         config, reader = self.config, reader_of(self.mesh)
         return loader.train_batches(
             self.source,
@@ -245,7 +245,7 @@ def setup(
 
 
 def _with_a_split_to_review(config: RunOptions, info: DatasetInfo) -> RunOptions:
-    """The config, without evaluations where the dataset has no validation split.
+    """Returns the config, without evaluations if there is no validation split.
 
     Pictures on the way are then drawn of training photographs.
 
@@ -272,7 +272,7 @@ def _with_a_split_to_review(config: RunOptions, info: DatasetInfo) -> RunOptions
 
 
 def count_steps(config: RunOptions, *, num_examples: int) -> int:
-    """Length of the run: `total_steps`, or what `epochs` amount to where that is 0."""
+    """Returns the run's length: `total_steps`, or that of `epochs` if it is 0."""
     if config.total_steps:
         return config.total_steps
     length = loader.epoch_length(num_examples, config.batch_size)
@@ -285,7 +285,7 @@ def count_steps(config: RunOptions, *, num_examples: int) -> int:
 def configured_annealing_steps(
     config: RunOptions, *, total_steps: int, num_masked_layers: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(starts, ends) of each query block's mask annealing, as the config says.
+    """Returns the config's (starts, ends) of each query block's mask annealing.
 
     Args:
       config: the recipe.

@@ -175,7 +175,7 @@ def _init(model: Network, key: jax.Array) -> PyTree:
 
 
 def _replace(array: jax.Array, rows: np.ndarray) -> jax.Array:
-    """The array with its first rows replaced, except where they are NaN."""
+    """Returns the array with its first rows replaced, except where they are NaN."""
 
     # Under jit, for no process may have all of the array.
     def replace(array: jax.Array, rows: jax.Array) -> jax.Array:

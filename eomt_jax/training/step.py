@@ -109,7 +109,9 @@ def make_train_step(
     frozen_blocks: int = 0,
     accumulation: int = 1,
 ) -> TrainStep:
-    """The jitted step (state, batch) → (state, metrics); the state passed in is spent.
+    """Returns the jitted step (state, batch) → (state, metrics).
+
+    The state passed in is spent.
 
     Nothing in it waits for the host but the matcher; metrics are scalars on the
     device: `loss`, its weighted parts `loss/mask`, `loss/dice`, `loss/class` (each

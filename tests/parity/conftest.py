@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def as_users_run_them(optimized_programs):
-    """Every module here asks for optimized programs."""
+    """Compiles optimized programs for every module here."""

@@ -70,7 +70,7 @@ def test_open_split_gives_back_what_was_written(data_dir):
 
 
 def test_from_example_of_a_dataset_without_file_names():
-    """Datasets prepared before file names were kept."""
+    """The dataset was prepared before file names were kept."""
     record = make_record(0)
     example = {
         "image": record.image_bytes,

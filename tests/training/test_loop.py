@@ -62,7 +62,7 @@ def run(config, workdir):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """Final state and losses of an undisturbed run, set by one of the tests."""
+    """Returns state and losses at the end of an undisturbed run, set by a test."""
     return {}
 
 

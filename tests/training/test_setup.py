@@ -16,7 +16,7 @@ from eomt_jax.weights.native import model_folder
 
 
 def options(**changes):
-    """The base of all recipes with other values, by their dotted names."""
+    """Returns the base of all recipes with other values, by their dotted names."""
     config = common.get_config()
     config.update_from_flattened_dict(changes)
     return from_config(RunOptions, config)

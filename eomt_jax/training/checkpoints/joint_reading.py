@@ -88,7 +88,7 @@ def _is_unreachable(error: BaseException | None) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what an error says, with its type where that adds something."""
+    """Returns the first line of an error, with its type where that adds something."""
     lines = str(error).strip().split("\n")
     text = lines[0][:300].rstrip(".")
     return (

@@ -70,15 +70,15 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in their order."""
+        """Returns the steps of the complete checkpoints, in their order."""
         return list(self._steps)
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None without any."""
+        """Returns the step of the newest complete checkpoint; None without any."""
         return self._steps[-1] if self._steps else None
 
     def best(self) -> tuple[int, Score] | None:
-        """Step and score of the best checkpoint; None where none has a score."""
+        """Returns step and score of the best checkpoint; None if none has a score."""
         best = _best(self._steps, self._scores, 1)
         return (best[0], self._scores[best[0]]) if best else None
 
@@ -94,7 +94,7 @@ class Checkpoints:
         )
 
     def path(self, step: int) -> epath.Path:
-        """Folder of the checkpoint at `step`."""
+        """Returns the folder of the checkpoint at `step`."""
         return self.folder / str(step)
 
     def save(
@@ -149,15 +149,15 @@ class Checkpoints:
             stored_step.write_score(self._absolute / str(step), score)
 
     def read_num_replaced(self, step: int) -> int:
-        """See stored_step.read_num_replaced."""
+        """Returns the step's count, see stored_step.read_num_replaced."""
         return stored_step.read_num_replaced(self._absolute / str(step))
 
     def read_position(self, step: int) -> DataPosition:
-        """See stored_step.read_position."""
+        """Returns the step's data position, see stored_step.read_position."""
         return stored_step.read_position(self._absolute / str(step))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """See stored_step.restore."""
+        """Returns the step's state, see stored_step.restore."""
         return stored_step.restore(self._absolute / str(step), like)
 
     def set_aside(self, step: int) -> epath.Path:
@@ -236,7 +236,7 @@ class Checkpoints:
 def _best(
     steps: Sequence[int], scores: Mapping[int, Score], count: int
 ) -> tuple[int, ...]:
-    """The steps with the best scores, the best first; of equal ones the later."""
+    """Returns the steps with the best scores, best first; of equal ones the later."""
     scored = [step for step in steps if step in scores]
     scored.sort(key=lambda step: (scores[step].value, step), reverse=True)
     return tuple(scored[:count])

@@ -141,7 +141,7 @@ def to_save(
 
 
 def read_score(folder: epath.Path) -> Score | None:
-    """The step's score; None without one, or where it can't be read."""
+    """Returns the step's score; None without one, or where it can't be read."""
     score = steps.read_score(folder)
     return None if score is None else Score(*score)
 
@@ -165,7 +165,7 @@ def read_num_replaced(folder: epath.Path) -> int:
 
 
 def read_position(folder: epath.Path) -> DataPosition:
-    """The step's data position, without the arrays.
+    """Returns the step's data position, without the arrays.
 
     Raises:
       DamagedError: in any of the processes it is damaged; all of them must call.
@@ -192,7 +192,7 @@ def read_position(folder: epath.Path) -> DataPosition:
 
 
 def restore(folder: epath.Path, like: TrainState) -> TrainState:
-    """The step's state, placed as `like` is.
+    """Returns the step's state, placed as `like` is.
 
     Args:
       folder: of the step.

@@ -43,7 +43,7 @@ def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> st
 def _at(
     config: RunOptions, run: Setup, total_steps: int, step: int
 ) -> tuple[float, str]:
-    """Learning rate outside the ViT, and the shares of masked queries, after a step."""
+    """Returns a step's learning rate outside the ViT and shares of masked queries."""
     head_rate, _ = schedules.learning_rate_schedules(
         config.optimizer, total_steps=total_steps
     )

@@ -85,7 +85,7 @@ def dry_run(
 
 
 def draw_batch(batch: Batch, run: Setup, num_pictures: int) -> np.ndarray:
-    """Images of a training batch beside their targets; uint8 [H, W, 3]."""
+    """Draws images of a training batch beside their targets; uint8 [H, W, 3]."""
     pictures = training_pictures(batch, max_pictures=num_pictures)
     return draw_comparison(pictures, run.info, titles=("target", "image"))
 

@@ -92,7 +92,7 @@ class EventFile:
 
 
 def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Encodes seven bits a byte, the lowest first; the eighth says that more follow."""
     parts = []
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)
@@ -117,7 +117,7 @@ def _float(number: int, value: float) -> bytes:
 
 
 def _message(number: int, *fields: bytes) -> bytes:
-    """A message of its encoded fields; bytes are encoded in the same way."""
+    """Encodes a message of its encoded fields; bytes are encoded in the same way."""
     content = b"".join(fields)
     return _field(number, 2) + _varint(len(content)) + content
 
@@ -127,7 +127,7 @@ def _text(number: int, value: str) -> bytes:
 
 
 def _remainder(byte: int) -> int:
-    """The CRC-32C of one byte, without the inversions before and after."""
+    """Returns the CRC-32C of one byte, without the inversions before and after."""
     for _ in range(8):
         byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
     return byte
@@ -137,7 +137,7 @@ _REMAINDERS = [_remainder(byte) for byte in range(256)]
 
 
 def _masked_checksum(data: bytes) -> int:
-    """CRC-32C as the format has it: rotated, and increased by a constant."""
+    """Returns the format's CRC-32C: rotated, and increased by a constant."""
     crc, remainders = 0xFFFFFFFF, _REMAINDERS
     for byte in data:
         crc = remainders[(crc ^ byte) & 0xFF] ^ crc >> 8

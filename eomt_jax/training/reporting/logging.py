@@ -111,13 +111,13 @@ class Stopwatch:
         self._start = time.monotonic()
 
     def lap(self) -> float:
-        """Seconds since the last lap, or since the beginning."""
+        """Returns the seconds since the last lap, or since the beginning."""
         now = time.monotonic()
         seconds, self._start = now - self._start, now
         return max(seconds, 1e-9)
 
     def elapsed(self) -> float:
-        """Seconds since the last lap, which goes on."""
+        """Returns the seconds since the last lap, which goes on."""
         return max(time.monotonic() - self._start, 1e-9)
 
     @contextlib.contextmanager
@@ -129,7 +129,10 @@ class Stopwatch:
 
 
 def memory_use() -> tuple[int, str]:
-    """Bytes at the peak, and whose: "device", or "process" where devices don't say."""
+    """Returns the peak in bytes, and whose it is: "device" or "process".
+
+    It is the process's where devices don't say.
+    """
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     if peaks:
@@ -147,7 +150,7 @@ def format_progress(
     seconds_left: float,
     memory: tuple[int, str],
 ) -> str:
-    """The live line.
+    """Returns the live line.
 
     Args:
       step: optimizer steps done.
@@ -177,7 +180,7 @@ def format_progress(
 
 
 def format_duration(seconds: float) -> str:
-    """42 s, 12 min, 3 h 05 min or 2 d 03 h."""
+    """Returns a text such as 42 s, 12 min, 3 h 05 min or 2 d 03 h."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -239,13 +242,13 @@ class MetricsWriter:
             for name, value in known.items():
                 if value is not None:
                     self._events.scalar(step, name, float(value))
-        with _told_of(self._path):
+        with _named_in_errors(self._path):
             if amended or (lines and "://" in str(self._path)):
                 self._rewrite()
             elif lines:
                 with self._path.open("a") as file:
                     file.write("".join(f"{line}\n" for line in lines))
-        with _told_of(self._events.folder):
+        with _named_in_errors(self._events.folder):
             self._events.flush()
 
     def _rewrite(self) -> None:
@@ -271,7 +274,7 @@ class MetricsWriter:
 
 
 @contextlib.contextmanager
-def _told_of(path: epath.Path) -> Iterator[None]:
+def _named_in_errors(path: epath.Path) -> Iterator[None]:
     """Names the path in an error of writing to it, which by itself names none."""
     try:
         yield
@@ -282,14 +285,14 @@ def _told_of(path: epath.Path) -> Iterator[None]:
 
 
 def _read_records(path: epath.Path, *, up_to: int) -> list[str]:
-    """The lines of all records up to that step, whole ones."""
+    """Returns the lines of all whole records up to that step."""
     if not path.exists():
         return []
     return [line for line in path.read_text().splitlines() if _step_of(line) <= up_to]
 
 
 def _step_of(line: str) -> int:
-    """The record's step; past any for a line that a killed process left torn."""
+    """Returns the record's step; past any for a line that a killed process tore."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

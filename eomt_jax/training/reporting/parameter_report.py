@@ -69,7 +69,7 @@ def _place(group: ParameterGroup) -> tuple[bool, int, str]:
 
 
 def format_report(report: Report, notes: Sequence[str] = ()) -> str:
-    """The report as an aligned table with a line of totals, and the notes."""
+    """Returns the report as an aligned table with totals, and the notes."""
     names = ("loaded", "resampled", "new", "total")
     sums = [sum(getattr(row, name) for row in report) for name in names]
     rows = [

@@ -161,7 +161,7 @@ class _Evaluation:
         self._pictured_source: Source = self._source
 
     def evaluate(self, params: Any, *, stop: StopRequest) -> Results | None:
-        """See evaluation.evaluator.evaluate; None if the run is asked to stop."""
+        """Returns evaluator.evaluate's results; None if the run is asked to stop."""
 
         def ask(_: int, __: float) -> None:
             if stop.agreed():
@@ -182,7 +182,7 @@ class _Evaluation:
             return None
 
     def draw(self, params: Any) -> np.ndarray | None:
-        """Predictions beside targets, the same images each time; uint8 [H, W, 3].
+        """Draws predictions beside targets, the same images each time; uint8 [H, W, 3].
 
         The images are spread over the split.
 
@@ -220,7 +220,10 @@ class _Evaluation:
 
 
 def result_scalars(results: Results) -> Scalars:
-    """The means of an evaluation that exist, by name, and by group if there are several."""
+    """Returns the means of an evaluation that exist, by name.
+
+    The names have the group in them if there are several.
+    """
     by_group = sum(group in results for group in GROUPS) > 1
     return {
         f"eval/{name}_{group}" if by_group else f"eval/{name}": value

@@ -23,7 +23,7 @@ def _total(analysis: Any) -> int:
 
 
 def _available(device: Any) -> int:
-    """Bytes that JAX may use of an accelerator; 0 where it doesn't say."""
+    """Returns the bytes of an accelerator that JAX may use; 0 where it doesn't say."""
     if device.platform == "cpu":
         return 0
     return (device.memory_stats() or {}).get("bytes_limit") or 0
@@ -135,7 +135,7 @@ def images_in_a_pass(run: Setup) -> int:
 
 
 def advise(run: Setup) -> list[str]:
-    """Flags that make a step smaller, the cheapest in time first."""
+    """Returns flags that make a step smaller, the cheapest in time first."""
     config, mesh = run.config, run.mesh
     advice = []
     if not config.model.remat:
@@ -149,7 +149,7 @@ def advise(run: Setup) -> list[str]:
 
 
 def advise_mesh(run: Setup) -> list[str]:
-    """Flags that spread a network over more of the devices; none where there is one."""
+    """Returns flags that spread a network over more devices; none for a single one."""
     mesh = run.mesh
     advice = []
     if mesh.shape["data"] > 1:
@@ -164,7 +164,7 @@ def advise_mesh(run: Setup) -> list[str]:
 
 
 def local_bytes(tree: Any) -> int:
-    """Bytes of a tree's shards on one device, without the padding of its layout."""
+    """Returns the bytes of a tree's shards on one device, without layout padding."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -172,7 +172,7 @@ def local_bytes(tree: Any) -> int:
 
 
 def gigabytes(size: Any) -> str:
-    """A size as a human reads it."""
+    """Returns a size as a human reads it."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
