@@ -5,7 +5,11 @@ import time
 
 
 class Progress:
-    """Updates a line on a terminal; elsewhere prints a line every half minute."""
+    """Updates a line on a terminal; elsewhere prints a line every half minute.
+
+    tqdm would serve the terminal only: into a file it writes carriage returns instead
+    of lines, and its speed would include the time of compiling.
+    """
 
     def __init__(self):
         self._live = sys.stderr.isatty()
