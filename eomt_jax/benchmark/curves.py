@@ -1,4 +1,7 @@
-"""Compares two loss curves, in numbers and as a picture."""
+"""Compares two loss curves, in numbers and as a picture.
+
+The picture is drawn with Pillow, because matplotlib would be installed for it alone.
+"""
 
 import dataclasses
 import json

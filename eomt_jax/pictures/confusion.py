@@ -1,5 +1,8 @@
 """Draws a confusion matrix.
 
+Every evaluation of semantic segmentation draws one, so Pillow does it: matplotlib and
+what it needs take 76 MB, and 8 times as long for 150 classes.
+
 Legend: K classes, n of them drawn, H W pixels of the picture.
 """
 
