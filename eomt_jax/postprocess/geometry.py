@@ -13,50 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from eomt_jax.ops.resize import bilinear_matrix
+from eomt_jax.ops.resize import interpolation_matrix
 from eomt_jax.types import Array
-
-
-def interpolation_positions(
-    in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, *, num_rows: int
-) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
-    """Returns what a bilinear resize of one axis mixes, for sizes of run time.
-
-    Half-pixel centres, no antialiasing, clamped at the borders: PyTorch's interpolate
-    with align_corners=False. Positions are divided in integers, so the weights are
-    right to the last bit where float32 positions near 640 carry an error of 3e-5.
-
-    Args:
-      in_size: pixels of the input.
-      out_size: pixels of the output, 1 to num_rows; in_size · num_rows < 2³⁰.
-      num_rows: n, positions in all; those past out_size repeat the border.
-
-    Returns:
-      The two input pixels that each output pixel mixes, and the share of the second.
-    """
-    in_size = jnp.asarray(in_size, jnp.int32)
-    out_size = jnp.asarray(out_size, jnp.int32)
-    position = (2 * jnp.arange(num_rows) + 1) * in_size - out_size
-    position = jnp.clip(position, 0, 2 * out_size * (in_size - 1))
-    lower = position // (2 * out_size)
-    weight = (position % (2 * out_size)) / (2 * out_size)
-    return lower, jnp.minimum(lower + 1, in_size - 1), weight
-
-
-def interpolation_matrix(
-    in_size: Int[Array, ""] | int,
-    out_size: Int[Array, ""] | int,
-    *,
-    num_rows: int,
-    num_columns: int,
-) -> Float[Array, "num_rows num_columns"]:
-    """Returns interpolation_positions as a matrix; columns past in_size are 0."""
-    lower, upper, weight = interpolation_positions(in_size, out_size, num_rows=num_rows)
-    column = jnp.arange(num_columns)
-    return jnp.where(column == lower[:, None], 1 - weight[:, None], 0.0) + jnp.where(
-        column == upper[:, None], weight[:, None], 0.0
-    )
-
 
 BLOCK_SIZE = (64, 512)
 """Canvas pixels restored at a time: few enough for a CPU's cache at a few queries."""
@@ -94,7 +52,12 @@ def restore_matrices(
     """
 
     def axis_matrix(axis: int) -> Float[Array, "canvas logits"]:
-        to_input = bilinear_matrix(logits_size[axis], image_size[axis])
+        to_input = interpolation_matrix(
+            logits_size[axis],
+            image_size[axis],
+            num_rows=image_size[axis],
+            num_columns=logits_size[axis],
+        )
         to_original = interpolation_matrix(
             content_size[axis],
             original_size[axis],

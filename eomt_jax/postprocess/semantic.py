@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
+from eomt_jax.ops.resize import interpolation_positions
 from eomt_jax.pipeline.transforms import num_windows, window_start
-from eomt_jax.postprocess import geometry
 from eomt_jax.types import Array
 
 STRIP_ROWS = 32
@@ -145,9 +145,7 @@ def resize_taps(
     in_size: Int[Array, ""] | int, out_size: Int[Array, ""] | int, canvas: int
 ) -> Taps:
     """Returns the taps of a bilinear resize; past out_size they repeat the border."""
-    lower, upper, weight = geometry.interpolation_positions(
-        in_size, out_size, num_rows=canvas
-    )
+    lower, upper, weight = interpolation_positions(in_size, out_size, num_rows=canvas)
     return Taps(
         jnp.stack([lower, upper], axis=1), jnp.stack([1 - weight, weight], axis=1)
     )

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eomt_jax.ops import points
-from eomt_jax.ops.resize import bilinear_matrix, bilinear_resize
 
 MAP = jnp.array([[0.0, 1.0], [2.0, 3.0]])
 
@@ -23,17 +22,3 @@ def test_shared_points_equal_points_of_each_map():
     shared = points.sample_shared(maps, at)
     each = points.sample_each(maps, jnp.broadcast_to(at, (3, 11, 2)))
     np.testing.assert_allclose(shared.T, each, atol=1e-6)
-
-
-def test_bilinear_matrix_by_hand():
-    np.testing.assert_allclose(
-        bilinear_matrix(2, 4),
-        [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]],
-    )
-    # Shrinking does not antialias, so only the middle two of four pixels count.
-    np.testing.assert_allclose(bilinear_matrix(4, 1), [[0, 0.5, 0.5, 0]])
-
-
-def test_resize_takes_rows_and_columns_apart():
-    x = jnp.arange(6.0).reshape(1, 2, 3)
-    np.testing.assert_allclose(bilinear_resize(x, (1, 3)), [[[1.5, 2.5, 3.5]]])

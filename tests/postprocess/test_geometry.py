@@ -1,25 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from eomt_jax.ops.resize import bilinear_matrix
 from eomt_jax.postprocess import geometry
-
-
-@pytest.mark.parametrize(("in_size", "out_size"), [(3, 7), (7, 3), (5, 5), (1, 4)])
-def test_interpolation_matrix_equals_static_matrix(in_size, out_size):
-    matrix = geometry.interpolation_matrix(in_size, out_size, num_rows=9, num_columns=8)
-    expected = bilinear_matrix(in_size, out_size)
-    np.testing.assert_allclose(matrix[:out_size, :in_size], expected, atol=1e-6)
-    assert not matrix[:, in_size:].any()
-    np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
-
-
-def test_interpolation_matrix_upsampling_by_two():
-    matrix = geometry.interpolation_matrix(2, 4, num_rows=4, num_columns=2)
-    expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
-    np.testing.assert_array_equal(matrix, expected)
 
 
 def test_restore_matrices_other_original_size_does_not_recompile():
