@@ -1,4 +1,10 @@
-"""The checkpoints of a run: written in the background, the newest and the best kept."""
+"""The checkpoints of a run: written in the background, the newest and the best kept.
+
+orbax writes them; its CheckpointManager would have to keep less than is promised here.
+It empties a step in place, so that a kill meanwhile leaves a part under the step's
+number, and it takes a score only when it saves, into an item that earlier runs don't
+have.
+"""
 
 import contextlib
 import logging
