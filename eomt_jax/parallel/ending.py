@@ -1,4 +1,8 @@
-"""Ends all processes of a run when one ends, with the same error message in all."""
+"""Ends all processes of a run when one ends, with the same error message in all.
+
+JAX's own heartbeats can't do this: they abort the others with a C++ stack trace, know
+no reason, and leave the exit code of a crash.
+"""
 
 import contextlib
 import itertools
@@ -16,7 +20,7 @@ from eomt_jax.parallel import processes
 
 # A process gives a sign of life every BEAT_SECONDS, and counts as lost after
 # LOST_SECONDS without one. That is long enough for a busy process, and shorter than
-# JAX's own limit, which ends a process with nothing but a C++ stack trace.
+# JAX's own limit.
 BEAT_SECONDS = 5.0
 LOST_SECONDS = 25.0
 # The first process waits this long before it ends, so that the others read the reason.

@@ -1,4 +1,9 @@
-"""Finds out which processes a TPU pod, SLURM or Open MPI started as one run."""
+"""Finds out which processes a TPU pod, SLURM or Open MPI started as one run.
+
+JAX detects where their first process is. It leaves open whether there are several
+processes at all (it reads SLURM_NTASKS, which a single process has too), which GPUs
+belong to which of them, and what a launcher has not set.
+"""
 
 import dataclasses
 import glob

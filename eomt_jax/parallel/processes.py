@@ -131,7 +131,8 @@ def client() -> Any:
     It stores small texts under keys that all processes see, and has barriers that need
     no device.
     """
-    # JAX has no public name for it; orbax and others also take it from here.
+    # JAX 0.10 to 0.12 have no public name for it; orbax and others also take it from
+    # here.
     return distributed.global_state.client
 
 
