@@ -15,6 +15,7 @@ from eomt_jax.models.mask2former.deformable_attention import (
     pixel_centers,
 )
 from eomt_jax.models.mask2former.positions import sine_positions
+from eomt_jax.parallel.platform import Platform, tracing_for
 
 pytestmark = pytest.mark.parity
 
@@ -71,7 +72,8 @@ def test_sine_positions(size):
     assert_close(sine_positions(size, 16), wanted, 1e-6)
 
 
-def test_sampling_values_and_gradients():
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_sampling_values_and_gradients(platform):
     """Nearly half of the points lie outside the maps."""
     values = normal((2, 126, 4, 8), 0)
     locations = 0.5 + 0.7 * normal((2, 7, 4, 3, 5, 2), 1)
@@ -90,7 +92,8 @@ def test_sampling_values_and_gradients():
         )
         return out, pull(gradient)
 
-    found, gradients = run(values, locations, weights)
+    with tracing_for(Platform(platform)):
+        found, gradients = run(values, locations, weights)
     assert_close(found, wanted)
     for of_ours, theirs_ in zip(gradients, inputs, strict=True):
         assert_close(of_ours, theirs_.grad)

@@ -4,7 +4,7 @@ It is that of Deformable DETR (arXiv 2010.04159), as Mask2Former's pixel decoder
 ViT-Adapter use it.
 
 Legend: B batch, Q queries, S pixels of all levels, s pixels of one level, D embedding,
-heads, d channels of a head, L levels, P points, K pixels that a query reads.
+heads, d channels of a head, L levels, P points.
 """
 
 import math
@@ -15,10 +15,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from eomt_jax.models.layers import Dense
-from eomt_jax.ops.points import IN_BOUNDS, neighbours
+from eomt_jax.models.mask2former.sampling import sample_maps
+from eomt_jax.parallel.platform import current_platform
 
 Dtype = Any
 Sizes = Sequence[tuple[int, int]]
@@ -139,68 +140,11 @@ def deformable_attention(
       weights: factor of each point, in float32.
       level_sizes: (h, w) of each map.
     """
-    locations = jnp.moveaxis(locations[..., ::-1], 2, 1)
+    points = jnp.moveaxis(locations[..., ::-1], 2, 1)
     weights = jnp.moveaxis(weights, 2, 1)
-    # Rows of a head's channels lie next to each other.
+    # A head's channels lie next to each other, in rows.
     rows = values.swapaxes(1, 2)
-    total, first = jnp.zeros((), jnp.float32), 0
-    for level, size in enumerate(level_sizes):
-        num_pixels = math.prod(size)
-        indices, bilinear = neighbours(locations[..., level, :, :], size)
-        factors = bilinear * weights[..., level, :, None]
-        shape = (*factors.shape[:3], -1)
-        total = total + _weighted_rows(
-            rows[:, :, first : first + num_pixels],
-            indices.reshape(shape),
-            factors.reshape(shape),
-        )
-        first += num_pixels
-    return total.astype(values.dtype).swapaxes(1, 2)
-
-
-@jax.custom_vjp
-def _weighted_rows(
-    rows: Float[Array, "B heads s d"],
-    indices: Int[Array, "B heads Q K"],
-    factors: Float[Array, "B heads Q K"],
-) -> Float[Array, "B heads Q d"]:
-    """Returns Σ_k factors[k] · rows[indices[k]] in float32.
-
-    It is the product with a sparse matrix of K numbers a row. JAX's own gradient would
-    keep all rows that were read, which are K times as large as the result.
-    """
-    total = jnp.zeros((), jnp.float32)
-    for k in range(indices.shape[-1]):
-        total = total + _read(rows, indices[..., k]) * factors[..., k, None]
-    return total
-
-
-@jax.vmap
-@jax.vmap
-def _read(rows: Float[Array, "s d"], indices: Int[Array, " Q"]) -> Float[Array, "Q d"]:
-    return rows.at[indices].get(**IN_BOUNDS)
-
-
-@jax.vmap
-@jax.vmap
-def _add(
-    total: Float[Array, "s d"], indices: Int[Array, " Q"], rows: Float[Array, "Q d"]
-) -> Float[Array, "s d"]:
-    return total.at[indices].add(rows, **IN_BOUNDS)
-
-
-def _weighted_rows_forward(rows, indices, factors):
-    return _weighted_rows(rows, indices, factors), (rows, indices, factors)
-
-
-def _weighted_rows_backward(residuals, gradient):
-    rows, indices, factors = residuals
-    of_rows = jnp.zeros(rows.shape, jnp.float32)
-    of_factors = []
-    for k in range(indices.shape[-1]):
-        of_factors.append((_read(rows, indices[..., k]) * gradient).sum(-1))
-        of_rows = _add(of_rows, indices[..., k], gradient * factors[..., k, None])
-    return of_rows.astype(rows.dtype), None, jnp.stack(of_factors, -1)
-
-
-_weighted_rows.defvjp(_weighted_rows_forward, _weighted_rows_backward)
+    sizes = tuple((height, width) for height, width in level_sizes)
+    platform = current_platform().name
+    out: Any = sample_maps(rows, points, weights, sizes, platform)
+    return out.swapaxes(1, 2).astype(values.dtype)
