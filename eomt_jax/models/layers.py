@@ -207,8 +207,14 @@ class TransposedConv2x2(nn.Module):
 
     Kernel and stride are equal, so every output pixel has a single input pixel: the
     convolution is a Dense layer to 4·D whose outputs are laid out as 2×2 blocks.
+
+    Attributes:
+      kernel_init, bias_init: initializers; PyTorch's default if they are None.
+      dtype: type of the result.
     """
 
+    kernel_init: nn.initializers.Initializer | None = None
+    bias_init: nn.initializers.Initializer | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -216,8 +222,8 @@ class TransposedConv2x2(nn.Module):
         batch, height, width, dim = x.shape
         # PyTorch takes the fan-in of a transposed convolution from its output side.
         init = uniform_fan_in(4 * dim)
-        kernel = self.param("kernel", init, (dim, 2, 2, dim))
-        bias = self.param("bias", init, (dim,))
+        kernel = self.param("kernel", self.kernel_init or init, (dim, 2, 2, dim))
+        bias = self.param("bias", self.bias_init or init, (dim,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = x.reshape(-1, dim) @ kernel.reshape(dim, 4 * dim) + jnp.tile(bias, 4)
         x = x.reshape(batch, height, width, 2, 2, dim).swapaxes(2, 3)
@@ -225,15 +231,28 @@ class TransposedConv2x2(nn.Module):
 
 
 class DepthwiseConv3x3(nn.Module):
-    """3×3 convolution of each channel, by `depthwise_conv3x3`, without bias."""
+    """3×3 convolution of each channel, by `depthwise_conv3x3`.
 
+    Attributes:
+      use_bias: whether a number is added to each channel; it starts at 0.
+      kernel_init: initializer.
+      dtype: type of the result.
+    """
+
+    use_bias: bool = False
+    kernel_init: nn.initializers.Initializer = uniform_fan_in(9)
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w D"]) -> Float[Array, "B h w D"]:
-        kernel = self.param("kernel", uniform_fan_in(9), (3, 3, x.shape[-1]))
+        dim = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (3, 3, dim))
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        return depthwise_conv3x3(x, kernel, _on_gpu())
+        out: Any = depthwise_conv3x3(x, kernel, _on_gpu())
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (dim,))
+            out = out + jnp.asarray(bias, self.dtype)
+        return out
 
 
 class UpscaleBlock(nn.Module):

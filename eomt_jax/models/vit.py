@@ -242,7 +242,13 @@ class ViT(nn.Module):
           cropped: whether images may be smaller, in whole patches. They are the top left
             part of an image of `image_size`, and their tokens are those of this part.
         """
-        batch, height, width, _ = images.shape
+        return self.tokens(self.normalize(images, cropped=cropped))
+
+    def normalize(
+        self, images: UInt8[Array | np.ndarray, "B H W 3"], *, cropped: bool = False
+    ) -> Float[Array, "B H W 3"]:
+        """Returns the normalised images in float32; see `embed` for the arguments."""
+        _, height, width, _ = images.shape
         if images.dtype != jnp.uint8:
             raise ValueError(
                 f"images are of {images.dtype}; wanted uint8, RGB from 0 to 255, for the "
@@ -250,10 +256,13 @@ class ViT(nn.Module):
             )
         self._check_image_size((height, width), cropped=cropped)
         mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
-        pixels = (images.astype(jnp.float32) / 255.0 - mean) / std
+        return (jnp.asarray(images, jnp.float32) / 255.0 - mean) / std
+
+    def tokens(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B N D"]:
+        """Returns the tokens of normalised images before the first block."""
         x = self.patch_embedding(jnp.asarray(pixels, self.dtype))
+        batch, rows, columns, _ = x.shape
         if self.positions == "learned":
-            _, rows, columns, _ = x.shape
             x = x + self.position_embedding[:rows, :columns].astype(self.dtype)
         prefix = self.class_token
         if self.num_register_tokens:

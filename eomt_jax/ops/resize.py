@@ -1,8 +1,10 @@
 """Bilinear resizing, one axis at a time, for sizes known when traced or at run time.
 
-Legend: H W pixels before, h w after; n output positions of one axis.
+Legend: H W pixels before, h w after; n output positions of one axis; B batch,
+D channels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,10 +65,23 @@ def bilinear_resize(
     x: Float[Array, "*batch H W"], size: tuple[int, int]
 ) -> Float[Array, "*batch h w"]:
     """Resizes the last two axes to `size` (height, width), without antialiasing."""
+    return _resize(x, x.shape[-2:], size, "...HW,hH,wW->...hw")
+
+
+def bilinear_resize_maps(
+    x: Float[Array, "B H W D"], size: tuple[int, int]
+) -> Float[Array, "B h w D"]:
+    """Resizes maps to `size` (height, width), without antialiasing."""
+    return _resize(x, x.shape[1:3], size, "BHWD,hH,wW->BhwD")
+
+
+def _resize(
+    x: Float[Array, "*shape"], old: Sequence[int], new: Sequence[int], axes: str
+) -> Float[Array, "*out"]:
+    if tuple(old) == tuple(new):
+        return x
     rows, columns = (
         jnp.asarray(interpolation_matrix(n, m, num_rows=m, num_columns=n), x.dtype)
-        for n, m in zip(x.shape[-2:], size)
+        for n, m in zip(old, new, strict=True)
     )
-    return jnp.einsum(
-        "...HW,hH,wW->...hw", x, rows, columns, optimize=True, precision="highest"
-    )
+    return jnp.einsum(axes, x, rows, columns, optimize=True, precision="highest")

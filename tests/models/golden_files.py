@@ -30,9 +30,9 @@ def our_layout(path: str, weight: np.ndarray) -> np.ndarray:
       path: path of our parameter, which says what kind of layer it is.
       weight: PyTorch's array. A 1×1 convolution is a linear layer.
     """
-    if weight.ndim < 2:
+    if not path.endswith("kernel"):
         return weight
-    if "transposed" in path:
+    if "transposed" in path or "upscale" in path:
         return weight.transpose(0, 2, 3, 1)
     if "depthwise" in path:
         return weight[:, 0].transpose(1, 2, 0)

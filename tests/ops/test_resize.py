@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eomt_jax.ops.resize import bilinear_resize, interpolation_matrix
+from eomt_jax.ops.resize import (
+    bilinear_resize,
+    bilinear_resize_maps,
+    interpolation_matrix,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +50,13 @@ def test_interpolation_matrix_traced_sizes_give_the_same_weights():
 def test_resize_takes_rows_and_columns_apart():
     x = jnp.arange(6.0).reshape(1, 2, 3)
     np.testing.assert_allclose(bilinear_resize(x, (1, 3)), [[[1.5, 2.5, 3.5]]])
+
+
+def test_resizing_maps_resizes_each_channel():
+    first = jnp.arange(6.0).reshape(1, 2, 3)
+    maps = jnp.stack([first, 10 - first], axis=-1)
+    expected = [[1.5, 2.5, 3.5], [8.5, 7.5, 6.5]]
+    np.testing.assert_allclose(
+        bilinear_resize_maps(maps, (1, 3))[0, 0], np.transpose(expected)
+    )
+    np.testing.assert_array_equal(bilinear_resize_maps(maps, (2, 3)), maps)

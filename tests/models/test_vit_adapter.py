@@ -1,0 +1,297 @@
+"""ViT-Adapter equals its authors' numbers, and fits every ViT or says why not."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models.mask2former import deformable_attention as attention_module
+from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
+from eomt_jax.models.variants import create_vit
+from eomt_jax.models.vit import VIT_RULES
+from eomt_jax.models.vit_adapter import (
+    ADAPTER_RULES,
+    Extractor,
+    Injector,
+    SpatialPrior,
+    ViTAdapter,
+    blocks_of,
+)
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
+from eomt_jax.parallel.partition import PartitionRules, param_shardings
+from tests.models.adapter_network import (
+    AdapterNetwork,
+    adapter_variables,
+    network_variables,
+    small_network,
+)
+from tests.models.golden_files import read_golden, to_nhwc
+
+MAPS = ("f4", "f8", "f16", "f32")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return read_golden("adapter_weights")
+
+
+def flat(maps):
+    """Returns maps as rows of pixels, which is how the golden files have most of them."""
+    return maps.reshape(len(maps), -1, maps.shape[-1])
+
+
+def intermediates(state):
+    """Returns what the golden files name, from the results of all modules."""
+    adapter, vit = (state["intermediates"][name] for name in ("adapter", "vit"))
+    prior = adapter["prior"]["__call__"][0]
+    named = {f"spm_c{i + 1}": flat(x) for i, x in enumerate(prior)}
+    named["tokens0"] = vit["tokens"][0]
+    for i in range(4):
+        named[f"inter{i}/x_injected"] = adapter[f"injector_{i}"]["__call__"][0]
+        named[f"inter{i}/tokens"] = vit[f"block_{i}"]["__call__"][0]
+        named[f"inter{i}/c_extractor"] = adapter[f"extractor_{i}"]["__call__"][0]
+    named["inter3/c_extra1"] = adapter["extractor_5"]["__call__"][0]
+    return named
+
+
+@pytest.fixture(scope="module")
+def golden(weights):
+    return weights | read_golden("adapter_eval")
+
+
+def evaluate(golden, dtype):
+    """Returns the maps and the results of all modules."""
+    model = small_network(dtype=dtype, adapter={"dtype": dtype})
+    variables = network_variables(golden, model)
+
+    @jax.jit
+    def apply(pixels):
+        return model.apply(
+            variables,
+            pixels,
+            method="maps",
+            capture_intermediates=lambda _, method: method in ("__call__", "tokens"),
+            mutable=["intermediates"],
+        )
+
+    return apply(to_nhwc(golden["in/image"]))
+
+
+def test_every_stage_on_a_non_square_image_equals_the_authors(golden):
+    maps, state = evaluate(golden, jnp.float32)
+    found = intermediates(state) | dict(zip(MAPS, maps, strict=True))
+    wanted = {k.removeprefix("out/"): x for k, x in golden.items() if "out/" in k}
+    assert len(wanted) == 19
+    for name, x in wanted.items():
+        x = to_nhwc(x) if x.ndim == 4 else x
+        np.testing.assert_allclose(found[name], x, atol=2e-5, err_msg=name)
+
+
+def test_bfloat16_maps_are_near_those_in_float32(golden):
+    maps, state = evaluate(golden, jnp.bfloat16)
+    assert {x.dtype for x in intermediates(state).values()} == {jnp.dtype("bfloat16")}
+    for found, name in zip(maps, MAPS, strict=True):
+        expected = to_nhwc(golden[f"out/{name}"])
+        error = jnp.sqrt(jnp.square(found - expected).mean())
+        assert found.dtype == jnp.bfloat16
+        assert 1e-4 < error < 0.05 * expected.std()
+
+
+@pytest.fixture(scope="module")
+def eps(weights):
+    """Returns inputs and results with variances near the norms' epsilon."""
+    return read_golden("adapter_eps"), adapter_variables(weights)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_epsilon_of_batch_norms_is_the_authors(eps, mode):
+    golden, variables = eps
+
+    def scale(path, x):
+        path = jax.tree_util.keystr(path, simple=True, separator="/")
+        factors = {"conv/kernel": 2**-8, "norm/mean": 2**-8, "norm/var": 2**-16}
+        return x * factors.get("/".join(path.split("/")[-2:]), 1)
+
+    prior = {kind: tree["prior"] for kind, tree in variables.items()}
+    prior = jax.tree_util.tree_map_with_path(scale, prior)
+    pixels = to_nhwc(golden["in/image"])
+
+    @jax.jit
+    def apply():
+        return SpatialPrior(64, 16).apply(
+            prior, pixels, mode == "train", mutable=["batch_stats"]
+        )
+
+    maps, _ = apply()
+    np.testing.assert_allclose(flat(maps[3]), golden[f"out/{mode}_c4"], atol=1e-5)
+
+
+def test_epsilon_of_layer_norms_is_the_authors(eps):
+    golden, variables = eps
+    patches, context = (jnp.asarray(golden[f"in/{name}"]) for name in "xc")
+    attention = functools.partial(
+        DeformableAttention, 4, value_ratio=0.5, name="deformable"
+    )
+
+    def apply(module, name, *inputs):
+        sizes = (4, 4), ((8, 8), (4, 4), (2, 2))
+        params = variables["params"][name]
+        return jax.jit(lambda: module.apply({"params": params}, *inputs, *sizes))()
+
+    injector = Injector(attention, jnp.float32)
+    found = apply(injector, "injector_0", patches, context)
+    np.testing.assert_allclose(found, golden["out/injector"], atol=1e-5)
+    extractor = Extractor(attention, 16, jnp.float32)
+    found = apply(extractor, "extractor_0", context, patches)
+    np.testing.assert_allclose(found, golden["out/extractor"], atol=1e-5)
+
+
+def shapes_of(model, batch=1):
+    images = jax.ShapeDtypeStruct((batch, *model.vit.image_size, 3), jnp.uint8)
+    return jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+
+
+@pytest.fixture
+def no_sampling(monkeypatch):
+    """Replaces reading from maps by zeros, which takes most of the time of tracing."""
+    monkeypatch.setattr(
+        attention_module,
+        "deformable_attention",
+        lambda values, locations, *_: jnp.zeros(
+            (*locations.shape[:3], values.shape[-1]), values.dtype
+        ),
+    )
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    ("variant", "num_heads", "value_ratio", "total"),
+    [
+        ("small", 6, 0.5, 4_353_680),
+        ("small", 6, 1.0, 5_830_160),
+        ("base", 12, 0.5, 13_680_608),
+        ("large", 16, 0.5, 23_236_800),
+        ("giant", 24, 0.5, 50_360_960),
+    ],
+)
+def test_number_of_parameters(variant, num_heads, value_ratio, total):
+    vit = create_vit(variant, image_size=(32, 64), depth=1)
+    model = AdapterNetwork(vit, ViTAdapter(num_heads, value_ratio))
+    _, variables = shapes_of(model)
+    assert count(variables["params"]["adapter"]) == total
+    # The ViT has the parameters of its final norm too.
+    plain = jax.eval_shape(
+        vit.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.uint8)
+    )
+    assert variables["params"]["vit"] == plain["params"]
+
+
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"positions": "rotary", "qkv_bias": "no_key"},
+        {"num_register_tokens": 0, "patch_size": 8, "depth": 6},
+    ],
+)
+def test_a_new_adapter_leaves_the_tokens_of_any_vit_as_they_are(fields):
+    """The ViT's blocks see nothing of the maps while γ is 0."""
+    model = small_network((32, 64), **fields)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
+    _, shapes = shapes_of(model)
+    random = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda x: 0.2 * np.abs(random.normal(size=x.shape)).astype(np.float32), shapes
+    )
+    for i in range(4):
+        injector = variables["params"]["adapter"][f"injector_{i}"]
+        injector["gamma"] = np.zeros(64, np.float32)
+    vit_variables = {"params": variables["params"]["vit"]}
+
+    @jax.jit
+    def apply():
+        maps, state = model.apply(
+            variables, images, capture_intermediates=True, mutable=["intermediates"]
+        )
+        blocks = state["intermediates"]["vit"]
+        return maps, blocks[f"block_{model.vit.depth - 1}"]["__call__"][0]
+
+    maps, tokens = apply()
+    found = model.vit.apply(vit_variables, tokens, method=lambda vit, x: vit.norm(x))
+    expected = jax.jit(model.vit.apply)(vit_variables, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    sizes = [(8, 16), (4, 8), (2, 4), (1, 2)]
+    assert [m.shape for m in maps] == [(2, *size, 64) for size in sizes]
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_parameters_start_as_the_authors_do(rng):
+    attention = functools.partial(DeformableAttention, 4, name="deformable")
+    patches, context = jnp.zeros((1, 4, 64)), jnp.zeros((1, 21, 64))
+    sizes = (2, 2), ((4, 4), (2, 2), (1, 1))
+
+    @jax.jit
+    def init():
+        injector = Injector(attention, jnp.float32)
+        extractor = Extractor(attention, 64, jnp.float32)
+        return (
+            injector.init(rng, patches, context, *sizes)["params"],
+            extractor.init(rng, context, patches, *sizes)["params"],
+            SpatialPrior(64, 16).init(rng, jnp.zeros((1, 32, 32, 3)), False)["params"],
+        )
+
+    injector, extractor, prior = init()
+    assert not injector["gamma"].any()
+    mlp = extractor["conv_mlp"]
+    deviations = {
+        0.02: mlp["up"]["kernel"],
+        np.sqrt(2 / 9): mlp["depthwise"]["kernel"],
+        np.sqrt(2 / (9 * 32)): prior["stage_8"]["conv"]["kernel"],
+        np.sqrt(2 / 64): prior["project_32"]["kernel"],
+    }
+    for deviation, kernel in deviations.items():
+        np.testing.assert_allclose(kernel.std(), deviation, rtol=0.1)
+    assert not mlp["depthwise"]["bias"].any()
+
+
+@pytest.mark.parametrize(
+    ("depth", "shares"),
+    [(12, [3, 3, 3, 3]), (24, [6, 6, 6, 6]), (40, [10] * 4), (6, [1, 2, 1, 2])],
+)
+def test_blocks_are_split_evenly_and_in_order(depth, shares):
+    parts = [list(blocks_of(i, depth)) for i in range(4)]
+    assert [len(part) for part in parts] == shares
+    assert [i for part in parts for i in part] == list(range(depth))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "adapter", "message"),
+    [
+        ((48, 64), {}, r"image_size \(height, width\) = \(48, 64\).*multiples of 32"),
+        ((32, 32), {"num_heads": 5}, "num_heads = 5 .*can't share 32 channels"),
+        ((32, 32), {"value_ratio": 0.3}, "value_ratio = 0.3 .*19.2 channels"),
+        ((32, 32), {"mlp_ratio": 0.3}, "mlp_ratio = 0.3 .* 19.2 is no whole number"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(image_size, adapter, message):
+    with pytest.raises(ValueError, match=message):
+        shapes_of(small_network(image_size, adapter=adapter))
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_every_parameter_has_a_rule():
+    rules = PartitionRules(
+        others=VIT_RULES.others + ADAPTER_RULES.others, blocks=VIT_RULES.blocks
+    )
+    _, variables = shapes_of(small_network())
+    mesh = create_mesh(MeshOptions(2, 2, 2))
+    shardings = param_shardings(variables["params"], mesh, rules)
+    # Rules of the ViT's blocks, which gather their own weights, match none of these.
+    adapter = param_shardings(variables["params"]["adapter"], mesh, ADAPTER_RULES)
+    assert shardings["adapter"] == adapter
