@@ -10,7 +10,6 @@ row's bits.
 """
 
 import contextlib
-import functools
 import io
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from pycocotools import mask as mask_codec
 from pycocotools.cocoeval import COCOeval
 
+from eomt_jax.evaluation.panoptic_quality import with_attributes
 from eomt_jax.pipeline.records import Record
 from eomt_jax.pipeline.samples import Source
 from eomt_jax.postprocess.instance import InstancePrediction
@@ -76,7 +76,7 @@ class MaskAP(clu.metrics.Metric):
     @classmethod
     def with_classes(cls, is_thing: Any) -> type["MaskAP"]:
         """Returns the metric for a class table: is_thing per class, in label order."""
-        return _with_classes(cls, tuple(bool(x) for x in is_thing))
+        return with_attributes(cls, is_thing=tuple(map(bool, is_thing)))
 
     @classmethod
     def empty(cls) -> "MaskAP":
@@ -244,13 +244,6 @@ class MaskAP(clu.metrics.Metric):
                     "gtIgnore": self.object_ignored[object_rows, area],
                 }
         return entries
-
-
-@functools.lru_cache
-def _with_classes(cls: type[MaskAP], is_thing: tuple[bool, ...]) -> type[MaskAP]:
-    """Returns the same class for the same table, so that its metrics merge."""
-    name = f"{cls.__name__}{len(is_thing)}"
-    return flax.struct.dataclass(type(name, (cls,), {"is_thing": is_thing}))
 
 
 def encode_mask_bits(

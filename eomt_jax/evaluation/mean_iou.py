@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 
-from eomt_jax.evaluation.panoptic_quality import joint_histogram
+from eomt_jax.evaluation.panoptic_quality import joint_histogram, mean, with_attributes
 from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Array, Targets
 
@@ -40,7 +40,7 @@ class MeanIoU(clu.metrics.Metric):
     @classmethod
     def with_classes(cls, num_classes: int) -> type["MeanIoU"]:
         """Returns the metric for a number of classes."""
-        return _with_classes(cls, num_classes)
+        return with_attributes(cls, num_classes=num_classes)
 
     @classmethod
     def empty(cls) -> "MeanIoU":
@@ -109,8 +109,8 @@ class MeanIoU(clu.metrics.Metric):
         occurs = ~np.isnan(iou)
         return {
             "all": {
-                "miou": _mean(iou[occurs]),
-                "mean_accuracy": _mean(accuracy[pixels > 0]),
+                "miou": mean(iou[occurs]),
+                "mean_accuracy": mean(accuracy[pixels > 0]),
                 "pixel_accuracy": float(_percent(hits.sum(), pixels.sum())),
                 "num_classes": int(occurs.sum()),
             },
@@ -119,16 +119,5 @@ class MeanIoU(clu.metrics.Metric):
         }
 
 
-@functools.lru_cache
-def _with_classes(cls: type[MeanIoU], num_classes: int) -> type[MeanIoU]:
-    """Returns the same class for the same number, so that jit doesn't trace again."""
-    name = f"{cls.__name__}{num_classes}"
-    return flax.struct.dataclass(type(name, (cls,), {"num_classes": num_classes}))
-
-
 def _percent(part: Any, whole: Any) -> np.ndarray:
     return np.where(whole > 0, 100 * part / np.maximum(whole, 1), np.nan)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

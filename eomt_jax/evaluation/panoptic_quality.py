@@ -51,7 +51,7 @@ class PanopticQuality(clu.metrics.Metric):
     @classmethod
     def with_classes(cls, is_thing: Any) -> type["PanopticQuality"]:
         """Returns the metric for a class table: is_thing per class, in label order."""
-        return _with_classes(cls, tuple(bool(x) for x in is_thing))
+        return with_attributes(cls, is_thing=tuple(map(bool, is_thing)))
 
     @classmethod
     def empty(cls) -> "PanopticQuality":
@@ -138,7 +138,7 @@ class PanopticQuality(clu.metrics.Metric):
         }
         means = {
             group: {
-                **{name: _mean(values[member]) for name, values in quality.items()},
+                **{name: mean(values[member]) for name, values in quality.items()},
                 "num_classes": int(member.sum()),
             }
             for group, member in groups.items()
@@ -150,15 +150,16 @@ class PanopticQuality(clu.metrics.Metric):
 
 
 @functools.lru_cache
-def _with_classes(
-    cls: type[PanopticQuality], is_thing: tuple[bool, ...]
-) -> type[PanopticQuality]:
-    """Returns the same class for the same table, so that jit doesn't trace again."""
-    name = f"{cls.__name__}{len(is_thing)}"
-    return flax.struct.dataclass(type(name, (cls,), {"is_thing": is_thing}))
+def with_attributes(metric: type, **attributes: Any) -> Any:
+    """Returns the metric's class with these attributes.
+
+    It is the same class for the same attributes, so that metrics merge and jit doesn't
+    trace again.
+    """
+    return flax.struct.dataclass(type(metric.__name__, (metric,), attributes))
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 

@@ -16,7 +16,7 @@ from eomt_jax.weights.foreign.architecture import LARGEST, check_number
 from eomt_jax.weights.native.model_fields import build_module
 from eomt_jax.weights.native.model_folder import MODEL_FILE
 from eomt_jax.weights.stored import Stored
-from eomt_jax.weights.wording import listed, shown
+from eomt_jax.weights.wording import listed, shown, typed_reason
 
 
 def build_vit(path: epath.PathLike, fields: Mapping[str, Any]) -> ViT:
@@ -66,10 +66,9 @@ def check_parameters(
             jax.eval_shape(model.init, jax.random.key(0), images)
         )
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{path}: the network that its {MODEL_FILE} describes cannot be built "
-            f"({type(error).__name__}: {reason})."
+            f"({typed_reason(error)})."
         ) from error
     wanted, found = _shapes(wanted_tree), _shapes(params)
     if wanted.keys() != found.keys():

@@ -32,7 +32,16 @@ def reason(error: Exception) -> str:
         return (
             f"{shown(error.args[0])} is missing" if error.args else "a key is missing"
         )
-    return _cut(str(error).strip().split("\n")[0]) or type(error).__name__
+    return _first_line(error) or type(error).__name__
+
+
+def typed_reason(error: Exception) -> str:
+    """Returns an error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return _cut(str(error).strip().split("\n")[0])
 
 
 def _cut(text: str) -> str:

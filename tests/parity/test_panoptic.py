@@ -9,6 +9,7 @@ import pytest
 
 from eomt_jax.pipeline.transforms import fit_size
 from eomt_jax.postprocess import geometry, panoptic
+from tests.postprocess.test_geometry import restore_masks
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -44,7 +45,7 @@ def segment(masks, classes, content_size, original_size):
         image_size=(SIZE, SIZE),
         canvas_size=CANVAS,
     )
-    restored = geometry.restore_masks(masks, restore)
+    restored = restore_masks(masks, restore)
     return panoptic.panoptic_segmentation(
         masks, classes, restore, is_thing=IS_THING
     ), restored
@@ -59,7 +60,7 @@ def two_step_interpolate(masks, content, original):
 
 
 @pytest.mark.parametrize("original", [*ORIGINAL_SIZES, (95, 41), (1, 80), (96, 3)])
-def test_restore_masks_any_size_equals_two_interpolations(original):
+def test_restore_matrices_any_size_equals_two_interpolations(original):
     masks, classes = random_logits(0, 3)
     content = fit_size(*original, SIZE)
     _, restored = segment(masks, classes, jnp.array(content), jnp.array(original))

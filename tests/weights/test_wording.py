@@ -1,4 +1,4 @@
-from eomt_jax.weights.wording import listed, reason, shown
+from eomt_jax.weights.wording import listed, reason, shown, typed_reason
 
 
 def test_list_of_names_is_bounded_in_number_and_length():
@@ -20,3 +20,7 @@ def test_reason_of_a_missing_key_names_it_and_not_the_exception():
     assert reason(KeyError("height")) == "'height' is missing"
     assert reason(ValueError("no classes\nat all")) == "no classes"
     assert reason(TypeError()) == "TypeError"
+
+
+def test_typed_reason_has_the_first_line():
+    assert typed_reason(OSError("\nno room\nat all")) == "OSError: no room"

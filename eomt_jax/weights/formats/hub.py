@@ -5,6 +5,7 @@ import re
 from etils import epath
 
 from eomt_jax.weights.formats.files import SUFFIXES, WEIGHTS
+from eomt_jax.weights.wording import typed_reason
 
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 CONFIGS = ["config.json", "preprocessor_config.json"]
@@ -86,8 +87,7 @@ def _download(text: str, name: str, revision: str | None, weights: str) -> str:
             "give the folder."
         ) from error
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{text} cannot be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}: {reason})."
+            f"({typed_reason(error)})."
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from eomt_jax import zip_archives
-from eomt_jax.weights.wording import listed
+from eomt_jax.weights.wording import listed, typed_reason
 
 if TYPE_CHECKING:
     import torch
@@ -222,8 +222,7 @@ def _explain(path: epath.Path, error: Exception) -> str:
             "dictionary torch.save(state['state_dict'], new_path) with the key that "
             "holds the tensors, one of state.keys()."
         )
-    reason = str(error).strip().split("\n")[0]
     return (
-        f"{path} cannot be read as PyTorch weights ({type(error).__name__}: {reason}). "
+        f"{path} cannot be read as PyTorch weights ({typed_reason(error)}). "
         "It is damaged, downloaded in part, or something else."
     )

@@ -29,6 +29,7 @@ from eomt_jax.weights.native.model_fields import (
     is_execution,
     stored_fields,
 )
+from eomt_jax.weights.wording import typed_reason
 
 # orbax is imported where it is used: it takes a second, and a single file needs none.
 
@@ -213,9 +214,8 @@ def read_params(path: epath.PathLike) -> dict[str, Any]:
             )
         sums = steps.training_checksums(item.parent)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{item} cannot be read ({type(error).__name__}: {reason}); it is damaged. "
+            f"{item} cannot be read ({typed_reason(error)}); it is damaged. "
             f"{steps.instead_of(item.parent)}"
         ) from error
     changed = checksums.changed(params, sums) if sums is not None else []
