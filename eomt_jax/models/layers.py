@@ -13,13 +13,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from eomt_jax.models.functions import (
-    depthwise_conv3x3,
-    gelu,
-    layer_norm,
-    project,
-    project_gelu,
-)
+from eomt_jax.models.functions import gelu, layer_norm, project, project_gelu
+from eomt_jax.models.kernels.depthwise import depthwise_conv3x3
 from eomt_jax.models.mask_product import PixelFeatures
 from eomt_jax.parallel.partition import Rules
 from eomt_jax.parallel.platform import current_platform
