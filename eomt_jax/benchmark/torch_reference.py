@@ -32,7 +32,8 @@ from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.reporting.logging import MetricsWriter, Scalars, say
-from eomt_jax.training.setup import Setup, mask_probs_schedule, setup
+from eomt_jax.training.run_schedule import mask_probs_schedule
+from eomt_jax.training.setup import Setup, setup
 from eomt_jax.types import Batch, Targets
 from eomt_jax.weights.foreign import huggingface
 from eomt_jax.weights.native import model_folder

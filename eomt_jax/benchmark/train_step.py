@@ -16,7 +16,8 @@ from eomt_jax.benchmark.timing import MatrixRate, Timing, take_turns
 from eomt_jax.losses import matcher
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.partition import apply_sharded
-from eomt_jax.training.setup import Setup, mask_probs_schedule
+from eomt_jax.training.run_schedule import mask_probs_schedule
+from eomt_jax.training.setup import Setup
 from eomt_jax.training.step import make_loss
 from eomt_jax.types import Array, Batch, Outputs, Targets
 

@@ -9,7 +9,7 @@ from configs import common
 from eomt_jax.models import variants
 from eomt_jax.options import from_config
 from eomt_jax.training.options import RunOptions
-from eomt_jax.training.setup import configured_annealing_steps, count_steps
+from eomt_jax.training.run_schedule import configured_annealing_steps, count_steps
 from tests.configs.golden import RECIPES, ROOT, fields, get_config
 
 # Number of COCO's photographs with panoptic annotations.
@@ -49,7 +49,7 @@ def test_every_field_has_a_reader():
         return re.search(rf"\b({readers})\.{name}\b", text)
 
     assert [f for f in names(common.get_config()) if not has_reader(f)] == []
-    assert not has_reader("eval.momentum") and not has_reader("momentum")
+    assert not has_reader("eval.nesterov") and not has_reader("nesterov")
 
 
 # (starts, ends) in the release's configs/**/*.yaml.

@@ -4,9 +4,11 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from configs import quickstart
+from configs import common, quickstart
 from data import prepare, shapes
 from eomt_jax.models import variants
+from eomt_jax.options import from_config
+from eomt_jax.training.options import RunOptions
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +65,10 @@ def make_config(data_dir):
     config.logging.picture_every_steps = 0
     config.checkpoint.every_steps = 2
     return config
+
+
+def options(**changes):
+    """Returns the base of all recipes with other values, by their dotted names."""
+    config = common.get_config()
+    config.update_from_flattened_dict(changes)
+    return from_config(RunOptions, config)

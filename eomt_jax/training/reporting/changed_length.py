@@ -5,7 +5,8 @@ from typing import Any
 
 from eomt_jax.training import schedules
 from eomt_jax.training.options import RunOptions
-from eomt_jax.training.setup import Setup, count_steps, mask_probs_schedule
+from eomt_jax.training.run_schedule import count_steps, mask_probs_schedule
+from eomt_jax.training.setup import Setup
 
 
 def describe_changed_length(run: Setup, before: dict[str, Any], step: int) -> str:

@@ -25,8 +25,9 @@ from eomt_jax.training.reporting.logging import say
 from eomt_jax.training.reporting.measured_step import describe_time, measure_step
 from eomt_jax.training.reporting.parameter_report import format_report
 from eomt_jax.training.reporting.step_memory import describe_memory, fits
+from eomt_jax.training.run_schedule import configured_annealing_steps
 from eomt_jax.training.schedules import warmup_steps
-from eomt_jax.training.setup import Setup, configured_annealing_steps, setup
+from eomt_jax.training.setup import Setup, setup
 from eomt_jax.types import Batch
 
 _WITHOUT_ANNEALING = {
