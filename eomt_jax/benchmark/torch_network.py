@@ -7,6 +7,7 @@ import numpy as np
 from eomt_jax.losses.options import CriterionOptions
 from eomt_jax.models.network import Network
 from eomt_jax.weights.foreign import huggingface
+from eomt_jax.weights.foreign.huggingface_config import network_config
 
 
 def create_network(model: Network, params: Any, criterion: CriterionOptions) -> Any:
@@ -35,7 +36,7 @@ def create_network(model: Network, params: Any, criterion: CriterionOptions) -> 
         ),
     }
     model = huggingface.as_eomt(model)
-    fields = huggingface.network_config(model)
+    fields = network_config(model)
     config_class, network_class = classes[fields.pop("model_type")]
     config = config_class(
         **fields,

@@ -12,9 +12,9 @@ from eomt_jax.models.network import Network
 from eomt_jax.models.registry import network_class
 from eomt_jax.models.vit import ViT
 from eomt_jax.trees import from_variables, leaves_by_path
-from eomt_jax.weights.foreign.architecture import LARGEST, check_number
 from eomt_jax.weights.native.model_fields import build_module
 from eomt_jax.weights.native.model_folder import MODEL_FILE
+from eomt_jax.weights.ranges import LARGEST, check_number
 from eomt_jax.weights.stored import Stored
 from eomt_jax.weights.wording import listed, shown, typed_reason
 

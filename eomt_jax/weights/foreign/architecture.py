@@ -8,23 +8,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from etils import epath
-
 from eomt_jax.models.attention import QKV_BIASES
 from eomt_jax.weights.foreign.config_json import check_config, config_size, config_theta
 from eomt_jax.weights.foreign.layouts import Architecture
 from eomt_jax.weights.foreign.name_maps import Naming, Table
 from eomt_jax.weights.formats.files import Checkpoint, Shape
+from eomt_jax.weights.ranges import check_number
 from eomt_jax.weights.wording import listed, shown
 
-# Numbers that shapes don't determine, which are all above 0, and the largest of each
-# that makes sense.
-LARGEST = {
-    "layer_norm_eps": 1.0,
-    "layer_scale_init": 1e3,
-    "rope_theta": 1e12,
-    "rope_rescale": 1e3,
-}
 DEFAULT_SIZE = (224, 224)  # that DINOv3 was published with
 
 
@@ -246,23 +237,6 @@ def _first(*values: Any) -> Any:
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
-
-
-def check_number(source: epath.PathLike, name: str, value: Any) -> float:
-    """Returns a number of the network, or raises an error if it is out of its range.
-
-    Args:
-      source: the file of the number, for the message.
-      name: a key of LARGEST.
-      value: the number from a config, model.json or a caller.
-    """
-    largest = LARGEST[name]
-    if type(value) not in (int, float) or not 0 < value <= largest:
-        raise ValueError(
-            f"{source}: {name} = {shown(value)}; wanted a number above 0 and up to "
-            f"{largest:g}."
-        )
-    return float(value)
 
 
 def _grid_size(

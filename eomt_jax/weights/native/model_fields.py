@@ -14,7 +14,7 @@ from flax import linen as nn
 from eomt_jax.models.attention import QKV_BIASES
 from eomt_jax.models.registry import class_names, network_class
 from eomt_jax.models.vit import POSITIONS, ViT
-from eomt_jax.weights.foreign.architecture import LARGEST, check_number
+from eomt_jax.weights.ranges import LARGEST, check_number
 
 _ALWAYS = ("image_size", "patch_size")  # which their defaults would make others
 # Networks used to store whether they ran on a CPU, which programs now find out.
