@@ -17,8 +17,10 @@ from typing import Any
 from absl import app, flags, logging
 from etils import epath
 
-# As a script this file lies in the path, not the folder above, where data/ is.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from eomt_jax.cli.script_packages import load_package
+
+if not __package__:  # run as a script
+    load_package("data", above=pathlib.Path(__file__).resolve().parent.parent)
 
 from data import (
     ade20k_panoptic,

@@ -9,7 +9,6 @@ objects that are too small to be learnt at the configured size.
 """
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,9 +19,6 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_codec
 from tqdm import tqdm
-
-# The path of a script has its own folder, and not the one above, where data/ is.
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from eomt_jax.pictures import name_plates, overlays
 from eomt_jax.pipeline import records, transforms

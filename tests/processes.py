@@ -14,6 +14,16 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def installed_environment(folder: pathlib.Path) -> dict[str, str]:
+    """Returns variables with which Python finds the library, as installed, alone.
+
+    Args:
+      folder: an empty folder; the clone's configs/ and data/ are not in the path.
+    """
+    (folder / "eomt_jax").symlink_to(ROOT / "eomt_jax")
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Ended:
     """The end of a process.

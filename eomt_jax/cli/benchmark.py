@@ -13,12 +13,14 @@ take on a chip.
 
 import json
 import os
+import pathlib
 import sys
 from typing import Any
 
 from absl import app, flags, logging
 
 from eomt_jax.cli import config_flag
+from eomt_jax.cli.script_packages import load_package
 
 _CONFIG = config_flag.define_config_flag()
 _COMPILE_FOR = flags.DEFINE_string(
@@ -57,7 +59,7 @@ _MEASURES = ("inference", "train_step", "input_pipeline", "evaluation")
 def main() -> None:
     """Runs the command."""
     # Recipes import one another from the folder that the command is called in.
-    sys.path.insert(0, os.getcwd())
+    load_package("configs", above=pathlib.Path.cwd())
     # absl's flags have underscores.
     arguments = [
         argument.replace("--compile-for", "--compile_for", 1) for argument in sys.argv

@@ -1,25 +1,30 @@
 """eomt-benchmark's command line; tests/benchmark tests the measurements."""
 
-import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+from tests.processes import ROOT, installed_environment
+
 RECIPE = "--config=configs/coco_panoptic_vits_640_1x.py"
 
 
-def call(*arguments):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    return installed_environment(tmp_path_factory.mktemp("installed"))
+
+
+def call(*arguments, env):
     return subprocess.run(
-        [sys.executable, "-m", "eomt_jax.cli.benchmark", *arguments],
+        # An installed command doesn't have the caller's folder in its path, hence -P.
+        [sys.executable, "-P", "-m", "eomt_jax.cli.benchmark", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env=env,
     )
 
 
@@ -33,13 +38,11 @@ def call(*arguments):
         ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
         ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
         (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
-        (("--compile-for=v5e:banana", RECIPE), "no TPU slice 'v5e:banana'"),
-        (("--compile-for=h100:banana", RECIPE), "no GPUs 'h100:banana'"),
         (("--compile-for=banana", RECIPE), "no target 'banana'"),
     ],
 )
-def test_wrong_arguments_are_one_message(arguments, message):
-    result = call(*arguments)
+def test_wrong_arguments_are_one_message(arguments, message, installed):
+    result = call(*arguments, env=installed)
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr

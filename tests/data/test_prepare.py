@@ -11,8 +11,8 @@ import pytest
 from data import prepare, shapes, staging
 from eomt_jax.pipeline import records
 from tests.data import coco_archives
+from tests.processes import ROOT, installed_environment
 
-ROOT = pathlib.Path(__file__).parents[2]
 NUM_EXAMPLES = {"train": 6, "validation": 2}
 
 
@@ -21,12 +21,17 @@ def few_shapes(monkeypatch):
     monkeypatch.setattr(shapes, "NUM_EXAMPLES", NUM_EXAMPLES)
 
 
-def run_python(*arguments):
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    return installed_environment(tmp_path_factory.mktemp("installed"))
+
+
+def run_python(*arguments, cwd=ROOT, env=None):
     return subprocess.run(
         [sys.executable, *arguments],
         check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        env=env or {**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -85,10 +90,10 @@ def test_prepare_options_that_do_not_fit_are_refused(tmp_path, arguments, match)
 def test_prepare_error_on_the_way_leaves_nothing(few_shapes, tmp_path, monkeypatch):
     draw = shapes.draw_record
 
-    def fail_at_four(split, index):
+    def fail_at_four(split, index, scene):
         if index == 4:
             raise RuntimeError("disk full")
-        return draw(split, index)
+        return draw(split, index, scene)
 
     monkeypatch.setattr(shapes, "draw_record", fail_at_four)
     with pytest.raises(RuntimeError, match="disk full"):
@@ -101,10 +106,10 @@ def test_prepare_killed_leaves_nothing_finished_and_reruns(few_shapes, tmp_path)
 import os, signal, sys
 from data import prepare, shapes
 draw = shapes.draw_record
-def draw_or_die(split, index):
+def draw_or_die(split, index, scene):
     if index == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return draw(split, index)
+    return draw(split, index, scene)
 shapes.draw_record = draw_or_die
 prepare.prepare("shapes", sys.argv[1])
 """
@@ -159,12 +164,12 @@ def test_overwrite_cut_short_leaves_nothing_finished(
 def test_prepare_when_another_process_was_first(few_shapes, tmp_path, monkeypatch):
     draw = shapes.draw_record
 
-    def draw_after_the_other(split, index):
+    def draw_after_the_other(split, index, scene):
         if (split, index) == ("train", 0):
             monkeypatch.setattr(shapes, "draw_record", draw)
             prepare.prepare("shapes", tmp_path / "other")
             (tmp_path / "other" / "shapes").rename(tmp_path / "shapes")
-        return draw(split, index)
+        return draw(split, index, scene)
 
     monkeypatch.setattr(shapes, "draw_record", draw_after_the_other)
     assert prepare.prepare("shapes", tmp_path).num_examples == NUM_EXAMPLES
@@ -228,25 +233,30 @@ def test_record_that_differs_from_what_was_written_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_script_prepares_coco_without_tensorflow(tmp_path):
+def test_script_prepares_coco_from_another_folder_without_tensorflow(
+    tmp_path, installed
+):
     coco_archives.write_archives(tmp_path / "archives")
     code = """
 import sys, runpy
-sys.argv = ["data/prepare.py", *sys.argv[1:]]
+sys.argv = sys.argv[1:]
 try:
-    runpy.run_path("data/prepare.py", run_name="__main__")
+    runpy.run_path(sys.argv[0], run_name="__main__")
 finally:
     from eomt_jax.pipeline import records
-    source = records.open_split(sys.argv[3].split("=")[1], "coco_panoptic", "train")
+    source = records.open_split("prepared", "coco_panoptic", "train")
     assert len(source[2].labels) > 0
     assert "tensorflow" not in sys.modules
 """
     done = run_python(
         "-c",
         code,
+        f"{ROOT}/data/prepare.py",
         "coco_panoptic",
-        f"--archives={tmp_path / 'archives'}",
-        f"--data_dir={tmp_path / 'prepared'}",
+        "--archives=archives",
+        "--data_dir=prepared",
+        cwd=tmp_path,
+        env=installed,
     )
     assert done.returncode == 0, done.stderr
     assert "coco_panoptic is ready" in done.stdout
@@ -254,13 +264,20 @@ finally:
     assert "building coco_panoptic: 100%" in done.stderr
 
 
-def test_script_says_what_is_wrong_without_a_traceback(tmp_path):
+def test_preview_script_runs_from_another_folder(tmp_path, installed):
+    done = run_python(f"{ROOT}/data/preview.py", cwd=tmp_path, env=installed)
+    assert "name one prepared dataset" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_script_says_what_is_wrong_without_a_traceback(tmp_path, installed):
     data_dir = tmp_path / "prepared"
     done = run_python(
         "data/prepare.py",
         "coco_panoptic",
         f"--archives={tmp_path}",
         f"--data_dir={data_dir}",
+        env=installed,
     )
     assert done.returncode == 1
     assert "error: missing from" in done.stderr
