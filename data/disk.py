@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from eomt_jax.file_names import check_utf8
+
 # ArrayRecord's writer has an error of its own.
 _WRITE_FAILED = re.compile(r"\w+\(\) failed: (.*?); (?:writing|opening) (.*?)(?:;|$)")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -17,8 +19,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def check_place(target: epath.Path) -> None:
     """Raises ValueError where no folder can be made at `target`, a local path.
 
-    A file is in the way, or its folder belongs to someone else.
+    A file is in the way, its folder belongs to someone else, or it isn't UTF-8.
     """
+    check_utf8(target)
     if "://" in os.fspath(target):
         return
     for path in (target, *target.parents):

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from eomt_jax.cli.script_packages import load_package
+from eomt_jax.cli.standard_output import accept_any_name
 
 if not __package__:  # run as a script
     load_package("data", above=pathlib.Path(__file__).resolve().parent.parent)
@@ -205,6 +206,7 @@ def main(argv: list[str]) -> None:
     known = ", ".join([*DATASETS, *FORMATS])
     if len(argv) != 2:
         raise app.UsageError(f"name one of {known}")
+    accept_any_name()
     logging.set_verbosity(logging.WARNING)
     values = flags.FLAGS
     options = {

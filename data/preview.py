@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_codec
 from tqdm import tqdm
 
+from eomt_jax.cli.standard_output import accept_any_name
 from eomt_jax.pictures import name_plates, overlays
 from eomt_jax.pipeline import records, transforms
 from eomt_jax.postprocess.segmentation import Segmentation
@@ -276,6 +277,7 @@ def define_flags() -> None:
 
 
 def main(argv: list[str]) -> None:
+    accept_any_name()
     logging.set_verbosity(logging.WARNING)  # TFDS notes every file that it reads
     if len(argv) != 2:
         raise app.UsageError("name one prepared dataset")

@@ -1,8 +1,10 @@
 """Makes safe file names from names in data, such as image ids, datasets and shards.
 
 All code that writes or opens a file of such a name gets its path from `path_below`.
+Folders that a user names are checked by `check_utf8` where that matters.
 """
 
+import os
 import unicodedata
 
 from etils import epath
@@ -29,6 +31,17 @@ def path_below(
     """
     check_name(name, what=what)
     return epath.Path(folder).joinpath(*f"{name}{ending}".split("/"))
+
+
+def check_utf8(folder: epath.PathLike) -> None:
+    """Raises ValueError if a path isn't UTF-8, as orbax and ArrayRecord want theirs."""
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{os.fspath(folder)!a} is not UTF-8, and the libraries that write there want "
+            "it to be: name another folder"
+        ) from error
 
 
 def check_name(name: str, *, what: str) -> None:

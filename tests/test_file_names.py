@@ -9,7 +9,7 @@ import pytest
 from data.builder import RecordBuilder
 from eomt_jax.evaluation import pictures, scoring
 from eomt_jax.evaluation.submission import Submission
-from eomt_jax.file_names import check_name, path_below
+from eomt_jax.file_names import check_name, check_utf8, path_below
 from eomt_jax.pictures.comparison import Picture
 from eomt_jax.pipeline.records import Record
 from eomt_jax.postprocess.segmentation import Segmentation
@@ -164,3 +164,9 @@ def test_preparing_refuses_an_id_that_no_file_can_have(name):
     assert builder._try_record(name, problems, set()) is None
     assert len(problems) == 1 and "can't name a file" in problems[0]
     assert builder._try_record("street", problems, set()) is not None
+
+
+def test_folder_that_is_not_utf8_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"'runs/a\\udcff' is not UTF-8"):
+        check_utf8("runs/a\udcff")
+    check_utf8("runs/Fotoğraf")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from eomt_jax.cli.standard_output import accept_any_name
+
 # --help shows the flags of a program, wherever they are defined.
 flags.disclaim_key_flags()
 
@@ -46,6 +48,7 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
     if default and not any(re.match(r"--?config(=|$)", arg) for arg in argv):
         # ml_collections reads the overrides of a flag's own default too early.
         argv = [*argv[:1], f"--config={default}", *argv[1:]]
+    accept_any_name()
     try:
         rest = flags.FLAGS(list(argv))
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:

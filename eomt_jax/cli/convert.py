@@ -12,6 +12,7 @@ from eomt_jax.cli.checkpoint_arguments import (
     open_checkpoint,
     overrides,
 )
+from eomt_jax.cli.standard_output import accept_any_name
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.foreign import huggingface
 from eomt_jax.weights.load import load_backbone
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="patch size to which a backbone is resampled, in pixels; default: 16",
     )
     options = parser.parse_args(arguments)
+    accept_any_name()
     if options.to is None:
         one_file = options.out.endswith(".safetensors")
         options.to = "safetensors" if one_file else "eomt_jax"

@@ -8,6 +8,7 @@ from eomt_jax.cli.checkpoint_arguments import (
     add_checkpoint_arguments,
     open_checkpoint,
 )
+from eomt_jax.cli.standard_output import accept_any_name
 from eomt_jax.predict import export
 from eomt_jax.weights.new_folder import check_new
 
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="type of the activations; default: %(default)s",
     )
     options = parser.parse_args(arguments)
+    accept_any_name()
 
     try:
         check_new(options.out)

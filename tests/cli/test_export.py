@@ -34,14 +34,16 @@ def test_exported_folder_holds_program_weights_and_classes(
     jax.tree.map(np.testing.assert_array_equal, written.params, read.params)
 
 
-def test_size_platform_and_classes_are_as_asked_for(checkpoint, tmp_path):
-    arguments = [str(checkpoint), str(tmp_path / "out"), "--batch=2"]
+def test_size_platform_and_classes_are_as_asked_for(checkpoint, tmp_path, capsys):
+    out = tmp_path / "out\udcff"  # a name that is no UTF-8
+    arguments = [str(checkpoint), str(out), "--batch=2"]
     names = [f"other {i}" for i in range(published_info("coco_instance").num_classes)]
     classes = tmp_path / "classes.json"
     classes.write_text(json.dumps([{"id": i, "name": n} for i, n in enumerate(names)]))
     arguments += ["--platforms=tpu, cpu", f"--dataset={classes}"]
     assert export.main(arguments) == 0
-    value = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert "out\\udcff: 2 images" in capsys.readouterr().out
+    value = json.loads((out / "export.json").read_text())
     assert value["inputs"]["images"]["shape"] == [2, 32, 32, 3]
     assert value["platforms"] == ["tpu", "cpu"]
     assert [row["name"] for row in value["dataset"]["classes"]] == names

@@ -12,6 +12,7 @@ from etils import epath
 
 from eomt_jax import json_files
 from eomt_jax.evaluation.run_config import CONFIG_FILE
+from eomt_jax.file_names import check_utf8
 from eomt_jax.options import fields_of
 from eomt_jax.training.checkpoints.saving import StorageError
 from eomt_jax.training.reporting.changed_length import describe_changed_length
@@ -26,7 +27,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check(workdir: epath.Path) -> None:
-    """Raises ValueError if a file lies where a run needs a folder, or the reverse."""
+    """Raises ValueError if a file lies where a run needs a folder, or the reverse.
+
+    It also raises one if the path isn't UTF-8.
+    """
+    check_utf8(workdir)
     above = [path for path in (workdir, *workdir.parents) if path.exists()]
     within = [workdir / name for name in _FOLDERS]
     for path in (*above[:1], *(path for path in within if path.exists())):

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from eomt_jax.file_names import check_utf8
 from eomt_jax.regular_files import MAX_JSON, check_folder, check_regular
 from eomt_jax.trees import leaves_by_path
 from eomt_jax.types import DatasetInfo
@@ -151,8 +152,9 @@ def save(
     """Writes a model as a checkpoint folder with one step.
 
     Raises:
-      ValueError: there already is a model in the folder.
+      ValueError: there already is a model in the folder, or its path isn't UTF-8.
     """
+    check_utf8(folder)
     folder = epath.Path(folder).expanduser().resolve()  # orbax wants it absolute
     if is_native(folder):
         raise ValueError(f"{folder} already holds a model; give another folder.")
