@@ -37,7 +37,7 @@ photograph takes longer than drawing it."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predicts, prints the speed and unreadable files; returns the exit status."""
-    options = _parse(arguments)
+    options = parse_arguments(arguments)
     try:
         out = epath.Path(options.out).expanduser()
         names = output_names(find_photographs(options.images, leave_out=out))
@@ -79,7 +79,7 @@ def _say(sentence: str) -> None:
     print(f"eomt-predict: {short}", file=sys.stderr)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="eomt-predict",
         description="Segments photographs. For each PHOTO it writes PHOTO.png, an "
@@ -209,11 +209,28 @@ def _open(options: argparse.Namespace) -> Segmenter:
         nms_iou=options.nms_iou,
         compilation_cache=options.compilation_cache,
     )
-    for note in segmenter.notes:
+    for note in (*segmenter.notes, *options_without_effect(options, segmenter.task)):
         print(f"note: {note}", file=sys.stderr)
     if options.masks:
         get_task(segmenter.task).check_submission(segmenter.info)
     return segmenter
+
+
+def options_without_effect(options: argparse.Namespace, task: str) -> list[str]:
+    """Returns a sentence for each option that is given and changes nothing."""
+    unused = {
+        name: f"on {task} segmentation" for name in get_task(task).unused_settings
+    }
+    if options.tile:
+        unused["skip_padding"] = "on tiles, which have no padding"
+    if options.no_overlay:
+        unused["long_side"] = "without overlays"
+    return [
+        f"--{name} has no effect {where}"
+        for name, where in unused.items()
+        # A number may be 0, which equals False.
+        if (value := getattr(options, name)) is not None and value is not False
+    ]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ class Panoptic(Task):
 
     name = "panoptic"
     threshold = 0.8
+    unused_settings = ("max_instances", "nms_iou")
     measured_on = ("panoptic",)
     mean_columns = (("PQ", "pq"), ("SQ", "sq"), ("RQ", "rq"))
     class_columns = (

@@ -20,6 +20,7 @@ class Semantic(Task):
 
     name = "semantic"
     windows = True
+    unused_settings = ("threshold", "max_instances", "nms_iou", "skip_padding")
     measured_on = ("panoptic", "semantic")
     class_columns = (("IoU", "iou"), ("accuracy", "accuracy"), ("pixels", "pixels"))
     mean_columns = (

@@ -45,6 +45,7 @@ class Task(abc.ABC):
         checkpoints are compared.
       rows_file: the name of the submission's JSON file, and the text before and after
         its rows; None if the submission has no rows.
+      unused_settings: settings of a Segmenter and its calls that change nothing here.
       mask_values: what the pixels of `mask_picture` are, in terms of Result.to_coco.
     """
 
@@ -56,6 +57,7 @@ class Task(abc.ABC):
     class_columns: ClassVar[Columns]
     mean_columns: ClassVar[Columns]
     rows_file: ClassVar[tuple[str, str, str] | None] = None
+    unused_settings: ClassVar[tuple[str, ...]] = ()
     mask_values: ClassVar[str] = "id = R + 256 G + 65536 B"
 
     def check_classes(self, info: DatasetInfo) -> None:

@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from eomt_jax.cli import predict as command
 from eomt_jax.cli.predict import main
 from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_whole, writing_alone
@@ -80,6 +81,31 @@ def test_predict_skips_padding_where_asked_to(
     assert seen == [(SIZE, 16 if skips else SIZE)]
 
 
+@pytest.mark.parametrize(
+    "task, flags, unused",
+    [
+        (
+            "semantic",
+            ["--nms_iou=0.7", "--max_instances=5"],
+            ["max_instances", "nms_iou"],
+        ),
+        ("panoptic", ["--nms_iou=0.7", "--threshold=0.5"], ["nms_iou"]),
+        ("instance", ["--nms_iou=0.7", "--max_instances=5", "--threshold=0"], []),
+        ("instance", ["--tile", "--skip_padding"], ["skip_padding"]),
+        (
+            "panoptic",
+            ["--no_overlay", "--long_side=9", "--skip_padding"],
+            ["long_side"],
+        ),
+        ("semantic", [], []),
+    ],
+)
+def test_options_without_effect_are_named(task, flags, unused):
+    options = command.parse_arguments(["photos", "--checkpoint=x", *flags])
+    notes = command.options_without_effect(options, task)
+    assert [note.split()[0] for note in notes] == [f"--{name}" for name in unused]
+
+
 def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, capsys):
     endings = (".avif", ".jp2", ".jpg", ".png", ".tif", ".webp")
     endings = [e for e in endings if e in Image.registered_extensions()]
@@ -94,6 +120,7 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         photos,
         f"--out={out}",
         "--task=semantic",
+        "--threshold=0",
         "--masks",
         "--batch_size=2",
     )
@@ -106,6 +133,7 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
     errors = capsys.readouterr().err
     assert f"3 of {3 + len(endings)} photographs" in errors
     assert "a second" in errors
+    assert "note: --threshold has no effect on semantic segmentation\n" in errors
     last = errors.splitlines()[-len(endings) :]
     for ending, line in zip(endings, last, strict=True):
         assert line.startswith("eomt-predict: ")
