@@ -1,7 +1,8 @@
 """Sets up eight fake CPU devices, quick compiling and checked shapes."""
 
-import importlib.metadata
 import os
+
+from tests.processes import xla_flags
 
 # This must be set before jax is imported. NPROC is the size of XLA's CPU thread pool:
 # with as few threads as a small machine has cores, collectives over eight devices
@@ -10,11 +11,7 @@ os.environ.setdefault("NPROC", "32")
 # Compiling takes most of the time here and running very little. So programs are not
 # optimized, and a training step compiles four times as fast. Tests that need optimized
 # programs ask for them (`optimized_programs`, tests/quickstart).
-_flags = "--xla_force_host_platform_device_count=8"
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    # Later versions don't have this flag, and XLA ends the process for an unknown flag.
-    _flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _flags)
+os.environ.setdefault("XLA_FLAGS", xla_flags(8))
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -1,6 +1,7 @@
 """Runs several real processes over 127.0.0.1, for tests of runs with processes."""
 
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
 import signal
@@ -22,6 +23,16 @@ def installed_environment(folder: pathlib.Path) -> dict[str, str]:
     """
     (folder / "eomt_jax").symlink_to(ROOT / "eomt_jax")
     return {**os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+
+
+def xla_flags(devices: int) -> str:
+    """Returns flags of XLA for `devices` fake CPU devices and quick compiling."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        # Later versions don't have this flag, and XLA ends the process for an unknown
+        # flag.
+        flags += " --xla_cpu_use_fusion_emitters=false"
+    return flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Processes:
         self.running = []
         for i, log in enumerate(self._logs):
             environment = os.environ | {
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": xla_flags(devices),
                 # All devices together must have a thread each to wait in.
                 "NPROC": "32",
                 "JAX_PLATFORMS": "cpu",
