@@ -38,6 +38,7 @@ ALLOWED = {
         "models",
         "ops",
         "parallel",
+        "pictures",
         "pipeline",
         "postprocess",
         "weights",

@@ -24,6 +24,7 @@ from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_result
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
+from eomt_jax.predict.explanation import Explanation
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task, task_names
@@ -151,6 +152,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "IoU than this, such as 0.7; default: keep all",
     )
     add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
+    add(
+        "--explain",
+        action="store_true",
+        help="write PHOTO.explain.png too: how the queries of the best segments find "
+        "them, with their masks and classes before each layer with masked attention",
+    )
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(
         "--long_side",
@@ -187,11 +194,21 @@ def _not_empty(text: str) -> str:
 
 def _endings(options: argparse.Namespace) -> list[str]:
     """Returns the endings of the files of each photograph."""
-    overlay = [] if options.no_overlay else [".png"]
-    return [*overlay, *([".masks.png"] if options.masks else []), ".json"]
+    asked = {
+        ".png": not options.no_overlay,
+        ".masks.png": options.masks,
+        ".explain.png": options.explain,
+        ".json": True,
+    }
+    return [ending for ending, wanted in asked.items() if wanted]
 
 
 def _open(options: argparse.Namespace) -> Segmenter:
+    if options.explain and options.tile:
+        raise ValueError(
+            "--explain shows the queries of a whole photograph and --tile cuts it into "
+            "parts: leave out one of them"
+        )
     keep_freed_memory()
     batch_size = options.batch_size
     if batch_size is None:
@@ -281,9 +298,13 @@ def _predict(
         writing: collections.deque[tuple[Future[None], int]] = collections.deque()
         for result in results:
             path = out / names[epath.Path(result.file_name)]
-            writing.append(
-                (pool.submit(write_result, result, path, options), _bytes(result))
-            )
+            explanation = None
+            if options.explain:
+                explanation = segmenter.explain(
+                    result.image, threshold=options.threshold
+                )
+            work = pool.submit(write_result, result, path, options, explanation)
+            writing.append((work, _bytes(result, explanation)))
             while (
                 len(writing) > 2 * options.num_threads
                 or sum(size for _, size in writing) > _MAX_WAITING
@@ -302,10 +323,13 @@ def _predict(
     return problems
 
 
-def _bytes(result: Result) -> int:
+def _bytes(result: Result, explanation: Explanation | None) -> int:
     found = result.segmentation
     masks = found.id_map if found.masks is None else found.masks
-    return result.image.nbytes + (0 if masks is None else masks.nbytes)
+    size = result.image.nbytes + (0 if masks is None else masks.nbytes)
+    if explanation is None:
+        return size
+    return size + _bytes(explanation.result, None) + explanation.masks.nbytes
 
 
 if __name__ == "__main__":

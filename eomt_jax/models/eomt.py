@@ -83,6 +83,11 @@ class EoMT(Network):
         return self.num_query_blocks
 
     @property
+    def masked_layer_names(self) -> tuple[str, ...]:
+        first = self.vit.depth - self.num_query_blocks
+        return tuple(f"block {i + 1}" for i in range(first, self.vit.depth))
+
+    @property
     def crop_step(self) -> int:
         return self.vit.patch_size
 

@@ -108,6 +108,11 @@ class Network(nn.Module):
         return 0
 
     @property
+    def masked_layer_names(self) -> tuple[str, ...]:
+        """Names of the masked layers in pictures, first to last."""
+        return tuple(f"layer {i + 1}" for i in range(self.num_masked_layers))
+
+    @property
     def backbone(self) -> Any:
         """The ViT that may be pre-trained; None for a network without one."""
         return getattr(self, self.backbone_name) if self.backbone_name else None

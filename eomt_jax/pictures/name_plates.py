@@ -121,6 +121,29 @@ def legible(name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
     return plain or "?", load_font(size)
 
 
+def shorten(
+    name: str,
+    font: ImageFont.FreeTypeFont,
+    max_width: float,
+    shortest: int = _SHORTEST,
+) -> str | None:
+    """Cuts a name at its end until it fits; None if too few of its letters do.
+
+    Args:
+      name: any text.
+      font: has its letters.
+      max_width: in pixels.
+      shortest: the least number of letters.
+    """
+    text, kept = name, len(name)
+    while font.getlength(text) > max_width:
+        kept -= 1
+        if kept < shortest:
+            return None
+        text = f"{name[:kept].rstrip()}…"
+    return text
+
+
 def _write_plate(
     name: str, size: int, color: UInt8[np.ndarray, " 3"], max_width: int
 ) -> Image.Image | None:
@@ -133,12 +156,10 @@ def _write_plate(
       max_width: width of the picture in pixels.
     """
     name, font = legible(name, size)
-    text, kept, pad = name, len(name), 0.36 * size
-    while font.getlength(text) > max_width - 2 * pad - 2 * _MARGIN:
-        kept -= 1
-        if kept < _SHORTEST:
-            return None
-        text = f"{name[:kept].rstrip()}…"
+    pad = 0.36 * size
+    text = shorten(name, font, max_width - 2 * pad - 2 * _MARGIN)
+    if text is None:
+        return None
     width, height = round(font.getlength(text) + 2 * pad), round(1.36 * size)
     # The shape is drawn four times as large and shrunk, so that its corners are round.
     shape = Image.new("L", (4 * width, 4 * height))

@@ -78,7 +78,7 @@ def draw_segmentation(
     if segmentation.scores is not None:
         shown = segmentation.scores >= min_score
 
-    size = _fit(segmentation.size, long_side or max(segmentation.size))
+    size = fit_long_side(segmentation.size, long_side or max(segmentation.size))
     grid = _shrink(size, _MAX_OUTLINED)
     if line_width is None:
         line_width = max(1.4, visual_side(size) / 480)
@@ -110,14 +110,15 @@ def resize_image(
     return np.asarray(resized)
 
 
-def _fit(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
+def fit_long_side(shape: tuple[int, ...], long_side: int) -> tuple[int, int]:
+    """Returns (height, width) with the proportions of `shape` and this long side."""
     factor = long_side / max(shape)
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 def _shrink(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Returns the size of a grid with the proportions of `size`, and no larger."""
-    return _fit(size, round(max(size) * min(1, max_side / visual_side(size))))
+    return fit_long_side(size, round(max(size) * min(1, max_side / visual_side(size))))
 
 
 def _paint(
@@ -174,7 +175,7 @@ def _segment_names(
     segmentation: Segmentation, rows: Sequence[ClassInfo], *, show_scores: bool
 ) -> list[str]:
     """Makes a short name for each segment, with "crowd" and its score if it has one."""
-    names = [_short_name(row.name) for row in rows]
+    names = [short_name(row.name) for row in rows]
     if segmentation.is_crowd is not None:
         crowds = segmentation.is_crowd
         names = [f"{n} (crowd)" if c else n for n, c in zip(names, crowds)]
@@ -183,7 +184,7 @@ def _segment_names(
     return names
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
     """Drops the endings that say how COCO's panoptic classes were merged."""
     for ending in ("-merged", "-stuff", "-other"):
         name = name.removesuffix(ending)

@@ -24,11 +24,13 @@ class InstancePrediction:
       labels: class of each instance, 0 to K - 1.
       scores: probability of the class times the mask's own; 0 where the mask is empty
         or the instance is a duplicate.
+      queries: number of the query that each instance is from; None if unknown.
     """
 
     mask_bits: UInt8[Array, "*B N Hc W8"]
     labels: Int[Array, "*B N"]
     scores: Float[Array, "*B N"]
+    queries: Int[Array, "*B N"] | None = None
 
 
 def instance_segmentation(
@@ -63,13 +65,16 @@ def instance_segmentation(
     if is_thing is not None:
         probs = jnp.where(is_thing, probs, 0.0)
     probs, pairs = jax.lax.top_k(probs.reshape(-1), min(num_instances, probs.size))
-    masks, labels = mask_logits[pairs // num_classes], pairs % num_classes
+    queries, labels = pairs // num_classes, pairs % num_classes
+    masks = mask_logits[queries]
     bits, mask_scores = _restore_bits(masks, restore)
     scores = probs * mask_scores
     if nms_iou is not None:
         duplicate = _is_duplicate(_iou(masks, restore) > nms_iou, labels, scores)
         scores = jnp.where(duplicate, 0.0, scores)
-    return InstancePrediction(mask_bits=bits, labels=labels, scores=scores)
+    return InstancePrediction(
+        mask_bits=bits, labels=labels, scores=scores, queries=queries
+    )
 
 
 def _is_duplicate(

@@ -25,6 +25,8 @@ class Segmentation:
       masks: instead of an id map, where segments may overlap.
       scores: probability of each segment, 0 to 1; None where nobody guessed.
       is_crowd: True for a group of things of one class; None where there is none.
+      queries: number of the query that predicted each segment; None if no single query
+        predicts a segment.
     """
 
     labels: Integer[np.ndarray, " n"]
@@ -32,6 +34,7 @@ class Segmentation:
     masks: Bool[np.ndarray, "n H W"] | None = None
     scores: Float[np.ndarray, " n"] | None = None
     is_crowd: Bool[np.ndarray, " n"] | None = None
+    queries: Integer[np.ndarray, " n"] | None = None
 
     def __post_init__(self):
         if (self.id_map is None) == (self.masks is None):
@@ -108,6 +111,7 @@ class Segmentation:
             masks=self.masks[order],
             scores=self.scores[order],
             is_crowd=None if self.is_crowd is None else self.is_crowd[order],
+            queries=None if self.queries is None else self.queries[order],
         )
 
     def by_class(self) -> "Segmentation":

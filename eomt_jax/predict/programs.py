@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from eomt_jax.postprocess.post_processing import post_processing
 from eomt_jax.postprocess.segmentation import Segmentation
-from eomt_jax.predict.runner import last_logits
+from eomt_jax.predict.runner import all_logits, last_logits
 from eomt_jax.predict.token_grids import TokenGrids
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
@@ -38,6 +38,7 @@ class CompiledNetwork:
     """A network on the first device, with its compiled programs, for several threads.
 
     Attributes:
+      info: the class table.
       image_size: S, pixels of the network's square input.
       grids: the smaller sizes of input that may be computed instead.
       batch_size: images that run at a time; one alone runs alone.
@@ -73,11 +74,11 @@ class CompiledNetwork:
                 f"max_instances is {max_instances}; it must be at least 1, or None for as "
                 "many as the model has queries"
             )
+        self.info = info
         self.image_size = self.grids.image_size
         self.batch_size = batch_size
         self.compile_seconds = 0.0
         self._model = model
-        self._info = info
         self._max_instances = max_instances or max(100, model.num_queries)
         self._nms_iou = nms_iou
         params = jax.device_put(params, jax.devices()[0])
@@ -106,6 +107,25 @@ class CompiledNetwork:
             found = self.run(key, network, self._params, batch)
             rows += found[: len(part)]
         return rows
+
+    def all_logits(
+        self, image: UInt8[np.ndarray, "H W 3"], *, factored: bool = False
+    ) -> list[tuple[Any, Float[jax.Array, "Q K1"]]]:
+        """Returns mask and class logits of all predictions, on the device.
+
+        Args:
+          image: as in `logits`.
+          factored: as in `logits`, for the last prediction.
+        """
+        predict = functools.partial(all_logits, self._model, factored=factored)
+        key = (*image.shape, "all", factored)
+        return self.run(key, predict, self._params, image)
+
+    @property
+    def prediction_names(self) -> tuple[str, ...]:
+        """Names of the predictions of `all_logits`."""
+        layers = self._model.masked_layer_names
+        return (*(f"before {layer}" for layer in layers), "final")
 
     def post_process(
         self,
@@ -141,7 +161,7 @@ class CompiledNetwork:
             if get_task(task).windows:
                 masks, classes = (jnp.stack(parts) for parts in zip(*rows))
             prediction = post_processing(
-                self._info,
+                self.info,
                 task,
                 canvas_size=canvas_size,
                 score_threshold=threshold,

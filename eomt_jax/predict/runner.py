@@ -242,21 +242,64 @@ def last_logits(
       factored: whether the mask logits may be MaskFactors, of which post-processing
         computes those that it looks at. They are on a single CPU.
     """
-    on_cpu = is_one_cpu(mesh)
-    options = {"cropped": True} if cropped and model.crop_step else {}
-    if on_cpu and model.has_mask_factors:
-        options["factored"] = factored
 
     def predict(images: Array) -> Any:
-        outputs: Any = apply_sharded(
-            model, params, images, mesh=mesh, rules=model.partition_rules(), **options
+        outputs = _apply(
+            model, params, images, mesh=mesh, cropped=cropped, factored=factored
         )
         return outputs.mask_logits[-1], outputs.class_logits[-1]
 
-    if not on_cpu:
+    if not is_one_cpu(mesh):
         return predict(images)
     logits = jax.lax.map(lambda image: predict(image[None]), images)
     return jax.tree.map(lambda x: x.squeeze(1), logits)
+
+
+def all_logits(
+    model: Network, params: Any, image: UInt8[Array, "H W 3"], *, factored: bool = False
+) -> list[tuple[Float[Array, "Q h4 w4"] | MaskFactors, Float[Array, "Q K1"]]]:
+    """Returns all predictions for one image; the last is that of inference.
+
+    Args:
+      model: the network.
+      params: the model's, in one place.
+      image: of the model's size, or the top left part of such an image.
+      factored: see `last_logits`; only the last mask logits may be MaskFactors.
+    """
+    is_masked = getattr(model, "masked_inference", False)
+    outputs = _apply(
+        model,
+        params,
+        image[None],
+        mesh=None,
+        cropped=True,
+        factored=factored,
+        mask_probs=jnp.full(model.num_masked_layers, float(is_masked)),
+        # At a probability of 0 or 1 nothing depends on what is drawn.
+        rngs={"mask": jax.random.key(0)},
+    )
+    predictions = zip(outputs.mask_logits, outputs.class_logits, strict=True)
+    return [jax.tree.map(lambda x: x[0], prediction) for prediction in predictions]
+
+
+def _apply(
+    model: Network,
+    params: Any,
+    images: UInt8[Array, "B H W 3"],
+    *,
+    mesh: Mesh | None,
+    cropped: bool,
+    factored: bool,
+    **options: Any,
+) -> Any:
+    """Calls the network with those of the options that it takes."""
+    if cropped and model.crop_step:
+        options["cropped"] = True
+    if is_one_cpu(mesh) and model.has_mask_factors:
+        options["factored"] = factored
+    return apply_sharded(
+        model, params, images, mesh=mesh, rules=model.partition_rules(), **options
+    )
 
 
 def is_one_cpu(mesh: Mesh | None) -> bool:

@@ -11,6 +11,7 @@ from etils import epath
 
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
+from eomt_jax.predict.explanation import Explanation, explain
 from eomt_jax.predict.photographs import read_ahead
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.result import Result
@@ -234,16 +235,9 @@ class Segmenter:
         Raises:
           ValueError: as in a call.
         """
-        chosen = get_task(task or self.task)
-        chosen.check_classes(self.info)
-        if chosen.name != self.task:
-            self._warn(chosen.class_note(self.info))
+        chosen, threshold = self._choose(task, threshold)
         if tile:
             chosen.tile_segmenter()  # raises where there is none
-        if threshold is None:
-            threshold = chosen.threshold
-        elif not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
         num_together = self.network.batch_size
         is_fitted = not chosen.windows and not tile
         if num_together > 1 and self._skip_padding and is_fitted:
@@ -278,6 +272,33 @@ class Segmenter:
                 batch = []
         yield from self._segment(batch, chosen.name, threshold)
 
+    def explain(
+        self, image: Any, *, task: str | None = None, threshold: float | None = None
+    ) -> Explanation:
+        """Shows how the queries of a photograph's segments find them.
+
+        Args:
+          image: one photograph, as in a call.
+          task: as in a call.
+          threshold: as in a call.
+
+        Returns:
+          The masks and classes of the segments' queries before each layer with masked
+          attention and at the end, and `draw()`, which makes a picture of them.
+
+        Raises:
+          ValueError: as in a call.
+        """
+        chosen, threshold = self._choose(task, threshold)
+        view = make_view(
+            image,
+            self.network,
+            task=chosen.name,
+            tile=False,
+            skip_padding=self._skip_padding,
+        )
+        return explain(self.network, view, chosen.name, threshold=threshold)
+
     def warmup(
         self,
         sizes: Iterable[tuple[int, int]] = ((640, 640),),
@@ -296,6 +317,19 @@ class Segmenter:
             blank = np.zeros((height, width, 3), np.uint8)
             for count in {1, self.network.batch_size}:
                 self([blank] * count, task=task, tile=tile)
+
+    def _choose(self, task: str | None, threshold: float | None) -> tuple[Any, float]:
+        """Returns the task and the threshold of a call, after checking them."""
+        chosen = get_task(task or self.task)
+        chosen.check_classes(self.info)
+        note = "" if chosen.name == self.task else chosen.class_note(self.info)
+        if note:
+            warnings.warn(note, stacklevel=3)
+        if threshold is None:
+            threshold = chosen.threshold
+        elif not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; a score lies between 0 and 1")
+        return chosen, threshold
 
     def _warn(self, note: str) -> None:
         if note:

@@ -71,11 +71,13 @@ class Instance(Task):
         kept = np.flatnonzero(scores >= min_score)
         bits = np.asarray(prediction.mask_bits[row])[kept, :height]
         masks = np.unpackbits(bits, axis=-1, count=width, bitorder="little")
+        queries = prediction.queries
         return Segmentation(
             labels=np.asarray(prediction.labels[row])[kept],
             # Not converted: many masks of a large photograph are a gigabyte.
             masks=masks.view(bool),
             scores=scores[kept],
+            queries=None if queries is None else np.asarray(queries[row])[kept],
         )
 
     def tile_segmenter(self):

@@ -69,6 +69,7 @@ class Panoptic(Task):
             labels=np.asarray(prediction.labels[row])[kept],
             id_map=renumber(np.asarray(prediction.id_map[row]), kept, size),
             scores=np.asarray(prediction.scores[row])[kept],
+            queries=kept,
         )
 
     def tile_segmenter(self):

@@ -218,6 +218,7 @@ def test_predict_tiles_and_no_overlay(checkpoint, photos, tmp_path, capsys):
         (["--dtype=int8"], "it is one of float32, bfloat16"),
         (["--out={photos}/a.jpg"], "can't write into"),
         (["--masks", "{photos}/a.masks.png"], "both be written to"),
+        (["--explain", "--tile", "--task=instance"], "leave out one of them"),
     ],
 )
 def test_predict_tells_in_one_line_what_cannot_be(
@@ -280,6 +281,7 @@ def test_predict_interrupted(checkpoint, photos, tmp_path, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "__call__", stop)
-    assert predict(checkpoint, photos / "a.png", f"--out={tmp_path / 'out'}") == 130
+    arguments = [photos / "a.png", "--explain", f"--out={tmp_path / 'out'}"]
+    assert predict(checkpoint, *arguments) == 130
     assert "stopped" in capsys.readouterr().err
-    assert files(tmp_path / "out") == ["a.json", "a.png"]
+    assert files(tmp_path / "out") == ["a.explain.png", "a.json", "a.png"]

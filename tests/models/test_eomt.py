@@ -45,6 +45,10 @@ def test_outputs_have_a_quarter_of_a_non_square_image(params, images):
     assert [c.shape for c in outputs.class_logits] == [(2, 5, 4)]
 
 
+def test_masked_layers_are_named_by_the_blocks_of_the_backbone():
+    assert small_model().masked_layer_names == ("block 2", "block 3")
+
+
 def test_bfloat16_computes_near_float32_and_returns_float32(params, images):
     expected = apply(small_model(), params, images)
     found = apply(small_model(dtype=jnp.bfloat16), params, images)

@@ -50,6 +50,7 @@ def test_instance_segmentation_takes_the_most_probable_pairs():
     probs = [[0.1, 0.5, 0.4], [0.45, 0.3, 0.25]]
     found, masks = segment(masks, probs, num_instances=3)
     np.testing.assert_array_equal(found.labels, [1, 0, 1])
+    np.testing.assert_array_equal(found.queries, [0, 1, 1])
     np.testing.assert_allclose(found.scores, [0.5, 0.45, 0.3], rtol=1e-6)
     np.testing.assert_array_equal(masks[:, :2, 0], [[1, 0], [0, 1], [0, 1]])
 

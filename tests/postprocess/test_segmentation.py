@@ -73,12 +73,15 @@ def test_segmentation_instance_leaves_low_scores_out():
     prediction = InstancePrediction(
         mask_bits=np.packbits(masks, axis=-1, bitorder="little"),
         labels=np.array([[4, 5, 6]], np.int32),
-        scores=np.array([[0.9, 0.2, 0.5]], np.float32),
+        scores=np.array([[0.5, 0.2, 0.9]], np.float32),
+        queries=np.array([[7, 8, 9]], np.int32),
     )
     found = get_task("instance").segmentation(prediction, 0, (3, 11), min_score=0.5)
     np.testing.assert_array_equal(found.labels, [4, 6])
-    np.testing.assert_array_equal(found.scores, np.float32([0.9, 0.5]))
+    np.testing.assert_array_equal(found.scores, np.float32([0.5, 0.9]))
+    np.testing.assert_array_equal(found.queries, [7, 9])
     np.testing.assert_array_equal(found.masks, masks[0, [0, 2], :3, :11])
+    np.testing.assert_array_equal(found.best_first().queries, [9, 7])
 
 
 def test_segmentation_semantic_cuts_the_canvas():

@@ -22,20 +22,27 @@ TRACES = []
 
 
 class BrightestChannel(Network):
-    """A network with a query for each colour channel, masked where it is bright."""
+    """A network with a query for each colour channel, masked where it is bright.
+
+    With mask_probs it predicts twice, the first time the masks' opposites and class 2.
+    """
 
     @nn.compact
-    def __call__(self, images, cropped=False):
+    def __call__(self, images, mask_probs=None, cropped=False):
         TRACES.append(images.shape)
         batch, height, width, _ = images.shape
         shape = (batch, height // 4, 4, width // 4, 4, 3)
         pooled = images.reshape(shape).astype(jnp.float32).mean((2, 4))
         logits = self.param("queries", nn.initializers.zeros, (3, INFO.num_classes + 1))
-        return Outputs(
-            mask_logits=(jnp.moveaxis(pooled, -1, 1) - 127.0,),
-            class_logits=(jnp.broadcast_to(logits, (batch, *logits.shape)),),
-        )
+        masks = jnp.moveaxis(pooled, -1, 1) - 127.0
+        classes = jnp.broadcast_to(logits, (batch, *logits.shape))
+        if mask_probs is None:
+            return Outputs(mask_logits=(masks,), class_logits=(classes,))
+        self.make_rng("mask")
+        early = jnp.zeros_like(classes).at[..., 2].set(1.0 + mask_probs[0])
+        return Outputs(mask_logits=(-masks, masks), class_logits=(early, classes))
 
+    num_masked_layers = 1
     image_size = (SIZE, SIZE)
     crop_step = 4
 
