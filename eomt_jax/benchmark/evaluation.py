@@ -16,7 +16,8 @@ from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.samples import Source
-from eomt_jax.predict.runner import Runner, last_logits
+from eomt_jax.predict.logits import last_logits
+from eomt_jax.predict.runner import Runner
 
 OURS = "eomt_jax"
 # Our evaluation with eval.skip_padding.

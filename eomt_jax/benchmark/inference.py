@@ -10,7 +10,7 @@ import numpy as np
 from eomt_jax.benchmark.flops import forward_flops
 from eomt_jax.benchmark.timing import MatrixRate, Timing, format_ratios, take_turns
 from eomt_jax.models.network import Network
-from eomt_jax.predict.runner import last_logits
+from eomt_jax.predict.logits import last_logits
 from eomt_jax.predict.token_grids import TokenGrids
 
 OURS, PEAK = "eomt_jax", "matrix product"

@@ -24,7 +24,6 @@ from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_result
 from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
-from eomt_jax.predict.explanation import Explanation
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task, task_names
@@ -300,11 +299,10 @@ def _predict(
             path = out / names[epath.Path(result.file_name)]
             explanation = None
             if options.explain:
-                explanation = segmenter.explain(
-                    result.image, threshold=options.threshold
-                )
+                explained = segmenter.explain(result.image, threshold=options.threshold)
+                explanation = explained.draw()
             work = pool.submit(write_result, result, path, options, explanation)
-            writing.append((work, _bytes(result, explanation)))
+            writing.append((work, _bytes(result)))
             while (
                 len(writing) > 2 * options.num_threads
                 or sum(size for _, size in writing) > _MAX_WAITING
@@ -323,13 +321,10 @@ def _predict(
     return problems
 
 
-def _bytes(result: Result, explanation: Explanation | None) -> int:
+def _bytes(result: Result) -> int:
     found = result.segmentation
     masks = found.id_map if found.masks is None else found.masks
-    size = result.image.nbytes + (0 if masks is None else masks.nbytes)
-    if explanation is None:
-        return size
-    return size + _bytes(explanation.result, None) + explanation.masks.nbytes
+    return result.image.nbytes + (0 if masks is None else masks.nbytes)
 
 
 if __name__ == "__main__":

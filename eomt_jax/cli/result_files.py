@@ -13,7 +13,6 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from eomt_jax.predict.explanation import Explanation
 from eomt_jax.predict.result import Result
 
 _LONG_SIDES = 1024, 2048
@@ -27,7 +26,7 @@ def write_result(
     result: Result,
     path: epath.Path,
     options: argparse.Namespace,
-    explanation: Explanation | None = None,
+    explanation: Image.Image | None = None,
 ) -> None:
     """Draws and writes what eomt-predict's options ask for.
 
@@ -35,7 +34,7 @@ def write_result(
       result: the segments of a photograph.
       path: without the endings that the files get.
       options: of the command line.
-      explanation: of the result, if the options ask for it.
+      explanation: picture of how the segments were found, if the options ask for it.
     """
     files: dict[str, bytes] = {}
     if not options.no_overlay:
@@ -46,7 +45,7 @@ def write_result(
     if options.masks:
         files[".masks.png"] = _encode_png(result.mask_picture())
     if explanation is not None:
-        files[".explain.png"] = _encode_png(np.asarray(explanation.draw()))
+        files[".explain.png"] = _encode_png(np.asarray(explanation))
     text = json.dumps(result.to_coco(), indent=1, ensure_ascii=False)
     # A file name that isn't UTF-8 has signs that are no text; JSON escapes them so.
     files[".json"] = text.encode(errors="backslashreplace") + b"\n"

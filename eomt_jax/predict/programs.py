@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from eomt_jax.postprocess.post_processing import post_processing
 from eomt_jax.postprocess.segmentation import Segmentation
-from eomt_jax.predict.runner import all_logits, last_logits
+from eomt_jax.predict.logits import all_logits, last_logits
 from eomt_jax.predict.token_grids import TokenGrids
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
@@ -94,7 +94,7 @@ class CompiledNetwork:
         Args:
           images: of one size, the network's own or one of `grids`: the top left part of
             an image whose rest is padding.
-          factored: see runner.last_logits.
+          factored: see logits.last_logits.
         """
         rows = []
         for begin in range(0, len(images), self.batch_size):
