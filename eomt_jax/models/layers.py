@@ -5,6 +5,7 @@ Legend: B batch, N tokens, D embedding, h w patch grid.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -175,10 +176,40 @@ class SwiGlu(nn.Module):
         return down(nn.silu(gate) * value, scale)
 
 
+class ReluMlp(nn.Module):
+    """Linear, ReLU, Linear, as in DETR's and Mask2Former's transformer layers."""
+
+    hidden_dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
+        embed_dim = x.shape[-1]
+
+        def dense(features: int, name: str) -> Dense:
+            fan_in = self.hidden_dim if name == "down" else embed_dim
+            return Dense(
+                features,
+                kernel_init=nn.initializers.xavier_uniform(),
+                bias_init=uniform_fan_in(fan_in),
+                dtype=self.dtype,
+                name=name,
+            )
+
+        x = nn.relu(dense(self.hidden_dim, "up")(x))
+        return dense(embed_dim, "down")(x)
+
+
 class MaskHead(nn.Module):
-    """Turns query tokens into mask embeddings: Linear, GELU, Linear, GELU, Linear."""
+    """Turns query tokens into mask embeddings, by three linear layers.
+
+    Attributes:
+      dtype: type of the result.
+      activation: function between the layers.
+    """
 
     dtype: Dtype = jnp.float32
+    activation: Callable[[Any], Any] = gelu
 
     @nn.compact
     def __call__(self, x: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
@@ -193,7 +224,7 @@ class MaskHead(nn.Module):
                 name=f"layer_{i}",
             )(x)
             if i < 2:
-                x = gelu(x)
+                x = self.activation(x)
         return x
 
 
