@@ -67,9 +67,10 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Remembers an irregularity for the report after the build."""
         self.notes.setdefault(what, []).extend(names)
 
-    def note_unseen(self, classes: Sequence[ClassInfo]) -> None:
-        """Reports the classes without a segment, after the last record."""
-        self.note("classes that no image shows", *(c.name for c in classes))
+    def note_at_end(self, unseen: Sequence[ClassInfo]) -> None:
+        """Adds the notes that need all records; `unseen` classes have no segment."""
+        if unseen:
+            self.note("classes that no image shows", *(c.name for c in unseen))
 
     def plan(self) -> Mapping[str, Sequence[Any]]:
         """Returns an item for each image of each split, in the order to be written."""
@@ -196,8 +197,7 @@ class RecordBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         unseen = [
             c for i, c in enumerate(self.classes) if i not in self._summary.labels
         ]
-        if unseen:
-            self.note_unseen(unseen)
+        self.note_at_end(unseen)
         assert isinstance(self.info.metadata, tfds.core.MetadataDict)
         self.info.metadata[records.METADATA_KEY] = json.loads(info.to_json())
         self.info.metadata[OPTIONS_KEY] = self.options

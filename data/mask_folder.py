@@ -7,9 +7,10 @@ photograph, `paired_files` says.
 Legend: H W pixels.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,12 @@ class MaskFolder(label_maps.LabelMapBuilder):
         self._remap = read_remap(remap, self.classes)
         self.codes = _read_codes(self.classes, self._ignore_label, self._remap)
         self._with_ignored: list[str] = []  # masks that have the ignore label
+        # The number of masks by the value or colour that --remap=others stands for.
+        self._others: collections.Counter[str] = collections.Counter()
+        self._is_other_value = _all_but(
+            [*(c.id for c in self.classes), self._ignore_label, *self._remap.values],
+            count=len(self.codes),
+        )
         self._paths = {"images": images, "masks": masks, "mask_name": mask_name}
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
         self._split_seed = int(split_seed)
@@ -113,8 +120,10 @@ class MaskFolder(label_maps.LabelMapBuilder):
         file = item.label_map
         pixels = mask_pngs.read_pixels(item.label_maps.read(file), file=file)
         if self._list.colors:
-            codes = self._codes_by_color(pixels.shown_colors())
+            colors = pixels.shown_colors()
+            codes = self._codes_by_color(colors)
             if codes is not None and self._colors_decide(pixels, codes):
+                self._count_others(colors, self._is_other_color, "#{:06x}")
                 if pixels.indices is not None:
                     self.note(
                         "masks read by the class list's colours, not numbers", file
@@ -134,6 +143,7 @@ class MaskFolder(label_maps.LabelMapBuilder):
         ignored = self._ignore_label
         if not self.codes[ignored] and np.any(values == ignored):
             self._with_ignored.append(file)
+        self._count_others(values, self._is_other_value, "{}")
         return label_maps.encode_classes(
             values, self.codes, file=file, advice=_UNKNOWN_ADVICE
         )
@@ -145,15 +155,23 @@ class MaskFolder(label_maps.LabelMapBuilder):
         segment_map, present = label_maps.number_segments(values)
         return segment_map, present.astype(np.int32) - 1
 
-    def note_unseen(self, classes: Sequence[ClassInfo]) -> None:
-        super().note_unseen(classes)
-        if self._with_ignored:
-            value, first = self._ignore_label, classes[0]
+    def note_at_end(self, unseen: Sequence[ClassInfo]) -> None:
+        super().note_at_end(unseen)
+        if self._with_ignored and unseen:
+            value, first = self._ignore_label, unseen[0]
             self.note(
                 f"masks with the value {value} (--ignore_label), taken for no class; if "
                 f"it stands for {first.name}, add --remap={value}={first.id} and prepare "
                 "again with --overwrite",
                 *self._with_ignored,
+            )
+        if self._others:
+            names = {c.id: c.name for c in self.classes}
+            others = self._remap.others
+            self.note(
+                "values or colours that --remap=others took for "
+                + ("no class" if others is None else names[others]),
+                *(f"{name} in {count:,} masks" for name, count in self._others.items()),
             )
 
     def read_photograph(
@@ -184,6 +202,16 @@ class MaskFolder(label_maps.LabelMapBuilder):
         by_value = self.codes[pixels.indices]
         return len(np.unique(codes)) > 1 and not np.array_equal(by_value, codes)
 
+    def _count_others(self, found: Any, is_other: np.ndarray, spelling: str) -> None:
+        """Counts a mask for each of its values, or colours, that no list has."""
+        if self._remap.has_others:
+            others = np.unique(found[is_other[found]])
+            self._others.update(map(spelling.format, others.tolist()))
+
+    @functools.cached_property
+    def _is_other_color(self) -> np.ndarray:
+        return _all_but([*self._list.colors, *self._remap.colors], count=1 << 24)
+
     @functools.cached_property
     def _color_codes(self) -> np.ndarray:
         """uint16 [2^24]: codes by colour 0xRRGGBB."""
@@ -196,6 +224,13 @@ class MaskFolder(label_maps.LabelMapBuilder):
             for color, class_id in table.items():
                 codes[color] = 0 if class_id is None else by_id[class_id]
         return codes
+
+
+def _all_but(numbers: Iterable[int], *, count: int) -> np.ndarray:
+    """Returns bool [count], which is False at `numbers`."""
+    found = np.ones(count, np.bool_)
+    found[list(numbers)] = False
+    return found
 
 
 def _read_codes(

@@ -54,7 +54,7 @@ def test_colored_masks_with_a_table_of_colors(tmp_path, class_list, mode):
     np.testing.assert_array_equal(label_map(found["1"]), 0)
 
 
-def test_colors_of_no_class_are_named_or_remapped(tmp_path):
+def test_colors_of_no_class_are_named_or_remapped(tmp_path, caplog):
     photographs, masks = draw(2)
     values = np.random.default_rng(0).integers(0, 3, (24, 32))
     colors = paint(values)
@@ -66,6 +66,8 @@ def test_colors_of_no_class_are_named_or_remapped(tmp_path):
     build(tmp_path, photographs, masks, class_list=CAMVID, remap=remap)
     expected = np.where(values == 0, -1, values)
     expected[0], expected[1] = 2, 1
+    assert "1 values or colours that --remap=others" in caplog.text
+    assert "(#ffffff in 2 masks)" in caplog.text
     np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), expected)
 
 
@@ -103,14 +105,20 @@ def test_grey_saved_as_rgb_has_numbers(tmp_path, caplog):
     assert "1 masks of grey that was saved as RGB (0.png)" in caplog.text
 
 
-@pytest.mark.parametrize(("others", "label"), [("ignore", -1), ("2", 2)])
-def test_remap_of_all_others(tmp_path, others, label):
+@pytest.mark.parametrize(
+    ("others", "label", "called"), [("ignore", -1, "no class"), ("2", 2, "car")]
+)
+def test_remap_of_all_others_lists_them(tmp_path, caplog, others, label, called):
     photographs, masks = draw(2)
     values = np.arange(24 * 32, dtype=np.uint8).reshape(24, 32) % 8
     masks["0.png"] = encode(values)
     build(tmp_path, photographs, masks, remap=f"3=1,others={others}")
     by_value = np.array([0, 1, 2, 1, *[label] * 4])
     np.testing.assert_array_equal(label_map(read_all(tmp_path)["0"]), by_value[values])
+    assert (
+        f"4 values or colours that --remap=others took for {called} (4 in 1 masks, 5 in "
+        "1 masks, 6 in 1 masks"
+    ) in caplog.text
 
 
 def test_masks_called_after_their_photographs_are_found(tmp_path, caplog):
