@@ -74,6 +74,8 @@ def _run(argv: list[str]) -> None:
         raise app.UsageError(f"give --measure={','.join(_MEASURES)} or --compile-for")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    for note in _without_effect():
+        print(f"note: {note}", file=sys.stderr)
     try:
         fits, report = _compile() if _COMPILE_FOR.value else _measure()
     except (ValueError, ImportError, OSError) as error:
@@ -86,6 +88,26 @@ def _run(argv: list[str]) -> None:
         print(f"written to {path}")
     if not fits:
         sys.exit(1)
+
+
+def _without_effect() -> list[str]:
+    """Returns a sentence for each flag that is given and changes nothing."""
+    measured = set(_MEASURE.value)
+    compared = bool(measured and _AGAINST.value)
+    needed = {
+        "programs": ("--compile-for", not measured),
+        "batch_sizes": ("--measure=inference", "inference" in measured),
+        "images": ("--measure=evaluation", "evaluation" in measured),
+        "rounds": ("--measure", measured),
+        "against": ("--measure", measured),
+        "torch_modes": ("--against", compared),
+        "torch_threads": ("--against", compared),
+    }
+    return [
+        f"--{name} has no effect without {flag}"
+        for name, (flag, is_given) in needed.items()
+        if flags.FLAGS[name].present and not is_given
+    ]
 
 
 def _compile() -> tuple[bool, dict[str, Any]]:

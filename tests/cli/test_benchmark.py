@@ -36,7 +36,10 @@ def call(*arguments, env):
             "give --measure=inference,train_step,input_pipeline,evaluation or",
         ),
         ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
-        ((RECIPE, "--measure=inference", "--batch_sizes=0"), "numbers from 1"),
+        (
+            (RECIPE, "--measure=inference", "--batch_sizes=0", "--images=3"),
+            "numbers from 1",
+        ),
         (("--compile-for=v5e:2x2", RECIPE, "--programs=test"), "train and eval"),
         (("--compile-for=banana", RECIPE), "no target 'banana'"),
     ],
@@ -46,3 +49,5 @@ def test_wrong_arguments_are_one_message(arguments, message, installed):
     assert result.returncode != 0
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    note = "note: --images has no effect without --measure=evaluation\n"
+    assert (note in result.stderr) == ("--images=3" in arguments)
