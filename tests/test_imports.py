@@ -117,6 +117,11 @@ def test_allowed_imports_have_no_cycle():
             assert order.index(target) > order.index(package), (package, target)
 
 
+def test_nothing_changes_the_path_of_imports():
+    for path in [*library_files(), *ROOT.glob("*.py"), *(ROOT / "data").glob("*.py")]:
+        assert "sys.path" not in path.read_text(), path
+
+
 def test_base_install_needs_neither_tensorflow_nor_torch():
     """torch may be imported inside functions only, tensorflow nowhere."""
     for path in [*library_files(), *(ROOT / "data").glob("*.py")]:

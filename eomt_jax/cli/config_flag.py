@@ -67,6 +67,11 @@ def parse_flags(argv: Sequence[str], *, default: str = "") -> list[str]:
         sys.exit(1)
     except (AttributeError, KeyError) as error:
         message = _unknown_field(str(error), argv)
+    except ModuleNotFoundError as error:
+        message = (
+            f"a recipe imports what isn't found from here: {error}. `from configs import "
+            "…` works in the clone's folder"
+        )
     except OSError as error:
         message = " ".join(str(error).partition("failure to load: ")[2].split())
     except (flags.Error, TypeError, ValueError) as error:
