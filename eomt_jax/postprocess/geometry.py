@@ -69,6 +69,23 @@ def restore_matrices(
     return RestoreMatrices(axis_matrix(0), axis_matrix(1), original_size)
 
 
+def restore_masks(
+    mask_logits: Float[Array, "Q h4 w4"], restore: RestoreMatrices
+) -> Float[Array, "Q Hc Wc"]:
+    """Returns one image's logits on the canvas.
+
+    Pixels past its original size mean nothing. Few masks fit in memory like this: see
+    fold_blocks.
+    """
+    return jnp.einsum(
+        "Yh,qhw,Xw->qYX",
+        restore.rows,
+        mask_logits,
+        restore.columns,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
 class Block(NamedTuple):
     """Part of the canvas.
 

@@ -9,7 +9,6 @@ import pytest
 
 from eomt_jax.pipeline.transforms import fit_size
 from eomt_jax.postprocess import geometry, panoptic
-from tests.postprocess.test_geometry import restore_masks
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -45,7 +44,7 @@ def segment(masks, classes, content_size, original_size):
         image_size=(SIZE, SIZE),
         canvas_size=CANVAS,
     )
-    restored = restore_masks(masks, restore)
+    restored = geometry.restore_masks(masks, restore)
     return panoptic.panoptic_segmentation(
         masks, classes, restore, is_thing=IS_THING
     ), restored

@@ -5,17 +5,6 @@ import numpy as np
 from eomt_jax.postprocess import geometry
 
 
-def restore_masks(mask_logits, restore):
-    """Returns one image's logits on the whole canvas, by products of matrices."""
-    return jnp.einsum(
-        "Yh,qhw,Xw->qYX",
-        restore.rows,
-        mask_logits,
-        restore.columns,
-        precision=jax.lax.Precision.HIGHEST,
-    )
-
-
 def test_restore_matrices_other_original_size_does_not_recompile():
     traces = 0
 
@@ -47,7 +36,7 @@ def test_restore_matrices_padding_has_no_influence():
         image_size=(16, 16),
         canvas_size=(16, 16),
     )
-    restored = restore_masks(jnp.array(masks), restore)
+    restored = geometry.restore_masks(jnp.array(masks), restore)
     np.testing.assert_array_equal(restored[0, :, :6], 0.0)
 
 
@@ -78,7 +67,7 @@ def test_fold_blocks_restores_the_photograph_and_no_more(monkeypatch):
 
         initial = jnp.zeros((3, *padded)), jnp.zeros(padded, bool), 0
         folded = geometry.fold_blocks(place, initial, masks, restore)
-        return folded, restore_masks(masks, restore)
+        return folded, geometry.restore_masks(masks, restore)
 
     masks = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     for rows, columns in [(30, 45), (8, 45), (30, 9), (1, 1)]:

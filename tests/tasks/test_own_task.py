@@ -85,7 +85,7 @@ def test_own_task_is_known_wherever_a_task_is_named():
     assert DatasetInfo.from_json(Scenes.info.to_json()) == Scenes.info
     assert dict(list_options(EvalOptions))["task"].range.accepts("foreground")
     assert "'foreground'" in str(dict(list_options(EvalOptions))["task"].range)
-    assert predict._parse(["a", "--checkpoint=b", "--task=foreground"]).task
+    assert predict.parse_arguments(["a", "--checkpoint=b", "--task=foreground"]).task
     assert evaluation_task("foreground", INFO) == "foreground"
     with pytest.raises(ValueError, match="may be foreground$"):
         evaluation_task("semantic", Scenes.info)
