@@ -25,8 +25,10 @@ from eomt_jax.weights.native import model_folder
 
 _compile_step = loop.compile_step
 _create_state = Setup.create_state
+_runner = reviews.Runner
 _compiled = []
 _created = []
+_runners = {}
 
 
 @pytest.fixture(autouse=True)
@@ -51,9 +53,16 @@ def compile_once(monkeypatch):
         # The state is copied, since the step overwrites its arguments.
         return jax.device_put(jax.tree.map(np.copy, state), shardings)
 
+    def runner(model, info, **options):
+        key = (model, *options.values())
+        if key not in _runners:
+            _runners[key] = _runner(model, info, **options)
+        return _runners[key]
+
     monkeypatch.setattr(loop, "compile_step", compile_step)
     monkeypatch.setattr(dry_run, "compile_step", compile_step)
     monkeypatch.setattr(Setup, "create_state", create_state)
+    monkeypatch.setattr(reviews, "Runner", runner)
 
 
 def run(config, workdir):
