@@ -27,7 +27,7 @@ from tests.data.coco_archives import (
     zip_bytes,
 )
 from tests.data.map_archives import tar_bytes
-from tests.weights.test_fuzz import damage_bytes
+from tests.weights.damage import damage_bytes
 
 MIB = 1 << 20
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

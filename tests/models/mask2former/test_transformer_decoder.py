@@ -41,7 +41,7 @@ def params(maps):
 
 @pytest.fixture(scope="module")
 def half_masks(params, maps):
-    """Parameters and features with which all masks are the left half of the image."""
+    """Returns parameters and features whose masks are all the image's left half."""
     head = params["mask_head"] | {
         "layer_2": {"kernel": jnp.zeros((DIM, DIM)), "bias": jnp.ones(DIM)}
     }

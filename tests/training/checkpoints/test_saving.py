@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import json
-import os
 import resource
-import shutil
 import time
 
 import jax
@@ -16,7 +14,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh
-from eomt_jax.training.checkpoints.joint_reading import DamagedError
 from eomt_jax.training.checkpoints.saving import Checkpoints, StorageError
 from eomt_jax.training.checkpoints.stored_step import DataPosition, Score
 from eomt_jax.training.state import TrainState
@@ -219,103 +216,6 @@ def test_keep_nothing_is_refused(tmp_path):
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="keep_best = -1"):
         Checkpoints(tmp_path, keep=1, keep_best=-1)
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """Returns a folder of two checkpoints, to be copied before it is damaged."""
-    folder = tmp_path_factory.mktemp("sound")
-    with Checkpoints(folder, keep=2) as checkpoints:
-        for step in (4, 6):
-            checkpoints.save(step, make_state(step), POSITION)
-    return folder
-
-
-def flip(file):
-    """Flips a bit in the middle of a file, as a failing disk might."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def pipe(file):
-    """Replaces a file by a named pipe; to open it would wait forever."""
-    file.unlink()
-    os.mkfifo(file)
-
-
-def largest(folder):
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_size)
-
-
-DAMAGES = {
-    "truncated": lambda step: largest(step / "params/d").write_bytes(b"123"),
-    "flipped": lambda step: flip(largest(step / "training/d")),
-    "missing data": lambda step: shutil.rmtree(step / "training/d"),
-    "missing item": lambda step: shutil.rmtree(step / "training"),
-    "missing metadata": lambda step: (step / "params/_METADATA").unlink(),
-    "empty position": lambda step: (step / "position/metadata").write_text(""),
-    "torn checksums": lambda step: (step / "about/metadata").write_text('{"ver'),
-    "nested position": lambda step: (step / "position/metadata").write_text(
-        "[" * 10**5
-    ),
-    "position of no number": lambda step: (step / "position/metadata").write_text(
-        json.dumps(dataclasses.asdict(POSITION) | {"next_example": -8})
-    ),
-    "other checksums": lambda step: (step / "about/metadata").write_text(
-        '{"version": 1}'
-    ),
-    "pipe for data": lambda step: pipe(largest(step / "params/d")),
-    "pipe for position": lambda step: pipe(step / "position/metadata"),
-    "empty folder": lambda step: [
-        shutil.rmtree(p) for p in step.iterdir() if p.is_dir()
-    ],
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_checkpoint_is_told(sound, tmp_path, damage):
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
-    DAMAGES[damage](tmp_path / "6")
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        with pytest.raises(DamagedError, match=f"{tmp_path / '6'} is damaged: .*"):
-            checkpoints.read_position(6)
-            checkpoints.restore(6, make_state(0))
-        assert_equal(checkpoints.restore(4, make_state(0)), make_state(4))
-
-
-def test_what_tensorstore_does_not_notice_is_found(sound, tmp_path):
-    """The arrays are replaced by another state's, so every file by itself is sound."""
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
-    shutil.rmtree(tmp_path / "6/params")
-    shutil.copytree(tmp_path / "4/params", tmp_path / "6/params")
-    changed = pytest.raises(DamagedError, match="2 of its arrays have changed, as par")
-    with Checkpoints(tmp_path, keep=2) as checkpoints, changed:
-        checkpoints.restore(6, make_state(0))
-
-
-def test_set_aside_checkpoint_is_none_and_can_be_saved_again(sound, tmp_path):
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "6.damaged").mkdir()
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.set_aside(6) == tmp_path / "6.damaged.2"
-        assert checkpoints.steps() == [4]
-        checkpoints.save(6, make_state(7), POSITION)
-        checkpoints.wait()
-        assert_equal(checkpoints.restore(6, make_state(0)), make_state(7))
-    with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert checkpoints.steps() == [4, 6]
-    assert (tmp_path / "6.damaged.2/params").is_dir()
-
-
-def test_later_layout_is_refused_by_its_version(sound, tmp_path):
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "6/about/metadata").write_text('{"version": 2, "sums": 3}')
-    later = pytest.raises(ValueError, match="layout of version 2; this")
-    with Checkpoints(tmp_path, keep=2) as checkpoints, later as error:
-        checkpoints.read_position(6)
-    assert not isinstance(error.value, DamagedError)
 
 
 @contextlib.contextmanager

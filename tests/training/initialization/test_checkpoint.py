@@ -1,14 +1,11 @@
-import dataclasses
+"""A network starts from a whole checkpoint, of its own classes or others."""
+
 import re
 
 import jax
 import numpy as np
 import pytest
 
-from eomt_jax.models import variants
-from eomt_jax.models.eomt import EoMT
-from eomt_jax.models.registry import ModelOptions
-from eomt_jax.training.initialization import InitOptions, initialize
 from eomt_jax.training.reporting.parameter_report import GroupReport
 from eomt_jax.training.state import param_shapes
 from eomt_jax.types import ClassInfo, DatasetInfo
@@ -16,194 +13,7 @@ from eomt_jax.weights.foreign import huggingface
 from eomt_jax.weights.formats.files import write_safetensors
 from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.resample import resample_position_embedding
-
-NAMES = ("cat", "dog", "sky")
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    """Returns a folder with a ViT of the variant `micro` without registers."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        vit = variants.create_vit(
-            "micro", image_size=(32, 32), patch_size=8, num_register_tokens=0
-        )
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
-    params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
-    folder = tmp_path_factory.mktemp("backbone") / "vit"
-    model_folder.save(folder, vit, params)
-    return folder, params
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """Returns a whole EoMT of the same ViT, with 4 queries and classes NAMES."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        vit = variants.create_vit(
-            "micro", image_size=(32, 32), patch_size=8, num_register_tokens=0
-        )
-    model = EoMT(vit, num_classes=3, num_queries=4, num_query_blocks=1)
-    params = random_like(param_shapes(model))
-    classes = tuple(ClassInfo(i, name, True, (0, 0, 0)) for i, name in enumerate(NAMES))
-    info = DatasetInfo("pets", classes, (32, 32), 3, {"train": 1})
-    folder = tmp_path_factory.mktemp("checkpoint") / "eomt"
-    model_folder.save(folder, model, params, dataset_info=info)
-    return folder, params
-
-
-def random_like(shapes):
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes
-    )
-
-
-@pytest.fixture(scope="module")
-def rotary_backbone(tmp_path_factory):
-    """Returns a folder with a ViT of the variant `rotary`, for 32 pixels."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        vit = variants.create_vit("rotary", image_size=(32, 32), patch_size=8)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
-    params = random_like(jax.eval_shape(vit.init, jax.random.key(0), images)["params"])
-    folder = tmp_path_factory.mktemp("rotary") / "vit"
-    model_folder.save(folder, vit, params)
-    return folder, params
-
-
-def register(patch):
-    patch.setitem(variants.VARIANTS, "micro", variants.Variant(16, 2, 2, 32, 1))
-    patch.setitem(variants.VARIANTS, "wide", variants.Variant(24, 2, 2, 48, 1))
-    rotary = {"positions": "rotary", "qkv_bias": "no_key", "layer_norm_eps": 1e-5}
-    # It has one head of the width that is assumed for files of PyTorch.
-    rotary = variants.Variant(64, 2, 1, 128, 1, **rotary)
-    patch.setitem(variants.VARIANTS, "rotary", rotary)
-
-
-@pytest.fixture(autouse=True)
-def small_variants(monkeypatch):
-    register(monkeypatch)
-
-
-def build(variant="micro", **changes):
-    fields = {"variant": variant, "num_queries": 4, "patch_size": 8, **changes}
-    others = {"class_names": NAMES, "image_size": (32, 32)}
-    others |= {
-        name: fields.pop(name) for name in (*others, "resumed") if name in fields
-    }
-    names = {field.name for field in dataclasses.fields(InitOptions)}
-    init = {name: fields.pop(name) for name in names & fields.keys()}
-    # Paths of pytest are texts in a recipe.
-    for name in {"backbone", "checkpoint"} & init.keys():
-        init[name] = str(init[name])
-    return initialize(ModelOptions(**fields), InitOptions(**init), **others)
-
-
-def rows(initialization):
-    return {row.group: row for row in initialization.report}
-
-
-def test_without_backbone_everything_is_new():
-    result = build()
-    assert result.loaded is None
-    assert result.model.vit.num_register_tokens == 4
-    total = sum(leaf.size for leaf in jax.tree.leaves(param_shapes(result.model)))
-    assert sum(row.new for row in result.report) == total
-    assert all(row.loaded == row.resampled == 0 for row in result.report)
-    assert result.model.vit.layer_scale_init == 1e-5
-    assert "WARNING: no weights are loaded" in result.warning
-    assert "--config.init.from_scratch=true" in result.warning
-
-
-def test_training_from_scratch_on_purpose_is_silent_and_scales_layers_by_one():
-    result = build(from_scratch=True)
-    assert (result.model.vit.layer_scale_init, result.warning) == (1.0, "")
-    assert build("tiny", image_size=(64, 64)).warning == ""
-
-
-def test_training_from_scratch_contradicts_weights(backbone):
-    with pytest.raises(ValueError, match="init.from_scratch = True contradicts"):
-        build(backbone=backbone[0], from_scratch=True)
-    assert build(backbone=backbone[0]).warning == ""
-
-
-def test_backbone_of_the_same_sizes_is_loaded_bit_for_bit(backbone):
-    folder, params = backbone
-    result = build(backbone=folder)
-    jax.tree.map(np.testing.assert_array_equal, result.loaded, {"vit": params})
-    report = rows(result)
-    assert report["vit position embedding"] == GroupReport(
-        "vit position embedding", loaded=4 * 4 * 16
-    )
-    assert report["queries"] == GroupReport("queries", new=4 * 16)
-    assert sum(row.resampled for row in result.report) == 0
-
-
-def test_registers_follow_the_backbone(backbone):
-    result = build(backbone=backbone[0])
-    assert result.model.vit.num_register_tokens == 0
-    assert rows(result)["vit prefix tokens"].total == 16
-    shapes = param_shapes(result.model)
-    assert jax.tree.structure(shapes["vit"]) == jax.tree.structure(backbone[1])
-
-
-def test_other_sizes_are_resampled_and_said_so(backbone):
-    result = build(backbone=backbone[0], patch_size=16, image_size=(48, 96))
-    report = rows(result)
-    assert report["vit patch embedding"] == GroupReport(
-        "vit patch embedding", loaded=16, resampled=16 * 16 * 3 * 16
-    )
-    assert report["vit position embedding"].resampled == 3 * 6 * 16
-    assert result.model.vit.image_size == (48, 96)
-    jax.tree.map(
-        lambda leaf, shape: np.testing.assert_equal(leaf.shape, shape.shape),
-        result.loaded["vit"],
-        param_shapes(result.model)["vit"],
-    )
-
-
-def test_dtype_and_remat_are_the_configs_not_the_backbones(backbone):
-    model = build(backbone=backbone[0], dtype="bfloat16", remat=True).model
-    assert model.vit.dtype == np.dtype("bfloat16") and model.vit.remat
-
-
-def test_backbone_of_another_variant_raises_and_names_the_right_one(backbone):
-    message = r"embed_dim 16 instead of 24, .*set model.variant = 'micro'"
-    with pytest.raises(ValueError, match=message):
-        build("wide", backbone=backbone[0])
-
-
-def test_rotary_backbone_has_no_positions_to_load_or_resample(rotary_backbone):
-    folder, params = rotary_backbone
-    result = build("rotary", backbone=folder, image_size=(48, 64))
-    jax.tree.map(np.testing.assert_array_equal, result.loaded, {"vit": params})
-    assert "vit position embedding" not in rows(result)
-    assert sum(row.resampled for row in result.report) == 0
-    vit = result.model.vit
-    assert (vit.positions, vit.layer_norm_eps) == ("rotary", 1e-5)
-    assert vit.image_size == (48, 64)
-
-
-def test_rotary_and_learned_positions_of_one_size_are_told_apart(
-    backbone, rotary_backbone
-):
-    message = r"qkv_bias 'no_key' instead of 'all', .*set model.variant = 'rotary'"
-    with pytest.raises(ValueError, match=message):
-        build("micro", backbone=rotary_backbone[0])
-    with pytest.raises(ValueError, match="set model.variant = 'micro'"):
-        build("rotary", backbone=backbone[0])
-
-
-@pytest.fixture(scope="module")
-def rotary_eomt(rotary_backbone):
-    """Returns a whole EoMT of that ViT with 4 queries, and its parameters."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch)
-        sizes = {"image_size": (32, 32), "patch_size": 8}
-        model = variants.create_eomt("rotary", num_classes=3, num_queries=4, **sizes)
-    params = random_like(param_shapes(model))
-    return model, {**params, "vit": rotary_backbone[1]}
+from tests.training.initialization.conftest import NAMES, build, random_like, rows
 
 
 def test_folder_of_transformers_is_a_checkpoint(tmp_path, rotary_eomt):
@@ -261,29 +71,6 @@ def test_difference_to_a_backbone_wants_it_beside(
 def test_backbone_beside_a_whole_checkpoint_is_refused(checkpoint, backbone):
     with pytest.raises(ValueError, match="whole"):
         build(checkpoint=checkpoint[0], backbone=backbone[0])
-
-
-def test_backbone_of_a_whole_eomt_leaves_its_heads(checkpoint):
-    folder, params = checkpoint
-    result = build(backbone=folder, class_names=("a", "b"), num_queries=7)
-    jax.tree.map(np.testing.assert_array_equal, result.loaded, {"vit": params["vit"]})
-    assert rows(result)["queries"] == GroupReport("queries", new=7 * 16)
-
-
-def test_resumed_network_is_what_was_written_of_it_at_the_configs_sizes(backbone):
-    result = build(backbone=backbone[0])
-    written = model_folder.ModelConfig.of(result.model.clone(num_query_blocks=2))
-    again = build(
-        backbone="gone.pth", checkpoint="gone", resumed=written, dtype="float32"
-    )
-    assert again.loaded is None and again.report == ()
-    dtype = np.dtype("float32")
-    expected = result.model.clone(
-        num_query_blocks=2, vit=result.model.vit.clone(dtype=dtype)
-    )
-    assert again.model == expected
-    with pytest.raises(ValueError, match="resumed is not of model.variant = 'wide'"):
-        build("wide", resumed=written)
 
 
 @pytest.mark.parametrize(
