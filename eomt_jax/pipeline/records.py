@@ -139,10 +139,7 @@ def to_example(record: Record) -> dict[str, Any]:
 
 
 def from_example(example: Mapping[str, Any]) -> Record:
-    """Returns the record of an example that TFDS has read but not decoded.
-
-    It is the inverse of `to_example`.
-    """
+    """Returns the record of an example of `to_example` that TFDS has not decoded."""
     masks: dict[str, Any] = {}
     if "segment_map" in example:
         masks["segment_map"] = decode_segment_map(bytes(example["segment_map"]))

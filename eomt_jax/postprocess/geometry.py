@@ -45,7 +45,6 @@ def restore_matrices(
     """Returns the matrices that resize mask logits to the photograph's size.
 
     They resize to the input's size, cut the padding off, and resize again.
-
     Both resizes are bilinear and linear maps compose, so each axis is one small
     matrix. It is a value and not a shape: photographs of other sizes don't recompile.
     (Release: tue-mps/eomt@7bd19dd, revert_resize_and_pad_logits_instance_panoptic.)

@@ -130,10 +130,7 @@ def renumber(
     kept: Integer[np.ndarray, " n"],
     size: tuple[int, int],
 ) -> Integer[np.ndarray, "H W"]:
-    """Returns the map's top left with the kept segments alone, renumbered.
-
-    Their numbers have no gaps.
-    """
+    """Returns the map's top left; kept segments alone have numbers, without gaps."""
     cut = id_map[: size[0], : size[1]]
     ids = np.zeros(max(int(cut.max(initial=0)), int(kept.max(initial=-1)) + 1) + 1, int)
     ids[kept + 1] = np.arange(1, len(kept) + 1)

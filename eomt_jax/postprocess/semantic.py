@@ -118,10 +118,7 @@ class _WindowScores(NamedTuple):
     def strip(
         self, top: Int[Array, ""], num_rows: int, num_windows: Int[Array, ""]
     ) -> Float[Array, "R NS K"]:
-        """Returns rows from `top` on of all windows, side by side.
-
-        Past row S they repeat the last one.
-        """
+        """Returns all windows' rows from `top` on, side by side; past S the last."""
         max_windows, height, width, _ = self.mask_logits.shape
         rows = jnp.minimum(top + jnp.arange(num_rows), self.size - 1)
         rows = Taps(*(x[rows] for x in resize_taps(height, self.size, self.size)))
@@ -227,9 +224,8 @@ def _fill_canvas(
 def best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:
     """Returns the argmax over classes, computed by two plain reductions.
 
-    XLA's own argmax takes four times as long on a CPU.
-
-    The barrier makes both see the same bits, whatever is fused with what.
+    XLA's own argmax takes four times as long on a CPU. The barrier makes both see the
+    same bits, whatever is fused with what.
     """
     scores = jax.lax.optimization_barrier(scores)
     num_classes = scores.shape[-1]

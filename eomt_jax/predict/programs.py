@@ -218,9 +218,6 @@ class CompiledNetwork:
 
 
 def _canvas_side(length: int) -> int:
-    """Returns the smallest of CANVAS_SIDES that holds `length`.
-
-    Past the last, it returns a multiple of it.
-    """
+    """Returns the smallest of CANVAS_SIDES, or multiple of the last, for `length`."""
     last = CANVAS_SIDES[-1]
     return next((s for s in CANVAS_SIDES if s >= length), -(-length // last) * last)

@@ -196,10 +196,9 @@ def _score_cell(
 ) -> Int[Array, "Y X"]:
     """Returns a cell's labels, in the top left of a tile or a little more.
 
-    The rest of the result is arbitrary.
-
-    A tile scores as a window does in semantic_segmentation. The mean over tiles has its
-    largest class where their sum has it.
+    The rest of the result is arbitrary. A tile scores as a window does in
+    semantic_segmentation. The mean over tiles has its largest class where their sum
+    has it.
 
     Args:
       tiles: logits of those that see the cell.

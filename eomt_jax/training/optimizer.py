@@ -182,9 +182,7 @@ def create_optimizer(
     *,
     total_steps: int,
 ) -> optax.GradientTransformation:
-    """Returns AdamW with decoupled decay of every parameter, after a clip.
-
-    The clip is by the global norm.
+    """Returns a clip by the global norm and AdamW, with decay of every parameter.
 
     While the ViT's rate is 0 its gradients still count in the clip's norm and move
     Adam's moments. The decay is multiplied by each parameter's own rate, as in

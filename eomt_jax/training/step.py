@@ -111,12 +111,10 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the jitted step (state, batch) → (state, metrics).
 
-    The state passed in is spent.
-
-    Nothing in it waits for the host but the matcher; metrics are scalars on the
-    device: `loss`, its weighted parts `loss/mask`, `loss/dice`, `loss/class` (each
-    also by prediction, `loss/mask_0` …), `grad_norm` before clipping,
-    `learning_rate/head`, `learning_rate/vit` (before layer-wise decay) and
+    The state passed in is spent. Only the matcher waits for the host; metrics are
+    scalars on the device: `loss`, its weighted parts `loss/mask`, `loss/dice`,
+    `loss/class` (each also by prediction, `loss/mask_0` …), `grad_norm` before
+    clipping, `learning_rate/head`, `learning_rate/vit` (before layer-wise decay) and
     `mask_prob/0` …, all of them as this step used them.
 
     Args:

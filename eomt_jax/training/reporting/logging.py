@@ -129,10 +129,7 @@ class Stopwatch:
 
 
 def memory_use() -> tuple[int, str]:
-    """Returns the peak in bytes, and whose it is: "device" or "process".
-
-    It is the process's where devices don't say.
-    """
+    """Returns peak bytes and whose: "device", or "process" where devices don't say."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
     if peaks:

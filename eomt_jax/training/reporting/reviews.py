@@ -220,10 +220,7 @@ class _Evaluation:
 
 
 def result_scalars(results: Results) -> Scalars:
-    """Returns the means of an evaluation that exist, by name.
-
-    The names have the group in them if there are several.
-    """
+    """Returns an evaluation's means by name, and by group if there are several."""
     by_group = sum(group in results for group in GROUPS) > 1
     return {
         f"eval/{name}_{group}" if by_group else f"eval/{name}": value

@@ -62,13 +62,7 @@ def infer_architecture(
     table = _read_off(checkpoint, naming)
     _check_names(checkpoint, naming, table)
     architecture = _infer(
-        checkpoint,
-        naming,
-        table,
-        num_heads=num_heads,
-        layer_norm_eps=layer_norm_eps,
-        rope_theta=rope_theta,
-        image_size=image_size,
+        checkpoint, naming, table, num_heads, layer_norm_eps, rope_theta, image_size
     )
     table = naming.table_of(architecture)
     _check_names(checkpoint, naming, table)  # now with the upscaling that is wanted
@@ -142,7 +136,6 @@ def _infer(
     checkpoint: Checkpoint,
     naming: Naming,
     table: Table,
-    *,
     num_heads: int | None,
     layer_norm_eps: float | None,
     rope_theta: float | None,
