@@ -233,15 +233,7 @@ def setup(
         frozen_blocks=frozen_blocks,
         accumulation=config.accumulation,
     )
-    return Setup(
-        config=config,
-        mesh=mesh,
-        source=source,
-        initialization=initialization,
-        total_steps=total_steps,
-        tx=tx,
-        train_step=train_step,
-    )
+    return Setup(config, mesh, source, initialization, total_steps, tx, train_step)
 
 
 def _with_a_split_to_review(config: RunOptions, info: DatasetInfo) -> RunOptions:
