@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import jax
+from transformers import Mask2FormerConfig
 from transformers.models.mask2former import modeling_mask2former as theirs
 
 from eomt_jax.models.mask2former.deformable_attention import (
@@ -14,6 +15,7 @@ from eomt_jax.models.mask2former.deformable_attention import (
     deformable_attention,
     pixel_centers,
 )
+from eomt_jax.models.mask2former.pixel_decoder import PixelDecoder
 from eomt_jax.models.mask2former.positions import sine_positions
 from eomt_jax.parallel.platform import Platform, tracing_for
 
@@ -43,9 +45,21 @@ def randomize(module, seed=0):
 
 
 def dense(linear):
-    """Returns a Dense layer's parameters with the values of a torch Linear."""
-    weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
-    return {"kernel": weight.T, "bias": bias}
+    """Returns a layer's parameters with the values of a torch Linear or Conv2d."""
+    weight = linear.weight.detach().numpy()
+    if weight.shape[2:] == (1, 1):
+        weight = weight[:, :, 0, 0]
+    kernel = weight.T if weight.ndim == 2 else weight.transpose(2, 3, 1, 0)
+    if linear.bias is None:
+        return {"kernel": kernel}
+    return {"kernel": kernel, "bias": linear.bias.detach().numpy()}
+
+
+def norm(module):
+    return {
+        "scale": module.weight.detach().numpy(),
+        "bias": module.bias.detach().numpy(),
+    }
 
 
 def attention_params(module):
@@ -57,8 +71,43 @@ def attention_params(module):
     }
 
 
+def pixel_decoder_params(module):
+    params = {
+        "level_embedding": module.level_embed.detach().numpy(),
+        "lateral": dense(module.adapter_1[0]),
+        "lateral_norm": norm(module.adapter_1[1]),
+        "smoothing": dense(module.layer_1[0]),
+        "smoothing_norm": norm(module.layer_1[1]),
+        "mask_projection": dense(module.mask_projection),
+    }
+    for i, (projection, group_norm) in enumerate(module.input_projections):
+        params[f"projection_{i}"] = dense(projection)
+        params[f"projection_{i}_norm"] = norm(group_norm)
+    for i, layer in enumerate(module.encoder.layers):
+        params[f"layer_{i}"] = {
+            "deformable": attention_params(layer.self_attn),
+            "norm1": norm(layer.self_attn_layer_norm),
+            "mlp": {"up": dense(layer.fc1), "down": dense(layer.fc2)},
+            "norm2": norm(layer.final_layer_norm),
+        }
+    return params
+
+
+def gradients_as_values(module):
+    """Returns the module with each parameter replaced by its gradient."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            parameter.copy_(parameter.grad)
+    return module
+
+
 def tensors(*arrays):
     return [torch.tensor(array, requires_grad=True) for array in arrays]
+
+
+def to_nhwc(maps):
+    return np.moveaxis(maps, 1, -1)
 
 
 def normal(shape, seed):
@@ -139,7 +188,50 @@ def test_attention_layer_values_and_gradients():
     assert_close(found, wanted)
     for of_ours, theirs_ in zip(gradients[1:], inputs, strict=True):
         assert_close(of_ours, theirs_.grad)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(parameter.grad)
-    jax.tree.map(assert_close, gradients[0], attention_params(module))
+    wanted = attention_params(gradients_as_values(module))
+    jax.tree.map(assert_close, gradients[0], wanted)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3)])
+def test_pixel_decoder_values_and_gradients(size):
+    module = theirs.Mask2FormerPixelDecoder(
+        Mask2FormerConfig(
+            feature_size=64,
+            mask_feature_size=64,
+            encoder_layers=2,
+            encoder_feedforward_dim=96,
+            num_attention_heads=8,
+            dropout=0.0,
+        ),
+        [48] * 4,
+    )
+    randomize(module)
+    rows, columns = size
+    maps = [
+        normal((2, 48, scale * rows, scale * columns), scale) for scale in (8, 4, 2, 1)
+    ]
+    inputs = tensors(*maps)
+    outputs = module(inputs, return_dict=True)
+    wanted = [*outputs.multi_scale_features, outputs.mask_features]
+    weights = [normal(tuple(out.shape), i) for i, out in enumerate(wanted)]
+    sum((out * torch.tensor(w)).sum() for out, w in zip(wanted, weights)).backward()
+    model = PixelDecoder(64, num_heads=8, mlp_dim=96, num_layers=2, remat=True)
+
+    @jax.jit
+    def run(params, maps):
+        def apply(params, maps):
+            levels, features = model.apply({"params": params}, maps)
+            return [*levels, features]
+
+        found, pull = jax.vjp(apply, params, maps)
+        return found, pull([to_nhwc(weight) for weight in weights])
+
+    found, (of_params, of_maps) = run(
+        pixel_decoder_params(module), tuple(to_nhwc(array) for array in maps)
+    )
+    for ours, out in zip(found, wanted, strict=True):
+        assert_close(ours, to_nhwc(out.detach().numpy()))
+    for ours, array in zip(of_maps, inputs, strict=True):
+        assert_close(ours, to_nhwc(array.grad.numpy()))
+    wanted = pixel_decoder_params(gradients_as_values(module))
+    jax.tree.map(assert_close, of_params, wanted)

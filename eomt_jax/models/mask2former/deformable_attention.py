@@ -19,10 +19,22 @@ from jaxtyping import Array, Float
 
 from eomt_jax.models.layers import Dense
 from eomt_jax.models.mask2former.sampling import sample_maps
+from eomt_jax.parallel.partition import Rules
 from eomt_jax.parallel.platform import current_platform
 
 Dtype = Any
 Sizes = Sequence[tuple[int, int]]
+
+# For a module called "deformable". The features of `offsets` and `weights` are those of
+# the first head, then of the second. Their kernels are not split over fsdp, since what
+# is split is cast to the type of activations before it is sent.
+DEFORMABLE_ATTENTION_RULES: Rules = (
+    (r"deformable/(offsets|weights)/kernel", (None, "tensor")),
+    (r"deformable/value/kernel", ("fsdp", "tensor")),
+    (r"deformable/(offsets|weights|value)/bias", ("tensor",)),
+    (r"deformable/out/kernel", ("tensor", "fsdp")),
+    (r"deformable/out/bias", (None,)),
+)
 
 
 class DeformableAttention(nn.Module):
