@@ -5,13 +5,11 @@ to one row of pixels. Four times, the ViT's patches read from them before some o
 blocks, and they read from the patches afterwards. Source: arXiv 2205.08534,
 czczup/ViT-Adapter@fd64a51; prefix tokens as in facebookresearch/dinov2@b8931f7.
 
-Legend: B batch, N tokens, P patches, S pixels of three maps, D embedding, H W pixels, h w
-a map's rows and columns.
+Legend: B batch, C channels, D embedding, H W pixels, h w a map's rows and columns.
 """
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,44 +17,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from eomt_jax.models.adapter_layers import (
+    LAYER_RULES,
+    Extractor,
+    Injector,
+    split_levels,
+)
 from eomt_jax.models.batch_norm import BatchNorm, keep_statistics
-from eomt_jax.models.functions import gelu
-from eomt_jax.models.layers import (
-    Dense,
-    DepthwiseConv3x3,
-    LayerNorm,
-    TransposedConv2x2,
-)
-from eomt_jax.models.mask2former.deformable_attention import (
-    DeformableAttention,
-    pixel_centers,
-)
+from eomt_jax.models.layers import Dense, TransposedConv2x2
+from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize_maps
-from eomt_jax.parallel.partition import PartitionRules, split_rows
+from eomt_jax.parallel.partition import PartitionRules, sharded_block, split_rows
 
 Dtype = Any
 Maps = tuple[Array, ...]
-Sizes = tuple[tuple[int, int], ...]
 
 ADAPTER_RULES = PartitionRules(
     others=(
         (r"conv/kernel", (None, None, None, "fsdp")),
-        (r"project_\d+/kernel", ("fsdp", None)),
-        (r"project_\d+/bias", (None,)),
-        (r"deformable/(offsets|weights|value|out)/kernel", ("fsdp", None)),
-        (r"deformable/(offsets|weights|value|out)/bias", (None,)),
-        (r"conv_mlp/up/kernel", ("fsdp", "tensor")),
-        (r"conv_mlp/depthwise/kernel", (None, None, "tensor")),
-        (r"conv_mlp/(up|depthwise)/bias", ("tensor",)),
-        (r"conv_mlp/down/kernel", ("tensor", "fsdp")),
-        (r"conv_mlp/down/bias", (None,)),
+        (r"projection_\d+/kernel", ("fsdp", None)),
+        (r"projection_\d+/bias", (None,)),
         (r"upscale/kernel", ("fsdp", None, None, "tensor")),
         (r"upscale/bias", ("tensor",)),
-        (r"level_embedding", (None, None)),
-        (r"gamma", (None,)),
-        (r"(\w+_)?norm(_\d+)?/(scale|bias)", (None,)),
-    )
+        (r"level_embedding", (None, "fsdp")),
+        (r"norm(_\d+)?/(scale|bias)", (None,)),
+    ),
+    blocks=LAYER_RULES,
 )
 
 # Pixels of the image beside one pixel of each map.
@@ -138,15 +125,10 @@ class ViTAdapter(nn.Module):
         """Returns the maps of normalised images; see `__call__`."""
         batch, height, width, _ = pixels.shape
         dim = vit.embed_dim
+        sizes = tuple((height // stride, width // stride) for stride in STRIDES)
         prior: Any = SpatialPrior
-        injector: Any = Injector
-        extractor: Any = Extractor
         if self.remat:
             prior = nn.remat(prior, policy=keep_statistics, static_argnums=(2,))
-            injector, extractor = (
-                nn.remat(module, static_argnums=(3, 4))
-                for module in (injector, extractor)
-            )
         attention = functools.partial(
             DeformableAttention,
             self.num_heads,
@@ -155,7 +137,13 @@ class ViTAdapter(nn.Module):
             dtype=self.dtype,
             name="deformable",
         )
-        sizes = tuple((height // stride, width // stride) for stride in STRIDES)
+
+        def layer(module: type[nn.Module], name: str, **fields: Any) -> Any:
+            module = sharded_block(
+                module, rules=LAYER_RULES, dtype=self.dtype, remat=self.remat
+            )
+            fields |= {"grid_size": vit.grid_size, "sizes": sizes[1:]}
+            return module(attention=attention, dtype=self.dtype, name=name, **fields)
 
         first, *levels = prior(dim, self.conv_dim, self.dtype, name="prior")(
             pixels, train
@@ -173,9 +161,7 @@ class ViTAdapter(nn.Module):
         kept = []
         for i in range(NUM_INTERACTIONS):
             prefix, patches = jnp.split(tokens, [vit.num_prefix_tokens], axis=1)
-            patches = injector(attention, self.dtype, name=f"injector_{i}")(
-                patches, context, vit.grid_size, sizes[1:]
-            )
+            patches = layer(Injector, f"injector_{i}")(patches, context)
             tokens = jnp.concatenate([prefix, patches], axis=1)
             for j in blocks_of(i, vit.depth):
                 tokens = vit.blocks[j](tokens, None, rotation)
@@ -183,13 +169,9 @@ class ViTAdapter(nn.Module):
             kept.append(patches.reshape(batch, *vit.grid_size, dim))
             last = i + 1 == NUM_INTERACTIONS
             for j in range(i, NUM_EXTRACTORS if last else i + 1):
-                module = extractor(
-                    attention,
-                    int(dim * self.mlp_ratio),
-                    self.dtype,
-                    name=f"extractor_{j}",
-                )
-                context = module(context, patches, vit.grid_size, sizes[1:])
+                mlp_dim = int(dim * self.mlp_ratio)
+                extractor = layer(Extractor, f"extractor_{j}", mlp_dim=mlp_dim)
+                context = extractor(context, patches)
         if self.is_initializing():
             # It isn't applied, but every network with this ViT has all of its parameters.
             vit.norm(tokens)
@@ -214,16 +196,6 @@ def blocks_of(interaction: int, depth: int) -> range:
     """Returns the numbers of the blocks in one interaction, an even share of `depth`."""
     first, end = (depth * i // NUM_INTERACTIONS for i in (interaction, interaction + 1))
     return range(first, end)
-
-
-def split_levels(
-    context: Float[Array, "B S D"], sizes: Sizes
-) -> list[Float[Array, "B h w D"]]:
-    """Returns the maps whose pixels, row by row, follow one another in `context`."""
-    batch, _, dim = context.shape
-    ends = np.cumsum([math.prod(size) for size in sizes])[:-1]
-    parts = jnp.split(context, ends, axis=1)
-    return [x.reshape(batch, *size, dim) for x, size in zip(parts, sizes, strict=True)]
 
 
 class SpatialPrior(nn.Module):
@@ -252,7 +224,7 @@ class SpatialPrior(nn.Module):
                 self.dim,
                 kernel_init=_conv_init,
                 dtype=self.dtype,
-                name=f"project_{stride}",
+                name=f"projection_{stride}",
             )(x)
             for x, stride in zip(maps, STRIDES, strict=True)
         )
@@ -280,75 +252,3 @@ class ConvNormRelu(nn.Module):
             name="conv",
         )(x)
         return nn.relu(BatchNorm(dtype=self.dtype, name="norm")(x, train))
-
-
-class Injector(nn.Module):
-    """Adds to the patches what they read from the maps, times γ, which starts at 0."""
-
-    attention: Callable[[], DeformableAttention]
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self,
-        patches: Float[Array, "B P D"],
-        context: Float[Array, "B S D"],
-        grid_size: tuple[int, int],
-        sizes: Sizes,
-    ) -> Float[Array, "B P D"]:
-        dim = patches.shape[-1]
-        gamma = self.param("gamma", nn.initializers.zeros, (dim,))
-        out = self.attention()(
-            LayerNorm(dtype=self.dtype, name="query_norm")(split_rows(patches)),
-            LayerNorm(dtype=self.dtype, name="feature_norm")(split_rows(context)),
-            reference_points=pixel_centers(grid_size),
-            level_sizes=sizes,
-        )
-        return patches + jnp.asarray(gamma, self.dtype) * out
-
-
-class Extractor(nn.Module):
-    """Adds to the maps what they read from the patches, and then a feed-forward's."""
-
-    attention: Callable[[], DeformableAttention]
-    mlp_dim: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self,
-        context: Float[Array, "B S D"],
-        patches: Float[Array, "B P D"],
-        grid_size: tuple[int, int],
-        sizes: Sizes,
-    ) -> Float[Array, "B S D"]:
-        context = context + self.attention()(
-            LayerNorm(dtype=self.dtype, name="query_norm")(split_rows(context)),
-            LayerNorm(dtype=self.dtype, name="feature_norm")(split_rows(patches)),
-            reference_points=jnp.concatenate([pixel_centers(size) for size in sizes]),
-            level_sizes=(grid_size,),
-        )
-        mlp = ConvMlp(self.mlp_dim, self.dtype, name="conv_mlp")
-        x = LayerNorm(dtype=self.dtype, name="mlp_norm")(context)
-        return context + mlp(x, sizes)
-
-
-class ConvMlp(nn.Module):
-    """Linear, depthwise 3×3 on each map, exact GELU and Linear."""
-
-    hidden_dim: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], sizes: Sizes) -> Float[Array, "B S D"]:
-        batch, _, dim = x.shape
-        x = Dense(self.hidden_dim, dtype=self.dtype, name="up")(x)
-        depthwise = DepthwiseConv3x3(
-            use_bias=True,
-            kernel_init=nn.initializers.normal(math.sqrt(2 / 9)),
-            dtype=self.dtype,
-            name="depthwise",
-        )
-        maps = [depthwise(level) for level in split_levels(x, sizes)]
-        x = jnp.concatenate([m.reshape(batch, -1, self.hidden_dim) for m in maps], 1)
-        return Dense(dim, dtype=self.dtype, name="down")(gelu(x))

@@ -19,7 +19,8 @@ pytestmark = [
 ]
 
 RULES = PartitionRules(
-    others=VIT_RULES.others + ADAPTER_RULES.others, blocks=VIT_RULES.blocks
+    others=VIT_RULES.others + ADAPTER_RULES.others,
+    blocks=VIT_RULES.blocks + ADAPTER_RULES.blocks,
 )
 # Ten batch norms in a row, the last of 16 values a channel, enlarge what rounding does.
 TOLERANCE = 5e-5
@@ -27,7 +28,7 @@ TOLERANCE = 5e-5
 # A norm follows them that takes any constant away, or they aren't used.
 WITHOUT_GRADIENT = {
     "adapter/upscale/bias",
-    "adapter/prior/project_4/bias",
+    "adapter/prior/projection_4/bias",
     "vit/norm/scale",
     "vit/norm/bias",
 }

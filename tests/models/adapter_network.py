@@ -18,7 +18,7 @@ _RENAMED = (
     (r"spm\.stem\.(1|4|7)\.", lambda m: f"prior.stem_{int(m[1]) // 3}.norm."),
     (r"spm\.conv(\d)\.0\.", lambda m: f"prior.stage_{_stride(m)}.conv."),
     (r"spm\.conv(\d)\.1\.", lambda m: f"prior.stage_{_stride(m)}.norm."),
-    (r"spm\.fc(\d)\.", lambda m: f"prior.project_{_stride(m)}."),
+    (r"spm\.fc(\d)\.", lambda m: f"prior.projection_{_stride(m)}."),
     (r"\w+\.3\.extra_extractors\.(\d)\.", lambda m: f"extractor_{4 + int(m[1])}."),
     (r"interactions\.(\d)\.(\w+)\.", r"\2_\1."),
     (r"attn\.(sampling_)?(attention_)?(\w+?)(_proj)?\.", r"deformable.\3."),

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eomt_jax.models.adapter_layers import Extractor, Injector
 from eomt_jax.models.mask2former import deformable_attention as attention_module
 from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
 from eomt_jax.models.variants import create_vit
 from eomt_jax.models.vit import VIT_RULES
 from eomt_jax.models.vit_adapter import (
     ADAPTER_RULES,
-    Extractor,
-    Injector,
     SpatialPrior,
     ViTAdapter,
     blocks_of,
@@ -135,15 +134,16 @@ def test_epsilon_of_layer_norms_is_the_authors(eps):
         DeformableAttention, 4, value_ratio=0.5, name="deformable"
     )
 
-    def apply(module, name, *inputs):
-        sizes = (4, 4), ((8, 8), (4, 4), (2, 2))
-        params = variables["params"][name]
-        return jax.jit(lambda: module.apply({"params": params}, *inputs, *sizes))()
+    sizes = (4, 4), ((8, 8), (4, 4), (2, 2))
 
-    injector = Injector(attention, jnp.float32)
+    def apply(module, name, *inputs):
+        params = variables["params"][name]
+        return jax.jit(lambda: module.apply({"params": params}, *inputs))()
+
+    injector = Injector(attention, *sizes)
     found = apply(injector, "injector_0", patches, context)
     np.testing.assert_allclose(found, golden["out/injector"], atol=1e-5)
-    extractor = Extractor(attention, 16, jnp.float32)
+    extractor = Extractor(attention, *sizes, mlp_dim=16)
     found = apply(extractor, "extractor_0", context, patches)
     np.testing.assert_allclose(found, golden["out/extractor"], atol=1e-5)
 
@@ -238,11 +238,11 @@ def test_parameters_start_as_the_authors_do(rng):
 
     @jax.jit
     def init():
-        injector = Injector(attention, jnp.float32)
-        extractor = Extractor(attention, 64, jnp.float32)
+        injector = Injector(attention, *sizes)
+        extractor = Extractor(attention, *sizes, mlp_dim=64)
         return (
-            injector.init(rng, patches, context, *sizes)["params"],
-            extractor.init(rng, context, patches, *sizes)["params"],
+            injector.init(rng, patches, context)["params"],
+            extractor.init(rng, context, patches)["params"],
             SpatialPrior(64, 16).init(rng, jnp.zeros((1, 32, 32, 3)), False)["params"],
         )
 
@@ -253,7 +253,7 @@ def test_parameters_start_as_the_authors_do(rng):
         0.02: mlp["up"]["kernel"],
         np.sqrt(2 / 9): mlp["depthwise"]["kernel"],
         np.sqrt(2 / (9 * 32)): prior["stage_8"]["conv"]["kernel"],
-        np.sqrt(2 / 64): prior["project_32"]["kernel"],
+        np.sqrt(2 / 64): prior["projection_32"]["kernel"],
     }
     for deviation, kernel in deviations.items():
         np.testing.assert_allclose(kernel.std(), deviation, rtol=0.1)
@@ -287,11 +287,12 @@ def test_sizes_that_do_not_fit_are_refused(image_size, adapter, message):
 @pytest.mark.usefixtures("no_sampling")
 def test_every_parameter_has_a_rule():
     rules = PartitionRules(
-        others=VIT_RULES.others + ADAPTER_RULES.others, blocks=VIT_RULES.blocks
+        others=VIT_RULES.others + ADAPTER_RULES.others,
+        blocks=VIT_RULES.blocks + ADAPTER_RULES.blocks,
     )
     _, variables = shapes_of(small_network())
     mesh = create_mesh(MeshOptions(2, 2, 2))
     shardings = param_shardings(variables["params"], mesh, rules)
-    # Rules of the ViT's blocks, which gather their own weights, match none of these.
+    # No rule of the ViT is taken for one of the adapter.
     adapter = param_shardings(variables["params"]["adapter"], mesh, ADAPTER_RULES)
     assert shardings["adapter"] == adapter
