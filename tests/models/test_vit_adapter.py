@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eomt_jax.benchmark.flops import matmul_flops
 from eomt_jax.models.adapter_layers import Extractor, Injector
 from eomt_jax.models.mask2former import deformable_attention as attention_module
 from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
@@ -20,6 +21,7 @@ from eomt_jax.models.vit_adapter import (
 )
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.parallel.partition import PartitionRules, param_shardings
+from eomt_jax.parallel.platform import ANY, tracing_for
 from tests.models.adapter_network import (
     AdapterNetwork,
     adapter_variables,
@@ -190,6 +192,22 @@ def test_number_of_parameters(variant, num_heads, value_ratio, total):
         vit.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 64, 3), jnp.uint8)
     )
     assert variables["params"]["vit"] == plain["params"]
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_number_of_operations():
+    """fvcore counted 132.9e9 multiply-adds, with the few of sampling and norms."""
+    vit = create_vit("large", image_size=(640, 640), depth=1)
+    model = AdapterNetwork(vit, ViTAdapter(num_heads=16))
+    images = jax.ShapeDtypeStruct((1, 640, 640, 3), jnp.uint8)
+    _, variables = shapes_of(model)
+    with tracing_for(ANY):
+        both = jax.make_jaxpr(model.apply)(variables, images)
+        plain = jax.make_jaxpr(vit.apply)(
+            {"params": variables["params"]["vit"]}, images
+        )
+    flops = matmul_flops(both) - matmul_flops(plain)
+    np.testing.assert_allclose(flops / 2, 132.9e9, rtol=0.01)
 
 
 @pytest.mark.usefixtures("no_sampling")
