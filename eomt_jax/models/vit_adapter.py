@@ -35,7 +35,7 @@ Maps = tuple[Array, ...]
 
 ADAPTER_RULES = PartitionRules(
     others=(
-        (r"conv/kernel", (None, None, None, "fsdp")),
+        (r"prior/\w+/conv/kernel", (None, None, None, "fsdp")),
         (r"projection_\d+/kernel", ("fsdp", None)),
         (r"projection_\d+/bias", (None,)),
         (r"upscale/kernel", ("fsdp", None, None, "tensor")),

@@ -11,6 +11,7 @@ from eomt_jax.benchmark.flops import matmul_flops
 from eomt_jax.models.adapter_layers import Extractor, Injector
 from eomt_jax.models.mask2former import deformable_attention as attention_module
 from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
+from eomt_jax.models.pyramid import PYRAMID_RULES
 from eomt_jax.models.variants import create_vit
 from eomt_jax.models.vit import VIT_RULES
 from eomt_jax.models.vit_adapter import (
@@ -304,13 +305,14 @@ def test_sizes_that_do_not_fit_are_refused(image_size, adapter, message):
 
 @pytest.mark.usefixtures("no_sampling")
 def test_every_parameter_has_a_rule():
+    tables = (VIT_RULES, PYRAMID_RULES, ADAPTER_RULES)
     rules = PartitionRules(
-        others=VIT_RULES.others + ADAPTER_RULES.others,
-        blocks=VIT_RULES.blocks + ADAPTER_RULES.blocks,
+        others=sum((table.others for table in tables), ()),
+        blocks=sum((table.blocks for table in tables), ()),
     )
     _, variables = shapes_of(small_network())
     mesh = create_mesh(MeshOptions(2, 2, 2))
     shardings = param_shardings(variables["params"], mesh, rules)
-    # No rule of the ViT is taken for one of the adapter.
+    # No rule of other parts of a network is taken for one of the adapter.
     adapter = param_shardings(variables["params"]["adapter"], mesh, ADAPTER_RULES)
     assert shardings["adapter"] == adapter
