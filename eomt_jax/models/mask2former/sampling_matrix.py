@@ -89,18 +89,25 @@ def corner_products(
         for dx in (0, 1)
     ]
     corners = jnp.concatenate(corners, -1)
-    products = []
-    for point in range(points.shape[3]):
+    gradient = gradient.swapaxes(2, 3)[:, :, None]
+
+    # One point at a time: the pixels of all of them would take as much memory as a
+    # gather's result.
+    def products_at(_, point) -> tuple[None, Float[Array, "B heads 4 Q"]]:
         y, x = (
             ((0 <= distance) & (distance < 1)).astype(maps.dtype)
-            for distance in _distances(points[..., point, :], maps, first=-1)
+            for distance in _distances(point, maps, first=-1)
         )
+        # Queries stand last, so that summing over channels moves nothing.
         pixels = jnp.einsum(
-            "...qyx,...yxe->...qe", y[..., :, None] * x[..., None, :], corners
+            "...qyx,...yxe->...eq", y[..., :, None] * x[..., None, :], corners
         )
-        pixels = pixels.reshape(*gradient.shape[:3], 4, -1)
-        products.append((pixels * gradient[..., None, :]).sum(-1))
-    return jnp.concatenate(products, -1)
+        pixels = pixels.reshape(*pixels.shape[:2], 4, -1, pixels.shape[-1])
+        return None, (pixels * gradient).sum(3)
+
+    _, products = jax.lax.scan(products_at, None, jnp.moveaxis(points, 3, 0))
+    products = products.transpose(1, 2, 4, 0, 3)
+    return products.reshape(*products.shape[:3], -1)
 
 
 def _matrix(
