@@ -7,10 +7,10 @@ import jax
 
 from eomt_jax.models.network import Network
 from eomt_jax.parallel.platform import ANY, tracing_for
-from eomt_jax.training.state import param_shapes
+from eomt_jax.training.state import variable_shapes
 
 
-def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
+def matmul_flops(jaxpr: Any, *, loops_once: bool = False, without: str = "") -> float:
     """Counts the FLOPs of all matrix products and convolutions, over all devices.
 
     A multiply-add is two operations. Products inside attention kernels are counted, and
@@ -20,11 +20,14 @@ def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
     Args:
       jaxpr: result of jax.make_jaxpr, or `jax.stages.Traced.jaxpr`.
       loops_once: a scan counts as one pass too, as in the compiler's own count.
+      without: name of a jax.named_scope whose products don't count.
     """
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if without and without in str(equation.source_info.name_stack):
+            continue
         inner = [
-            matmul_flops(part, loops_once=loops_once)
+            matmul_flops(part, loops_once=loops_once, without=without)
             for value in equation.params.values()
             for part in (value if isinstance(value, (tuple, list)) else (value,))
             if hasattr(getattr(part, "jaxpr", part), "eqns")
@@ -49,29 +52,28 @@ def matmul_flops(jaxpr: Any, *, loops_once: bool = False) -> float:
     return total
 
 
-def forward_flops(model: Network, *, training: bool) -> float:
+def forward_flops(model: Network, *, training: bool, without: str = "") -> float:
     """Counts the FLOPs of a network's forward pass for one image.
 
     Args:
       model: the network.
       training: with masked attention and a prediction before each of its blocks;
         otherwise with the last prediction alone.
+      without: see `matmul_flops`.
     """
-    params = param_shapes(model)
+    variables = variable_shapes(model)
     images = jax.ShapeDtypeStruct((1, *model.image_size, 3), "uint8")
 
-    def forward(params: Any, images: jax.Array, key: jax.Array) -> Any:
+    def forward(variables: Any, images: jax.Array, key: jax.Array) -> Any:
         if not training:
-            return model.apply({"params": params}, images)
+            return model.apply(variables, images)
         probs = jax.numpy.ones(model.num_masked_layers)
-        return model.apply(
-            {"params": params}, images, mask_probs=probs, rngs={"mask": key}
-        )
+        return model.apply(variables, images, mask_probs=probs, rngs={"mask": key})
 
     # On a GPU a kernel would be a call, without products to count.
     with tracing_for(ANY):
-        jaxpr = jax.make_jaxpr(forward)(params, images, jax.random.key(0))
-    return matmul_flops(jaxpr)
+        jaxpr = jax.make_jaxpr(forward)(variables, images, jax.random.key(0))
+    return matmul_flops(jaxpr, without=without)
 
 
 def _dot_flops(equation: Any) -> float:

@@ -47,7 +47,7 @@ def measure(
         source = open_or_blank(options.dataset, options.dataset.train_split)
         run = setup(config, devices=jax.devices()[:1], source=source)
         model = run.initialization.model
-        params = run.create_state().params
+        params = run.create_state().network_params
         rivals = {}
         if torch_modes:
             from eomt_jax.benchmark.torch_rival import Rival
@@ -101,7 +101,7 @@ def _evaluation(
         )
     return evaluation.measure(
         model,
-        run.create_state().params,
+        run.create_state().network_params,
         source,
         num_images=num_images,
         batch_size=run.config.eval.batch_size,

@@ -27,7 +27,7 @@ class Plan:
     """A recipe and the slice that it is compiled for.
 
     Attributes:
-      recipe: file of configs/ without its ending.
+      recipe: file of configs/ without its ending; with its argument after a colon.
       slice_name: libtpu's name of the slice.
       options: fields that are set, as on the command line.
       note: a remark on what is special about it.
@@ -40,17 +40,18 @@ class Plan:
 
     @property
     def file(self) -> pathlib.Path:
-        name = f"{self.recipe}-{self.slice_name.replace(':', '-')}"
+        name = f"{self.recipe}-{self.slice_name}".replace(":", "-")
         if batch := [o for o in self.options if o.startswith("batch_size=")]:
             name += f"-batch_{batch[0].partition('=')[2]}"
         return _RESULTS / f"{name}.json"
 
     @property
     def command(self) -> list[str]:
+        name, colon, argument = self.recipe.partition(":")
         return [
             *(sys.executable, "-m", "eomt_jax.cli.benchmark"),
             f"--compile-for={self.slice_name}",
-            f"--config={_CONFIGS / self.recipe}.py",
+            f"--config={_CONFIGS / name}.py{colon}{argument}",
             *(f"--config.{option}" for option in self.options),
             f"--out={self.file}",
         ]
@@ -61,6 +62,8 @@ class Plan:
 _ONE_CHIP = ("accumulation=16", "eval.batch_size=1")
 _REMAT = ("model.remat=True",)
 _FOUR_CHIPS = ("mesh.fsdp=4", "accumulation=4", "eval.batch_size=4")
+# An adapter normalises over the batch, which cannot be computed in passes.
+_A_CHIP_EACH = ("mesh.data=16", *_REMAT)
 
 PLANS = (
     Plan(
@@ -89,6 +92,17 @@ PLANS = (
     Plan("ade20k_vitg_1280", "v5e:2x2", _FOUR_CHIPS),
     Plan("coco_instance_dinov3_vitl_640", "v5e:1x1", (*_ONE_CHIP, *_REMAT)),
     Plan("coco_instance_dinov3_vitl_1280", "v5e:1x1", _ONE_CHIP),
+    Plan("ladder:0_large", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:1_large", "v5e:1x1", (*_ONE_CHIP, *_REMAT)),
+    Plan("ladder:2_large", "v5e:1x1", (*_ONE_CHIP, *_REMAT)),
+    Plan("ladder:3_large", "v5e:1x1", (*_ONE_CHIP, *_REMAT)),
+    Plan("ladder:0_small", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:0_base", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:0_giant", "v5e:4x4", ("mesh.fsdp=16", *_REMAT)),
+    Plan("ladder:0_large_coco_instance", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:0_large_ade20k", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:0_large_ade20k_semantic", "v5e:4x4", _A_CHIP_EACH),
+    Plan("ladder:0_large_cityscapes", "v5e:4x4", _A_CHIP_EACH),
 )
 
 _COLUMNS = (

@@ -19,6 +19,7 @@ from eomt_jax.parallel.partition import apply_sharded
 from eomt_jax.training.run_schedule import mask_probs_schedule
 from eomt_jax.training.setup import Setup
 from eomt_jax.training.step import make_loss
+from eomt_jax.trees import BATCH_STATS
 from eomt_jax.types import Array, Batch, Outputs, Targets
 
 OURS, PEAK = "eomt_jax", "matrix product"
@@ -101,16 +102,19 @@ def measure(run: Setup, *, rounds: int, torch_modes: Sequence[str] = ()) -> Trai
     rows = jnp.arange(config.batch_size)
 
     def forward(params: Any, batch: Batch) -> Any:
-        return apply_sharded(
+        outputs, _ = apply_sharded(
             model,
             params,
             batch.image,
             mask_probs=mask_probs(jnp.int32(0)),
             rows=rows,
+            train=True,
             rngs={"mask": jax.random.key(0), "positions": jax.random.key(1)},
+            mutable=[BATCH_STATS],
             mesh=run.mesh,
             rules=model.partition_rules(),
         )
+        return outputs
 
     def total(params: Any, batch: Batch) -> Any:
         value, (metrics, _) = loss(

@@ -6,7 +6,8 @@ eomt-benchmark --config=configs/coco_panoptic_vitl_640.py --compile-for=v5e:4x4
 The first command times on this machine's devices what --measure names: inference,
 train_step, input_pipeline (samples a second of one core) or evaluation (from
 photographs on disk to PQ). With --against=transformers PyTorch does the same work, and
-they take turns. The second command compiles training and evaluation for a TPU slice
+they take turns. With --ladder instead, all steps from ViT-Adapter + Mask2Former down to
+EoMT are timed side by side. The second command compiles training and evaluation for a TPU slice
 that need not be present, and prints how much memory and at least how much time they
 take on a chip.
 """
@@ -50,6 +51,12 @@ _MODES = flags.DEFINE_list(
 _THREADS = flags.DEFINE_integer(
     "torch_threads", 0, "Threads of torch on a CPU; 0 takes as many as JAX."
 )
+_LADDER = flags.DEFINE_bool(
+    "ladder",
+    False,
+    "Times inference of all steps from ViT-Adapter + Mask2Former down to the config's "
+    "EoMT, side by side.",
+)
 _OUT = flags.DEFINE_string("out", "", "JSON file to which the numbers are written.")
 flags.mark_flag_as_required("config")
 
@@ -70,8 +77,10 @@ def main() -> None:
 def _run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments {argv[1:]}; a flag begins with --")
-    if bool(_COMPILE_FOR.value) == bool(_MEASURE.value):
-        raise app.UsageError(f"give --measure={','.join(_MEASURES)} or --compile-for")
+    if sum(map(bool, (_COMPILE_FOR.value, _MEASURE.value, _LADDER.value))) != 1:
+        raise app.UsageError(
+            f"give one of --measure={','.join(_MEASURES)}, --compile-for and --ladder"
+        )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     for note in _without_effect():
@@ -154,6 +163,8 @@ def _measure() -> tuple[bool, dict[str, Any]]:
         torch_threads=_THREADS.value, with_torch=bool(_AGAINST.value)
     )
     print(machine.format_description(compared))
+    if _LADDER.value:
+        return True, {"machine": compared, "ladder": _measure_ladder()}
     report = measure.measure(
         _CONFIG.value,
         what=tuple(_MEASURE.value),
@@ -163,6 +174,33 @@ def _measure() -> tuple[bool, dict[str, Any]]:
         torch_modes=tuple(_MODES.value) if _AGAINST.value else (),
     )
     return True, {"machine": compared, **report}
+
+
+def _measure_ladder() -> list[dict[str, Any]]:
+    from eomt_jax.benchmark import ladder
+    from eomt_jax.benchmark.blank_split import open_or_blank
+    from eomt_jax.options import from_config
+    from eomt_jax.training.options import RunOptions
+
+    options = from_config(RunOptions, _CONFIG.value)
+    if options.model.name != "eomt" or options.model.inference == "masked":
+        raise ValueError(
+            "--ladder makes all steps of a recipe of EoMT: give the last one, such as "
+            "--config=configs/ladder.py:5_large"
+        )
+    info = open_or_blank(options.dataset, options.dataset.train_split).info
+    results = []
+    for batch_size in map(int, _BATCH_SIZES.value):
+        steps = ladder.measure(
+            options.model,
+            num_classes=info.num_classes,
+            image_size=(options.image_size, options.image_size),
+            batch_size=batch_size,
+            rounds=_ROUNDS.value,
+        )
+        print(f"batch {batch_size}\n{ladder.format_results(steps)}", flush=True)
+        results += ladder.as_json(steps)
+    return results
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from eomt_jax.cli.checkpoint_arguments import (
     overrides,
 )
 from eomt_jax.cli.standard_output import accept_any_name
+from eomt_jax.models.network import Network
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.foreign import huggingface
 from eomt_jax.weights.load import load_backbone
@@ -93,11 +94,13 @@ def _open(options: argparse.Namespace) -> _Source:
             **overrides(options),
         )
         return _Source(vit, params, None, ())
-    model = loaded.model
-    if options.patch_size not in (None, model.vit.patch_size):
+    model, patch_size = loaded.model, options.patch_size
+    vit = model.backbone
+    if patch_size is not None and (vit is None or patch_size != vit.patch_size):
+        patches = f" with patches of {vit.patch_size} pixels" if vit else ""
         raise ValueError(
-            f"{options.checkpoint} is an EoMT with patches of {model.vit.patch_size} "
-            "pixels; only a backbone's are resampled to another --patch_size."
+            f"{options.checkpoint} is a whole {type(model).__name__}{patches}; only a "
+            "backbone's are resampled to another --patch_size."
         )
     return _Source(model, loaded.params, loaded.dataset_info, loaded.notes)
 
@@ -115,20 +118,22 @@ def _write(options: argparse.Namespace, source: _Source) -> None:
 
 def _describe(source: _Source) -> str:
     model, info = source.model, source.dataset_info
-    vit = getattr(model, "vit", model)
-    text = (
-        f"{type(model).__name__} of width {vit.embed_dim}, {vit.depth} blocks, "
-        f"{vit.num_register_tokens} register tokens"
-    )
-    if vit is not model:
-        text += f", {model.num_queries} queries in the last {model.num_query_blocks}"
-        text += f", {model.num_classes} classes"
+    is_network = isinstance(model, Network)
+    vit = model.backbone if is_network else model
+    text, patches = type(model).__name__, ""
+    if vit is not None:
+        text += f" of width {vit.embed_dim}, {vit.depth} blocks, "
+        text += f"{vit.num_register_tokens} register tokens"
+        patches = f"patches of {vit.patch_size} and "
+    if is_network:
+        text += f", {model.num_queries} queries and {model.num_masked_layers} layers "
+        text += f"with masked attention, {model.num_classes} classes"
         text += f" ({info.name}, {info.task})" if info else " without names"
     count = sum(leaf.size for leaf in jax.tree.leaves(source.params))
-    height, width = vit.image_size
+    height, width = model.image_size
     return (
-        f"{text}, {count:,} parameters, for patches of {vit.patch_size} and images of "
-        f"{height} x {width} pixels."
+        f"{text}, {count:,} parameters, for {patches}images of {height} x {width} "
+        "pixels."
     )
 
 

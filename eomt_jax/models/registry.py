@@ -6,6 +6,7 @@ from typing import Any
 
 from eomt_jax.models import variants
 from eomt_jax.models.eomt import EoMT
+from eomt_jax.models.mask2former.network import FEATURES, Mask2Former
 from eomt_jax.models.network import Network
 from eomt_jax.options import Choice, Flag, Name, Whole, option
 
@@ -90,8 +91,17 @@ class ModelOptions:
     num_masked_layers: int = option(
         0,
         Whole(0, 1000),
-        "This many layers have masked attention, in an EoMT the blocks that see the "
-        "queries; 0 takes the number of the checkpoint, or else of the variant.",
+        "This many layers have masked attention: in an EoMT the blocks that see the "
+        "queries, in a Mask2Former its decoder's layers; 0 takes the number of the "
+        "checkpoint, or else the published one.",
+    )
+    features: str = option(
+        "",
+        Choice(("", *FEATURES)),
+        "A Mask2Former's decoder sees these maps: a ViT-Adapter's (adapter) or the "
+        "ViT's tokens at four scales (pyramid), both through a pixel decoder; the four "
+        'scales without it (pyramid_only); or one scale (single_scale). "" takes the '
+        "checkpoint's, or else adapter; an EoMT has none.",
     )
     inference: str = option(
         "",
@@ -112,8 +122,33 @@ class ModelOptions:
     )
 
 
-def _create_eomt(*, num_masked_layers: int, **fields: Any) -> EoMT:
+def _create_eomt(*, num_masked_layers: int, features: str = "", **fields: Any) -> EoMT:
+    if features:
+        raise ValueError(
+            f"config.model.features = {features!r}: an EoMT has no such maps; leave it "
+            "empty, or set config.model.name = 'mask2former'"
+        )
     return variants.create_eomt(num_query_blocks=num_masked_layers, **fields)
 
 
+def _create_mask2former(
+    variant: str,
+    *,
+    num_masked_layers: int,
+    num_classes: int,
+    num_queries: int,
+    image_size: tuple[int, int],
+    features: str = "",
+    **fields: Any,
+) -> Mask2Former:
+    return Mask2Former(
+        vit=variants.create_vit(variant, image_size=image_size, **fields),
+        num_classes=num_classes,
+        num_queries=num_queries,
+        features=features or FEATURES[0],
+        num_layers=num_masked_layers or 9,
+    )
+
+
 register("eomt", EoMT, _create_eomt)
+register("mask2former", Mask2Former, _create_mask2former)

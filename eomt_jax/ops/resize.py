@@ -7,11 +7,15 @@ D channels.
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from eomt_jax.types import Array
+
+SCOPE = "bilinear_resize"
+"""Name of the products of resizes in traced programs, which are no layers' own."""
 
 
 def interpolation_positions(
@@ -84,4 +88,5 @@ def _resize(
         jnp.asarray(interpolation_matrix(n, m, num_rows=m, num_columns=n), x.dtype)
         for n, m in zip(old, new, strict=True)
     )
-    return jnp.einsum(axes, x, rows, columns, optimize=True, precision="highest")
+    with jax.named_scope(SCOPE):
+        return jnp.einsum(axes, x, rows, columns, optimize=True, precision="highest")

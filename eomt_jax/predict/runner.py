@@ -21,7 +21,7 @@ from eomt_jax.types import Array, Batch, DatasetInfo
 
 
 class Runner:
-    """Runs the network without masked attention and post-processes its prediction.
+    """Runs the network as in inference and post-processes its prediction.
 
     One compiled function serves every original size up to the canvas; the batch is
     split over the mesh's batch axes, each device post-processing its own images. Where

@@ -120,7 +120,7 @@ def initialize(
         stored = build_module(module_class(source, resumed.kind), resumed.fields)
         _check_same_kind(model, stored, "the run that is resumed")
         _check_backbone(variant, stored, "the run that is resumed")
-        model = _like(model, stored, options)
+        model = _like(model, stored, options, "the run that is resumed")
         return Initialization(model, None, ())
     if init.checkpoint:
         source = f"init.checkpoint = {str(init.checkpoint)!r}"
@@ -128,7 +128,7 @@ def initialize(
         _check_same_kind(model, opened.model, source)
         _check_backbone(variant, opened.model, source)
         _check_patch_size(options.patch_size, opened.model, source)
-        model = _like(model, opened.model, options)
+        model = _like(model, opened.model, options, source)
         report = report_groups(model, opened.params, opened.resampled)
         return Initialization(model, opened.params, report, opened.notes)
     if init.backbone:
@@ -148,8 +148,16 @@ def initialize(
     return Initialization(model, None, report, warning=_scratch_warning(variant, model))
 
 
-def _like(model: Network, stored: Network, options: ModelOptions) -> Network:
+def _like(
+    model: Network, stored: Network, options: ModelOptions, source: str
+) -> Network:
     """Returns the network with the structure of a stored one."""
+    features = getattr(stored, "features", "")
+    if options.features not in ("", features):
+        raise ValueError(
+            f"{source} has the maps {features!r} and config.model.features = "
+            f"{options.features!r}; set it to {features!r} or leave it empty"
+        )
     model = model.like(stored, num_masked_layers=options.num_masked_layers)
     if options.inference:
         return model

@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(__file__).parent / "golden"
 RECIPES = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common")
+    if path.stem not in ("__init__", "common", "ladder")
 )
 
 

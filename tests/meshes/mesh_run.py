@@ -1,7 +1,7 @@
 """Trains for ten small steps on a mesh, in this process or in several.
 
-`python -m tests.meshes.mesh_run FOLDER DATA FSDP TENSOR PARTS` writes the result of
-`train` into FOLDER, one file for each process.
+`python -m tests.meshes.mesh_run FOLDER NETWORK DATA FSDP TENSOR PARTS` writes the result
+of `train` into FOLDER, one file for each process.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 from eomt_jax.losses import matcher
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.models import variants
+from eomt_jax.models.mask2former.network import Mask2Former
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.batch import place_batch
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh, reader_of, replicated
@@ -28,14 +29,15 @@ BATCH, SIZE, TARGETS = 16, 32, 4
 STEPS = 10
 
 
-def create_model():
-    return variants.create_eomt(
+def create_model(network):
+    """Returns an EoMT, or a Mask2Former of the maps with that name."""
+    eomt = variants.create_eomt(
         "tiny",
         num_classes=5,
         num_queries=8,
         num_query_blocks=1,
         image_size=(SIZE, SIZE),
-        patch_size=8,
+        patch_size=8 if network == "eomt" else 16,
         embed_dim=32,
         depth=2,
         num_heads=2,
@@ -43,6 +45,21 @@ def create_model():
         num_register_tokens=1,
         # With the default of 1e-5 the blocks would have almost no gradient.
         layer_scale_init=0.5,
+    )
+    if network == "eomt":
+        return eomt
+    return Mask2Former(
+        vit=eomt.vit,
+        num_classes=5,
+        num_queries=8,
+        features=network,
+        num_layers=3,
+        dim=32,
+        num_heads=2,
+        mlp_dim=32,
+        pixel_layers=1,
+        pixel_mlp_dim=32,
+        prior_dim=8,
     )
 
 
@@ -74,22 +91,22 @@ def row_of(valid):
     return int(valid @ 2 ** np.arange(TARGETS))
 
 
-def train(shape, *, accumulation=1):
+def train(shape, *, network="eomt", accumulation=1):
     """Trains; returns losses, the first gradients, parameters before and after.
 
-    The gradients are clipped. It also returns the rows that each call of the matcher on
+    Parameters include batch statistics. The gradients are clipped. It also returns the rows that each call of the matcher on
     this process's host saw.
     """
     devices = jax.devices()[: int(np.prod(shape))]
     mesh = create_mesh(MeshOptions(*shape), devices=devices)
-    model = create_model()
+    model = create_model(network)
     options = optimizer.OptimizerOptions(
         learning_rate=0.05, warmup_head=0, warmup_vit=0, eps=1e-3, clip_norm=0.1
     )
     tx = optimizer.create_optimizer(
         model.parameter_groups(param_shapes(model)), options, total_steps=4 * STEPS
     )
-    starts, ends = schedules.annealing_steps(STEPS, model.num_query_blocks)
+    starts, ends = schedules.annealing_steps(STEPS, model.num_masked_layers)
     seen = set()
 
     def solve(costs, num_targets, valid):
@@ -116,7 +133,7 @@ def train(shape, *, accumulation=1):
             accumulation=accumulation,
         )
         state = create_state(model, tx, jax.random.key(0), mesh)
-        before = jax.device_get(fetch(state.params))
+        before = jax.device_get(fetch(state.network_params))
         own = jax.tree.map(lambda leaf: leaf[first : first + rows], create_batch())
         batch = place_batch(own, mesh)
         losses, norms, gradients = [], [], None
@@ -132,15 +149,17 @@ def train(shape, *, accumulation=1):
         "norms": norms,
         "gradients": gradients,
         "before": before,
-        "after": jax.device_get(fetch(state.params)),
+        "after": jax.device_get(fetch(state.network_params)),
         "seen": seen,
     }
 
 
 def main():
-    folder, *shape, accumulation = sys.argv[1:]
+    folder, network, *shape, accumulation = sys.argv[1:]
     processes.initialize()
-    result = train(tuple(map(int, shape)), accumulation=int(accumulation))
+    result = train(
+        tuple(map(int, shape)), network=network, accumulation=int(accumulation)
+    )
     path = pathlib.Path(folder) / f"{jax.process_index()}.pickle"
     path.write_bytes(pickle.dumps(result))
 

@@ -1,6 +1,7 @@
 """Training on several devices, in passes or processes, equals that on one device."""
 
 import dataclasses
+import functools
 import math
 import pickle
 
@@ -17,11 +18,12 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The shape of a mesh, the parts of a batch, and the number of processes."""
+    """The shape of a mesh, the parts of a batch, the processes, and the network."""
 
     shape: tuple[int, int, int]
     accumulation: int = 1
     processes: int = 1
+    network: str = "eomt"
 
 
 RUNS = {
@@ -32,6 +34,10 @@ RUNS = {
     # Both are tested together, since each run takes a minute of compiling.
     "two_processes_four_parts": Run((2, 2, 2), accumulation=4, processes=2),
     "tensor_over_two_processes": Run((1, 1, 2), processes=2),
+    # Batch statistics are of all devices' images.
+    "adapter": Run((2, 2, 2), network="adapter"),
+    "adapter_in_two_processes": Run((4, 1, 1), processes=2, network="adapter"),
+    "single_scale": Run((2, 2, 2), network="single_scale"),
 }
 
 pytestmark = [
@@ -41,9 +47,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def one_device():
-    return train((1, 1, 1))
+@functools.cache
+def on_one_device(network):
+    return train((1, 1, 1), network=network)
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -51,11 +57,12 @@ def split_up(request, tmp_path_factory):
     """Returns the run, and the results of each of its processes."""
     run = RUNS[request.param]
     if run.processes == 1:
-        return run, [train(run.shape, accumulation=run.accumulation)]
+        result = train(run.shape, network=run.network, accumulation=run.accumulation)
+        return run, [result]
     folder = tmp_path_factory.mktemp("processes")
     run_processes(
         "tests.meshes.mesh_run",
-        [folder, *run.shape, run.accumulation],
+        [folder, run.network, *run.shape, run.accumulation],
         count=run.processes,
         devices=math.prod(run.shape) // run.processes,
         folder=folder,
@@ -72,6 +79,11 @@ def leaves(*trees):
         leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])
     ]
     return zip(paths, *(jax.tree.leaves(tree) for tree in trees))
+
+
+@pytest.fixture
+def one_device(split_up):
+    return on_one_device(split_up[0].network)
 
 
 def test_first_gradients_agree(one_device, split_up):

@@ -248,10 +248,9 @@ class TransformerDecoder(nn.Module):
 
     def _memories(self, levels: Sequence[Map]) -> list[Memory]:
         """Returns the pixels of each level with their positions, and without."""
-        embeddings = [0.0]
-        if len(levels) > 1:
-            init, shape = nn.initializers.normal(1.0), (len(levels), self.dim)
-            embeddings = jnp.asarray(self.param("level_embedding", init, shape))
+        # A single level has one too: the paper's number of parameters includes it.
+        init, shape = nn.initializers.normal(1.0), (len(levels), self.dim)
+        embeddings = jnp.asarray(self.param("level_embedding", init, shape))
         memories = []
         for i, (level, embedding) in enumerate(zip(levels, embeddings)):
             _, height, width, channels = level.shape

@@ -90,6 +90,8 @@ class Reviewer:
     ):
         """Opens the evaluation split if the run will need it; see _Evaluation."""
         self._evaluation = _Evaluation(run) if any(due(run, run.total_steps)) else None
+        model = run.initialization.model
+        self._is_masked = getattr(model, "masked_inference", False)
         self._total_steps = run.total_steps
         self._workdir = workdir
         self._writer = writer
@@ -110,7 +112,8 @@ class Reviewer:
                 return None, True
             score = result_score(results)
             self._writer.scalars(step, result_scalars(results))
-            say(f"Evaluation after step {step}, without masked attention:")
+            how = "with" if self._is_masked else "without"
+            say(f"Evaluation after step {step}, {how} masked attention:")
             say(format_table(results, per_class=step == self._total_steps))
             if is_main():
                 write_results(results, _evaluation_path(self._workdir, step))

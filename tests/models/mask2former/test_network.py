@@ -1,0 +1,118 @@
+"""Mask2Former as a whole; its parts and other implementations are compared elsewhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eomt_jax.models import variants
+from eomt_jax.models.mask2former.network import Mask2Former
+from eomt_jax.models.registry import create_network
+from eomt_jax.parallel.mesh import MeshOptions, create_mesh
+from eomt_jax.parallel.partition import param_shardings
+from eomt_jax.trees import from_variables
+
+
+def small_model(features, *, image_size=(32, 64), **fields):
+    vit = variants.create_vit(
+        "tiny",
+        image_size=image_size,
+        patch_size=fields.pop("patch_size", 16),
+        embed_dim=fields.pop("embed_dim", 32),
+        depth=4,
+        num_heads=2,
+        mlp_dim=32,
+        num_register_tokens=1,
+    )
+    sizes = {"dim": 32, "num_heads": 2, "mlp_dim": 32, "num_layers": 3}
+    sizes |= {"pixel_layers": 1, "pixel_mlp_dim": 32, "prior_dim": 8}
+    return Mask2Former(
+        vit, num_classes=3, num_queries=5, features=features, **(sizes | fields)
+    )
+
+
+# The parts of the other maps have tests of their own.
+@pytest.fixture(scope="module", params=["adapter", "single_scale"])
+def model(request):
+    return small_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def variables(model, images):
+    return jax.jit(model.init)(jax.random.key(0), images)
+
+
+def apply(model, variables, images, *arguments, **options):
+    call = jax.jit(lambda v, i: model.apply(v, i, *arguments, **options))
+    return call(variables, images)
+
+
+def test_training_predicts_before_each_layer_and_inference_once(
+    model, variables, images
+):
+    rngs = {"mask": jax.random.key(0)}
+    training = apply(model, variables, images, jnp.ones(3), rngs=rngs)
+    assert [m.shape for m in training.mask_logits] == [(2, 5, 8, 16)] * 4
+    assert [c.shape for c in training.class_logits] == [(2, 5, 4)] * 4
+    masked = apply(model.with_masked_inference(True), variables, images)
+    assert len(masked.mask_logits) == 1
+    np.testing.assert_allclose(
+        masked.mask_logits[0], training.mask_logits[-1], atol=1e-4, rtol=1e-4
+    )
+    unmasked = apply(model, variables, images)
+    assert np.abs(unmasked.mask_logits[0] - masked.mask_logits[0]).max() > 1e-3
+
+
+def test_every_parameter_has_a_group_and_a_place(model, variables):
+    groups = model.parameter_groups(variables["params"])
+    is_group = lambda leaf: hasattr(leaf, "depth")  # noqa: E731
+    found = {
+        (group.name, group.depth)
+        for group in jax.tree.leaves(groups.tree, is_leaf=is_group)
+    }
+    assert {depth for name, depth in found if name == "vit blocks"} == {0, 1, 2, 3}
+    assert {name for name, depth in found if depth is None} >= {"decoder", "class head"}
+    mesh = create_mesh(MeshOptions(2, 2, 2))
+    placed = param_shardings(from_variables(variables), mesh, model.partition_rules())
+    specs = [sharding.spec for sharding in jax.tree.leaves(placed)]
+    assert sum("fsdp" in spec for spec in specs) > len(specs) / 4
+
+
+def test_batch_statistics_are_those_of_an_adapter_alone(model, variables):
+    assert ("batch_stats" in variables) is (model.features == "adapter")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": (48, 64)}, r"image_size \(48, 64\).*multiples of 32"),
+        ({"patch_size": 8}, "patch_size 8.*model.patch_size = 16"),
+        ({"features": "pyramids"}, "features = 'pyramids': there are adapter, pyramid"),
+        ({"dim": 40, "num_heads": 4}, "dim.*40.*32"),
+        ({"num_heads": 5}, "dim 32 and num_heads 5"),
+        ({"adapter_heads": 3}, "3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_compiles(changes, message):
+    model = small_model(changes.pop("features", "adapter"), **changes)
+    shape = jax.ShapeDtypeStruct((1, *model.image_size, 3), jnp.uint8)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), shape)
+
+
+def test_maps_are_an_option_of_mask2former_alone():
+    with pytest.raises(ValueError, match="features = 'pyramid': an EoMT has no"):
+        create_network(
+            "eomt",
+            variant="small",
+            features="pyramid",
+            num_classes=3,
+            num_queries=5,
+            num_masked_layers=0,
+            image_size=(64, 64),
+        )
