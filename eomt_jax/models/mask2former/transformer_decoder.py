@@ -221,8 +221,9 @@ class TransformerDecoder(nn.Module):
         batch = len(mask_features)
         memories = self._memories(levels)
         mask_features = mask_features.astype(self.dtype)
-        positions = self.query_positions.astype(self.dtype)
-        x = jnp.broadcast_to(self.queries.astype(self.dtype), (batch, *positions.shape))
+        positions = jnp.asarray(self.query_positions, self.dtype)
+        x = jnp.asarray(self.queries, self.dtype)
+        x = jnp.broadcast_to(x, (batch, *x.shape))
         predict: Any = TransformerDecoder.predict
         if self.remat:
             predict = nn.remat(predict)
@@ -294,5 +295,5 @@ def pixels_inside(
     sigmoid with a half, so are negative logits above -6e-8.
     """
     batch, num_queries = mask_logits.shape[:2]
-    logits = bilinear_resize(mask_logits, size)
+    logits: Any = bilinear_resize(mask_logits, size)
     return (logits >= 0).reshape(batch, num_queries, -1)
