@@ -11,6 +11,7 @@ from eomt_jax.options import Choice, Flag, Text, option
 from eomt_jax.training.checkpoint_fit import fit_class_head, fit_queries
 from eomt_jax.training.reporting.parameter_report import Report, report_groups
 from eomt_jax.weights.build import build_vit
+from eomt_jax.weights.decoder import open_decoder
 from eomt_jax.weights.load import Loaded, open_network, read_backbone
 from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.native.model_fields import build_module, module_class
@@ -37,6 +38,13 @@ class InitOptions:
         Text(),
         "The network starts from this checkpoint: a file, a folder or a name on the "
         "Hugging Face hub.",
+    )
+    decoder: str = option(
+        "",
+        Text(),
+        "A Mask2Former's pixel decoder and decoder start from these weights of "
+        "transformers' Mask2Former, whatever its backbone is: a file, a folder or a name "
+        "on the Hugging Face hub.",
     )
     from_scratch: bool = option(
         False,
@@ -102,10 +110,16 @@ def initialize(
             f"init.class_head = {init.class_head!r}: there are "
             f"{', '.join(CLASS_HEAD_CHOICES)}"
         )
-    if init.class_head in ("keep", "by_name") and not init.checkpoint:
+    has_head = init.checkpoint or init.decoder
+    if init.class_head in ("keep", "by_name") and not has_head:
         raise ValueError(
-            f"init.class_head = {init.class_head!r} without init.checkpoint: only a "
-            "checkpoint has a class head"
+            f"init.class_head = {init.class_head!r} without init.checkpoint or "
+            "init.decoder: only they have a class head"
+        )
+    if init.checkpoint and init.decoder:
+        raise ValueError(
+            "init.checkpoint and init.decoder are both given, and both have a decoder: "
+            "set only one"
         )
     if init.from_scratch and (init.backbone or init.checkpoint):
         given = "init.checkpoint" if init.checkpoint else "init.backbone"
@@ -131,6 +145,7 @@ def initialize(
         model = _like(model, opened.model, options, source)
         report = report_groups(model, opened.params, opened.resampled)
         return Initialization(model, opened.params, report, opened.notes)
+    loaded, resampled, notes = {}, set(), ()
     if init.backbone:
         source = f"init.backbone = {str(init.backbone)!r}"
         if model.backbone is None:
@@ -141,11 +156,29 @@ def initialize(
         vit = build_vit(init.backbone, vit_fields)
         check_variant(variant, vit, source)
         model, loaded, resampled = _with_backbone(model, vit, params)
-        report = report_groups(model, loaded, resampled)
         notes = (f"backbone: {init.backbone}", *notes)
-        return Initialization(model, loaded, report, notes)
-    report = report_groups(model, {}, set())
-    return Initialization(model, None, report, warning=_scratch_warning(variant, model))
+    if init.decoder:
+        params, on_decoder = _decoder_params(model, init, class_names)
+        loaded, notes = {**loaded, **params}, (*notes, *on_decoder)
+    report = report_groups(model, loaded, resampled)
+    warning = "" if init.backbone else _scratch_warning(variant, model)
+    return Initialization(model, loaded or None, report, notes, warning)
+
+
+def _decoder_params(
+    model: Network, init: InitOptions, class_names: Sequence[str]
+) -> tuple[PyTree, tuple[str, ...]]:
+    """Returns the decoders' parameters that the network starts from, and notes."""
+    try:
+        opened = open_decoder(init.decoder, model)
+    except ValueError as error:
+        raise ValueError(f"init.decoder: {error}") from error
+    params, on_queries = fit_queries(opened.params, opened, model.num_queries)
+    params, on_head = fit_class_head(
+        params, opened, class_names, choice=init.class_head, path=init.decoder
+    )
+    notes = (f"decoder: {init.decoder}", *opened.notes, *on_queries, *on_head)
+    return params, notes
 
 
 def _like(
@@ -170,9 +203,9 @@ def _scratch_warning(variant: str, model: Network) -> str:
     if scale >= 1:
         return ""
     return (
-        f"WARNING: no weights are loaded. model.variant = {variant!r} starts from random "
-        f"numbers with LayerScale at {scale:g}, where a network that isn't pre-trained "
-        "hardly learns. Set --config.init.checkpoint or --config.init.backbone; "
+        f"WARNING: no weights of a backbone are loaded. model.variant = {variant!r} "
+        f"starts from random numbers with LayerScale at {scale:g}, where a network that "
+        "isn't pre-trained hardly learns. Set --config.init.checkpoint or --config.init.backbone; "
         "docs/own_data.md lists what there is. If it is meant, set "
         "--config.init.from_scratch=true: LayerScale then starts at 1. The published "
         "rates and clip are made for pre-trained weights; configs/quickstart.py has "

@@ -18,7 +18,7 @@ def test_without_backbone_everything_is_new():
     assert sum(row.new for row in result.report) == total
     assert all(row.loaded == row.resampled == 0 for row in result.report)
     assert result.model.vit.layer_scale_init == 1e-5
-    assert "WARNING: no weights are loaded" in result.warning
+    assert "WARNING: no weights of a backbone are loaded" in result.warning
     assert "--config.init.from_scratch=true" in result.warning
 
 
