@@ -30,6 +30,10 @@ class Decoder(torch.nn.Module):
         )
         self.class_predictor = torch.nn.Linear(config.hidden_dim, config.num_labels + 1)
         randomize(self)
+        # With sharper attention the gradients of its keys are more than rounding.
+        for layer in self.transformer_module.decoder.layers:
+            layer.self_attn.q_proj.weight.data *= 3
+            layer.cross_attn.in_proj_weight.data[: config.hidden_dim] *= 3
 
     def forward(self, levels, mask_features):
         """Returns all mask and class logits."""
