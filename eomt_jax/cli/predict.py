@@ -155,7 +155,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--explain",
         action="store_true",
         help="write PHOTO.explain.png too: how the queries of the best segments find "
-        "them, with their masks and classes before each layer with masked attention",
+        "them, with their masks, classes and attention in each masked layer",
     )
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(

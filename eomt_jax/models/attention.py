@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from eomt_jax.models.functions import project
 from eomt_jax.models.kernels.attention import choose_kernel
-from eomt_jax.models.kernels.xla_attention import attend
+from eomt_jax.models.kernels.xla_attention import attend, attention_weights
 from eomt_jax.models.layers import Dense, vit_init
 from eomt_jax.models.rotary import Rotation, rotate_patches
 
@@ -87,6 +87,9 @@ class Attention(nn.Module):
     which are the first, are computed with a mask, and the many rows of prefix and
     patches without one, for which every platform has a kernel.
 
+    If a caller collects "intermediates", a call with a mask leaves there `of_queries`,
+    the weights of the queries' attention to the patches, averaged over the heads.
+
     Attributes:
       num_heads: number of heads.
       qkv_bias: see QkvProjection.
@@ -127,9 +130,11 @@ class Attention(nn.Module):
                 (batch, num_queries, num_tokens - num_patches), dtype=bool
             )
             mask = jnp.concatenate([always_open, patch_mask], axis=-1)
-            masked = attend(
-                query[:, :num_queries], key[:, :num_tokens], value[:, :num_tokens], mask
-            )
+            rows, tokens = query[:, :num_queries], key[:, :num_tokens]
+            masked = attend(rows, tokens, value[:, :num_tokens], mask)
+            if self.is_mutable_collection("intermediates"):
+                weights = attention_weights(rows, tokens, mask).mean(axis=1)
+                self.sow("intermediates", "of_queries", weights[..., -num_patches:])
             others = attend_unmasked(query[:, num_queries:], key, value)
             out = jnp.concatenate([masked, others], axis=1)
         out_layer = Dense(embed_dim, num_axes=2, dtype=self.dtype, name="out")

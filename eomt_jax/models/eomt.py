@@ -137,6 +137,16 @@ class EoMT(Network):
         )
 
     @nn.nowrap
+    def attention_maps(
+        self, intermediates: Any, input_size: tuple[int, int]
+    ) -> list[Float[Array, "B Q h w"]]:
+        height, width = (side // self.vit.patch_size for side in input_size)
+        blocks = range(self.vit.depth - self.num_query_blocks, self.vit.depth)
+        collected = [intermediates["vit"][f"block_{i}"]["attention"] for i in blocks]
+        maps = [attention["of_queries"][0] for attention in collected]
+        return [x.reshape(*x.shape[:2], height, width) for x in maps]
+
+    @nn.nowrap
     def inference_params(self, params: Any) -> Any:
         return self.vit.inference_params(params)
 

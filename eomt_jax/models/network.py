@@ -211,6 +211,22 @@ class Network(nn.Module):
         return self
 
     @nn.nowrap
+    def attention_maps(
+        self, intermediates: PyTree, input_size: tuple[int, int]
+    ) -> list[Float[Array, "B Q h w"]]:
+        """Returns how much queries attend to patches in each masked layer.
+
+        Args:
+          intermediates: flax's collection of this name, from a call with mask_probs.
+          input_size: (height, width) of the images.
+
+        Returns:
+          Weights averaged over heads; nothing for a network that leaves none.
+        """
+        del intermediates, input_size
+        return []
+
+    @nn.nowrap
     def inference_params(self, params: PyTree) -> PyTree:
         """Returns parameters in the form in which a call of inference is fastest.
 

@@ -1,13 +1,12 @@
 """Shows how the queries of a photograph's segments find them, prediction by prediction.
 
 Legend: H W pixels of the picture, L predictions (one before each masked layer, and the
-last), n segments, N of them with padding, S side of the picture with padding, Q queries,
-K classes, h4 w4 the mask logits' size.
+last), M layers whose attention is known, n segments, N of them with padding, S side of
+the picture with padding, K classes.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +14,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
 from PIL import Image
 
-from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.pictures.explanation import draw_explanation
 from eomt_jax.pictures.outlines import pick_nearest
 from eomt_jax.pictures.overlays import fit_long_side, resize_image
 from eomt_jax.pictures.palette import segment_colors
 from eomt_jax.pipeline.transforms import window_start
-from eomt_jax.postprocess.geometry import restore_masks, restore_matrices
+from eomt_jax.postprocess.geometry import (
+    RestoreMatrices,
+    restore_masks,
+    restore_matrices,
+)
 from eomt_jax.postprocess.segmentation import Segmentation
+from eomt_jax.predict.logits import Predictions
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.result import Result, Segment
 from eomt_jax.predict.tile_instances import Tile
@@ -35,8 +38,6 @@ NUM_SEGMENTS = 8
 LONG_SIDE = 640
 """Longest side of the masks in pixels; a network's mask logits have fewer."""
 
-Prediction = tuple[Float[jax.Array, "Q h4 w4"] | MaskFactors, Float[jax.Array, "Q K1"]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
@@ -45,13 +46,16 @@ class Explanation:
     Attributes:
       result: the photograph's segments, at its own size.
       image: the photograph, shrunk if a side is longer than LONG_SIDE.
-      layers: names of the predictions, such as "before block 21", ending with "final".
+      layers: names of the masked layers, such as "block 21". Each follows a prediction,
+        and the last prediction follows all of them.
       chosen: positions in result.segments of those that are explained: the best, or the
         largest if segments have no scores, first.
       queries: number of each segment's query. If the photograph is seen in windows, it
         is that of the window that shows most of the segment.
       masks: probability that a pixel belongs to the query's mask. If the photograph is
         seen in windows, each has a query of its own; 0 in those without the segment.
+      attention: how much the query attends to each pixel's patch in each masked layer,
+        averaged over the heads; M is 0 if the network doesn't say.
       labels: the most probable class of each query; K stands for "no object".
       scores: probability of this class.
     """
@@ -62,6 +66,7 @@ class Explanation:
     chosen: Integer[np.ndarray, " n"]
     queries: Integer[np.ndarray, " n"]
     masks: Float[np.ndarray, "L n H W"]
+    attention: Float[np.ndarray, "M n H W"]
     labels: Integer[np.ndarray, "L n"]
     scores: Float[np.ndarray, "L n"]
 
@@ -77,11 +82,12 @@ class Explanation:
         return tuple(tuple(names[label] for label in row) for row in self.labels)
 
     def draw(self) -> Image.Image:
-        """Draws a row for each segment, with its query's mask in each prediction."""
+        """Draws a row for each segment, with what its query predicts and attends to."""
         rows = [self.result.info.classes[k] for k in self.result.segmentation.labels]
         return draw_explanation(
             self.image,
             self.masks,
+            self.attention,
             layers=self.layers,
             segments=[(segment.class_name, segment.score) for segment in self.segments],
             queries=self.queries.tolist(),
@@ -104,11 +110,11 @@ def explain(
     """
     height, width, _ = view.windows[0].shape
     factored = not get_task(task).windows
-    predictions = [
-        network.all_logits(window, factored=factored) for window in view.windows
+    seen = [
+        network.all_predictions(window, factored=factored) for window in view.windows
     ]
     segmentation = network.post_process(
-        [of_window[-1] for of_window in predictions],
+        [of_window.logits[-1] for of_window in seen],
         view.content_size,
         view.size,
         task,
@@ -120,11 +126,12 @@ def explain(
     chosen = _best_segments(result)
     inside = _segment_masks(segmentation, chosen, size)
 
-    places = _places(view, task, size)
-    masks = np.zeros((len(network.prediction_names), len(chosen), *size), np.float32)
+    num_predictions, num_maps = len(seen[0].logits), len(seen[0].attention)
+    maps = np.zeros((num_predictions + num_maps, len(chosen), *size), np.float32)
     num_seen = np.zeros(size, np.float32)
     areas, queries, probs = [], [], []
-    for of_window, (place, content_size) in zip(predictions, places, strict=True):
+    places = _places(view, task, size)
+    for of_window, (place, content_size) in zip(seen, places, strict=True):
         part = np.s_[..., place.top : place.bottom, place.left : place.right]
         found = _follow(
             network,
@@ -139,17 +146,19 @@ def explain(
         queries.append(found[0])
         probs.append(found[2])
         is_seen = (areas[-1] > 0) | (len(places) == 1)
-        masks[part] += found[1] * is_seen[:, None, None]
+        maps[part] += found[1] * is_seen[:, None, None]
         num_seen[part[1:]] += 1
+    maps /= num_seen
     best = np.argmax(areas, axis=0), np.arange(len(chosen))
     of_best = np.moveaxis(np.array(probs), 0, 1)[:, *best]
     return Explanation(
         result=result,
         image=resize_image(view.pixels, size),
-        layers=network.prediction_names,
+        layers=network.masked_layer_names,
         chosen=chosen,
         queries=np.array(queries)[best],
-        masks=masks / num_seen,
+        masks=maps[:num_predictions],
+        attention=maps[num_predictions:],
         labels=of_best.argmax(-1),
         scores=of_best.max(-1),
     )
@@ -198,7 +207,7 @@ def _places(
 
 def _follow(
     network: CompiledNetwork,
-    predictions: Sequence[Prediction],
+    predictions: Predictions,
     inside: Bool[np.ndarray, "n H W"],
     labels: Integer[np.ndarray, " n"],
     queries: Integer[np.ndarray, " n"] | None,
@@ -210,7 +219,7 @@ def _follow(
 
     Args:
       network: the model.
-      predictions: of the input, first to last.
+      predictions: for the input.
       inside: the segments' pixels in the picture, or in its part that the input shows.
       labels: the segments' classes.
       queries: the segments' queries; None if they are to be found.
@@ -218,7 +227,8 @@ def _follow(
       input_size: (height, width) of the input.
 
     Returns:
-      Queries [n], masks [L, n, H, W] and class probabilities [L, n, K + 1].
+      Queries [n], masks and then attention [L + M, n, H, W], and class probabilities
+      [L, n, K + 1].
     """
     count, height, width = inside.shape
     padded = np.zeros((NUM_SEGMENTS, LONG_SIDE, LONG_SIDE), bool)
@@ -234,12 +244,12 @@ def _follow(
         np.array(content_size, np.int32),
         np.array((height, width), np.int32),
     )
-    queries, masks, probs = (np.asarray(array) for array in found)
-    return queries[:count], masks[:, :count, :height, :width], probs[:, :count]
+    queries, maps, probs = (np.asarray(array) for array in found)
+    return queries[:count], maps[:, :count, :height, :width], probs[:, :count]
 
 
 def _follow_queries(
-    predictions: Sequence[Prediction],
+    predictions: Predictions,
     inside: Bool[jax.Array, "N S S"],
     labels: Int[jax.Array, " N"],
     queries: Int[jax.Array, " N"] | None,
@@ -248,27 +258,34 @@ def _follow_queries(
     *,
     input_size: tuple[int, int],
 ) -> tuple[
-    Int[jax.Array, " N"], Float[jax.Array, "L N S S"], Float[jax.Array, "L N K1"]
+    Int[jax.Array, " N"], Float[jax.Array, "LM N S S"], Float[jax.Array, "L N K1"]
 ]:
     """Computes what `_follow` returns, for padded arrays."""
-    mask_logits, class_logits = predictions[-1]
-    _, logits_height, logits_width = mask_logits.shape
-    restore = restore_matrices(
-        content_size,
-        original_size,
-        logits_size=(logits_height, logits_width),
-        image_size=input_size,
-        canvas_size=(LONG_SIDE, LONG_SIDE),
-    )
+
+    def restore(shape: tuple[int, ...]) -> RestoreMatrices:
+        return restore_matrices(
+            content_size,
+            original_size,
+            logits_size=(shape[-2], shape[-1]),
+            image_size=input_size,
+            canvas_size=(LONG_SIDE, LONG_SIDE),
+        )
+
+    mask_logits, class_logits = predictions.logits[-1]
+    matrices = restore(mask_logits.shape)
     if queries is None:
         # A class scores σ(mask) · probability, summed over queries, on each pixel.
-        weights = jnp.einsum("nYX,Yh,Xw->nhw", inside, restore.rows, restore.columns)
+        weights = jnp.einsum("nYX,Yh,Xw->nhw", inside, matrices.rows, matrices.columns)
         probs = jax.nn.sigmoid(mask_logits[jnp.arange(len(class_logits))])
         shares = jnp.einsum("qhw,nhw->nq", probs, weights)
         queries = (shares * jax.nn.softmax(class_logits)[:, labels].T).argmax(1)
     masks = [
-        jax.nn.sigmoid(restore_masks(masks[queries], restore))
-        for masks, _ in predictions
+        jax.nn.sigmoid(restore_masks(masks[queries], matrices))
+        for masks, _ in predictions.logits
     ]
-    probs = [jax.nn.softmax(classes[queries]) for _, classes in predictions]
-    return queries, jnp.stack(masks), jnp.stack(probs)
+    attention = [
+        restore_masks(weights[queries], restore(weights.shape))
+        for weights in predictions.attention
+    ]
+    probs = [jax.nn.softmax(classes[queries]) for _, classes in predictions.logits]
+    return queries, jnp.stack([*masks, *attention]), jnp.stack(probs)

@@ -1,10 +1,11 @@
 """Runs a network on prepared images, for its last prediction or for all of them.
 
 Legend: B batch, H W the network's input, Q queries, K classes, h4 w4 the mask logits'
-size.
+size, h w patch grid.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,9 +55,22 @@ def last_logits(
     return jax.tree.map(lambda x: x.squeeze(1), logits)
 
 
-def all_logits(
+class Predictions(NamedTuple):
+    """Holds all predictions for one image.
+
+    Attributes:
+      logits: mask and class logits, first to last.
+      attention: how much each query attends to the patches in each masked layer,
+        averaged over the heads; empty if the network doesn't say.
+    """
+
+    logits: list[tuple[Float[Array, "Q h4 w4"] | MaskFactors, Float[Array, "Q K1"]]]
+    attention: Sequence[Float[Array, "Q h w"]]
+
+
+def all_predictions(
     model: Network, params: Any, image: UInt8[Array, "H W 3"], *, factored: bool = False
-) -> list[tuple[Float[Array, "Q h4 w4"] | MaskFactors, Float[Array, "Q K1"]]]:
+) -> Predictions:
     """Returns all predictions for one image; the last is that of inference.
 
     Args:
@@ -66,7 +80,7 @@ def all_logits(
       factored: see `last_logits`; only the last mask logits may be MaskFactors.
     """
     is_masked = getattr(model, "masked_inference", False)
-    outputs = _apply(
+    outputs, collected = _apply(
         model,
         params,
         image[None],
@@ -76,9 +90,12 @@ def all_logits(
         mask_probs=jnp.full(model.num_masked_layers, float(is_masked)),
         # At a probability of 0 or 1 nothing depends on what is drawn.
         rngs={"mask": jax.random.key(0)},
+        mutable=["intermediates"],
     )
-    predictions = zip(outputs.mask_logits, outputs.class_logits, strict=True)
-    return [jax.tree.map(lambda x: x[0], prediction) for prediction in predictions]
+    height, width, _ = image.shape
+    maps = model.attention_maps(collected.get("intermediates", {}), (height, width))
+    logits = list(zip(outputs.mask_logits, outputs.class_logits, strict=True))
+    return jax.tree.map(lambda x: x[0], Predictions(logits, maps))
 
 
 def _apply(

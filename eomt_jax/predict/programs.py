@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from eomt_jax.postprocess.post_processing import post_processing
 from eomt_jax.postprocess.segmentation import Segmentation
-from eomt_jax.predict.logits import all_logits, last_logits
+from eomt_jax.predict.logits import Predictions, all_predictions, last_logits
 from eomt_jax.predict.token_grids import TokenGrids
 from eomt_jax.task_registry import get_task
 from eomt_jax.types import DatasetInfo
@@ -108,24 +108,23 @@ class CompiledNetwork:
             rows += found[: len(part)]
         return rows
 
-    def all_logits(
+    def all_predictions(
         self, image: UInt8[np.ndarray, "H W 3"], *, factored: bool = False
-    ) -> list[tuple[Any, Float[jax.Array, "Q K1"]]]:
-        """Returns mask and class logits of all predictions, on the device.
+    ) -> Predictions:
+        """Returns all predictions for an image, on the device.
 
         Args:
           image: as in `logits`.
           factored: as in `logits`, for the last prediction.
         """
-        predict = functools.partial(all_logits, self._model, factored=factored)
+        predict = functools.partial(all_predictions, self._model, factored=factored)
         key = (*image.shape, "all", factored)
         return self.run(key, predict, self._params, image)
 
     @property
-    def prediction_names(self) -> tuple[str, ...]:
-        """Names of the predictions of `all_logits`."""
-        layers = self._model.masked_layer_names
-        return (*(f"before {layer}" for layer in layers), "final")
+    def masked_layer_names(self) -> tuple[str, ...]:
+        """Names of the network's masked layers, each of which follows a prediction."""
+        return self._model.masked_layer_names
 
     def post_process(
         self,

@@ -284,7 +284,8 @@ class Segmenter:
 
         Returns:
           The masks and classes of the segments' queries before each layer with masked
-          attention and at the end, and `draw()`, which makes a picture of them.
+          attention and at the end, where the queries look in these layers, and
+          `draw()`, which makes a picture of all.
 
         Raises:
           ValueError: as in a call.

@@ -49,6 +49,30 @@ def test_masked_layers_are_named_by_the_blocks_of_the_backbone():
     assert small_model().masked_layer_names == ("block 2", "block 3")
 
 
+def test_attention_maps_of_masked_and_other_blocks(params, images):
+    model = small_model()
+    # Without queries and keys, all tokens that aren't masked have the same weight.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: 0 * x if "qkv" in jax.tree_util.keystr(path) else x, params
+    )
+    outputs, collected = jax.jit(
+        lambda params: model.apply(
+            {"params": params},
+            images,
+            mask_probs=jnp.array([1.0, 0.0]),
+            rngs={"mask": jax.random.key(0)},
+            mutable=["intermediates"],
+        )
+    )(params)
+    masked, unmasked = model.attention_maps(collected["intermediates"], (32, 48))
+    is_open = eomt.patches_inside(outputs.mask_logits[0], (4, 6)).reshape(2, 5, 4, 6)
+    assert 0 < is_open.mean() < 1
+    # There are 5 queries and 5 prefix tokens beside the 24 patches.
+    expected = is_open / (10 + is_open.sum((2, 3), keepdims=True))
+    np.testing.assert_allclose(masked, expected, rtol=1e-5)
+    np.testing.assert_allclose(unmasked, np.full((2, 5, 4, 6), 1 / 34), rtol=1e-5)
+
+
 def test_bfloat16_computes_near_float32_and_returns_float32(params, images):
     expected = apply(small_model(), params, images)
     found = apply(small_model(dtype=jnp.bfloat16), params, images)

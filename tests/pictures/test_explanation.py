@@ -5,10 +5,10 @@ from eomt_jax.pictures.explanation import draw_explanation
 BLUE = np.array([[0, 0, 255]], np.uint8)
 
 
-def draw(masks, **options):
+def draw(masks, attention=None, **options):
     num_layers = len(masks)
     options = {
-        "layers": [f"layer {i}" for i in range(num_layers)],
+        "layers": [f"layer {i}" for i in range(num_layers - 1)],
         "segments": [("cat", 0.9)],
         "queries": [7],
         "classes": [["cat"]] * num_layers,
@@ -18,7 +18,9 @@ def draw(masks, **options):
     }
     height, width = masks.shape[2:]
     image = np.full((height, width, 3), (200, 120, 120), np.uint8)
-    return np.asarray(draw_explanation(image, masks, **options))
+    if attention is None:
+        attention = masks[:0]
+    return np.asarray(draw_explanation(image, masks, attention, **options))
 
 
 def test_draw_explanation_masks_are_bright_with_a_line_around():
@@ -37,6 +39,23 @@ def test_draw_explanation_masks_are_bright_with_a_line_around():
     luma = 0.299 * 200 + 0.587 * 120 + 0.114 * 120
     dark = picture[row, [column - 200, column + 40]]
     np.testing.assert_allclose(dark, luma / 4, atol=1.0)
+
+
+def test_draw_explanation_attention_glows_between_two_masks():
+    masks = np.zeros((2, 1, 120, 240), np.float32)
+    attention = np.full((1, 1, 120, 240), 0.001, np.float32)
+    attention[0, 0, :60] = 0.002
+    picture = draw(masks, attention).astype(int)
+    # The attention is relative to its largest value: all of the glow and half of it.
+    glow = 0.4 * np.array([200, 120, 120]) + 0.6 * np.array([255, 150, 20])
+    dark = (0.299 * 200 + 0.587 * 120 + 0.114 * 120) / 4
+    rows, columns = (np.abs(picture - glow).max(-1) < 2).nonzero()
+    assert (np.ptp(rows), np.ptp(columns)) == (59, 239)
+    bottom, left = rows.max(), columns.min()
+    half = picture[bottom + 30, left + 120]
+    np.testing.assert_allclose(half, (glow + dark) / 2, atol=2.0)
+    for beside in (left - 100, left + 340):
+        np.testing.assert_allclose(picture[bottom, beside], dark, atol=1.0)
 
 
 def test_draw_explanation_cuts_long_names():

@@ -25,6 +25,7 @@ class BrightestChannel(Network):
     """A network with a query for each colour channel, masked where it is bright.
 
     With mask_probs it predicts twice, the first time the masks' opposites and class 2.
+    In between, a query attends to each pixel by a thousandth of its brightness.
     """
 
     @nn.compact
@@ -39,6 +40,7 @@ class BrightestChannel(Network):
         if mask_probs is None:
             return Outputs(mask_logits=(masks,), class_logits=(classes,))
         self.make_rng("mask")
+        self.sow("intermediates", "brightness", (masks + 127.0) / 1000)
         early = jnp.zeros_like(classes).at[..., 2].set(1.0 + mask_probs[0])
         return Outputs(mask_logits=(-masks, masks), class_logits=(early, classes))
 
@@ -49,6 +51,12 @@ class BrightestChannel(Network):
     @nn.nowrap
     def partition_rules(self):
         return PartitionRules(others=((r"queries", (None, None)),))
+
+    @nn.nowrap
+    def attention_maps(self, intermediates, input_size):
+        (brightness,) = intermediates["brightness"]
+        assert brightness.shape[-2:] == tuple(side // 4 for side in input_size)
+        return [brightness]
 
     @property
     def num_queries(self):

@@ -30,7 +30,7 @@ def red_and_green():
 
 def test_explain_masks_and_classes_of_each_prediction():
     found = segmenter().explain(red_and_green())
-    assert found.layers == ("before layer 1", "final")
+    assert found.layers == ("layer 1",)
     # The class of query 1 has a larger logit.
     assert [segment.class_name for segment in found.segments] == ["class 3", "class 0"]
     np.testing.assert_array_equal(found.queries, [1, 0])
@@ -38,6 +38,9 @@ def test_explain_masks_and_classes_of_each_prediction():
     last = found.result.masks[found.chosen]
     np.testing.assert_array_equal(found.masks[1] > 0.5, last)
     np.testing.assert_allclose(found.masks[0], 1 - found.masks[1], atol=1e-6)
+    assert found.attention.shape == (1, *found.masks.shape[1:])
+    attention = found.attention[0, :, 30, [40, 10]]
+    np.testing.assert_allclose(attention, 0.255 * np.eye(2), rtol=0.01)
     assert found.class_names == (("class 2", "class 2"), ("class 3", "class 0"))
     np.testing.assert_allclose(found.scores[0], np.e / (np.e + 4), rtol=1e-6)
 
@@ -58,9 +61,10 @@ def test_explain_windows_of_semantic_segmentation():
     assert found.class_names == (("class 2",) * 2, ("class 3", "class 0"))
 
 
-def test_all_logits_of_a_network_that_is_masked_in_inference():
+def test_all_predictions_of_a_network_that_is_masked_in_inference():
     network = Segmenter(Masked(), channel_params(), INFO).network
-    (_, first), (_, last) = network.all_logits(np.zeros((SIZE, SIZE, 3), np.uint8))
+    predictions = network.all_predictions(np.zeros((SIZE, SIZE, 3), np.uint8))
+    (_, first), (_, last) = predictions.logits
     np.testing.assert_array_equal(first[0], [0, 0, 2, 0, 0])
     np.testing.assert_array_equal(last[0], [5, 0, 0, 0, 0])
 

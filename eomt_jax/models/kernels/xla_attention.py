@@ -38,6 +38,16 @@ def attend(
     return _forward(query, key, value, mask)[0]
 
 
+def attention_weights(
+    query: Float[Array, "B R heads Dh"],
+    key: Float[Array, "B N heads Dh"],
+    mask: Bool[Array, "B R N"],
+) -> Float[Array, "B heads R N"]:
+    """Returns the weights by which `attend` mixes the values, for people to look at."""
+    logits = _logits(query.swapaxes(1, 2), key.swapaxes(1, 2), mask[:, None])
+    return jax.nn.softmax(logits, axis=-1)
+
+
 def _forward(query, key, value, mask, shifted=True):
     # Heads come first, so that each product is of contiguous matrices.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
