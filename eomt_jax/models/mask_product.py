@@ -14,24 +14,26 @@ from eomt_jax.models.functions import layer_norm, standardize, standardize_gradi
 
 
 class PixelFeatures(flax.struct.PyTreeNode):
-    """Pixel features before their last norm.
+    """Pixel features before their last norm, if they have one.
 
     Attributes:
       maps: the features before the norm, in the compute dtype.
-      scale: scale of the norm.
+      scale: scale of the norm; None for features without a norm.
       bias: bias of the norm.
       epsilon: epsilon of the norm.
       on_gpu: see functions.layer_norm.
     """
 
     maps: Float[Array, "B h w D"]
-    scale: Float[Array, " D"]
-    bias: Float[Array, " D"]
-    epsilon: float = flax.struct.field(pytree_node=False)
+    scale: Float[Array, " D"] | None = None
+    bias: Float[Array, " D"] | None = None
+    epsilon: float = flax.struct.field(pytree_node=False, default=0.0)
     on_gpu: bool = flax.struct.field(pytree_node=False, default=False)
 
     def normalized(self) -> Float[Array, "B h w D"]:
         """Returns the normalised features in the compute dtype."""
+        if self.scale is None or self.bias is None:
+            return self.maps
         x: Any = layer_norm(self.maps, self.scale, self.bias, self.epsilon, self.on_gpu)
         return x.astype(self.maps.dtype)
 
@@ -73,7 +75,7 @@ FEW_QUERIES = 32
 def mask_product(
     queries: Float[Array, "B Q D"], pixels: PixelFeatures
 ) -> Float[Array, "B Q h w"]:
-    """Returns products of mask embeddings and normalised pixel features, in float32.
+    """Returns products of mask embeddings and pixel features, in float32.
 
     The loss has a gradient only for the masks of matched queries. So on a CPU the
     gradients are computed for FEW_QUERIES if no more are matched; an accelerator would
@@ -163,12 +165,17 @@ def _gradients(
 ) -> tuple[Float[Array, "B Q D"], PixelFeatures]:
     """Returns the gradients, by few passes over the maps, in float32.
 
-    With JAX's own, a CPU would write the norm's statistics to memory at the maps' size.
+    With JAX's own, a CPU would write a norm's statistics to memory at the maps' size.
     """
     batch, _, _, dim = pixels.maps.shape
     maps = pixels.maps.reshape(batch, -1, dim)
     gradient = gradient.reshape(*queries.shape[:2], -1)
     embeddings = queries.astype(jnp.float32)
+    if pixels.scale is None or pixels.bias is None:
+        of_queries = jnp.matmul(gradient, maps)
+        of_maps = jnp.matmul(gradient.swapaxes(1, 2), embeddings)
+        of_maps = of_maps.astype(maps.dtype).reshape(pixels.maps.shape)
+        return of_queries.astype(queries.dtype), pixels.replace(maps=of_maps)
     standardized, inverse = standardize(maps, pixels.epsilon)
 
     # Sums over pixels use the maps before the norm, so that no standardised map is

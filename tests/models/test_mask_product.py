@@ -34,6 +34,24 @@ def test_mask_product_has_the_gradients_of_a_norm_and_a_product(rng, matched):
             np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("matched", "on_gpu"), [(3, False), (60, False), (60, True)])
+def test_features_without_a_norm_have_the_gradients_of_a_product(matched, on_gpu, rng):
+    keys = jax.random.split(rng, 3)
+    queries = jax.random.normal(keys[0], (2, 60, 8))
+    maps = jax.random.normal(keys[1], (2, 5, 7, 8))
+    gradient = jax.random.normal(keys[2], (2, 60, 5, 7))
+    gradient *= (jnp.arange(60) < matched)[:, None, None]
+    pixels = mask_product.PixelFeatures(maps, on_gpu=on_gpu)
+    out, pull = jax.vjp(mask_product.mask_product, queries, pixels)
+    expected, expected_pull = jax.vjp(
+        lambda queries, maps: jnp.einsum("bqd,bhwd->bqhw", queries, maps), queries, maps
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    wanted = expected_pull(gradient)
+    for a, b in zip(jax.tree.leaves(pull(gradient)), wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
+
+
 def test_mask_product_of_bfloat16_has_gradients_close_to_those_of_float32(rng):
     keys = jax.random.split(rng, 3)
     queries = jax.random.normal(keys[0], (1, 40, 64))

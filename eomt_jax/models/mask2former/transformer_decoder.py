@@ -22,8 +22,10 @@ from eomt_jax.models.kernels.attention import choose_kernel
 from eomt_jax.models.kernels.xla_attention import attend
 from eomt_jax.models.layers import Dense, LayerNorm, MaskHead, ReluMlp, uniform_fan_in
 from eomt_jax.models.mask2former.positions import sine_positions
+from eomt_jax.models.mask_product import PixelFeatures, mask_product
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.parallel.partition import PartitionRules, Rules, sharded_block, split_rows
+from eomt_jax.parallel.platform import current_platform
 from eomt_jax.types import Outputs
 
 Dtype = Any
@@ -277,12 +279,8 @@ class TransformerDecoder(nn.Module):
     ) -> tuple[Float[Array, "B Q H4 W4"], Float[Array, "B Q K1"]]:
         """Returns mask and class logits in float32 from the queries of any layer."""
         x = self.norm(x)
-        batch, height, width, dim = mask_features.shape
-        mask_logits = jnp.matmul(
-            self.mask_head(x),
-            mask_features.reshape(batch, height * width, dim).swapaxes(1, 2),
-            preferred_element_type=jnp.float32,
-        ).reshape(batch, -1, height, width)
+        pixels = PixelFeatures(mask_features, on_gpu=current_platform().name == "gpu")
+        mask_logits: Any = mask_product(self.mask_head(x), pixels)
         return mask_logits, self.class_head(x).astype(jnp.float32)
 
 
