@@ -136,7 +136,7 @@ def test_only_the_last_prediction_is_returned_on_request(params, maps):
     np.testing.assert_allclose(last.class_logits[0], every.class_logits[-1], atol=1e-6)
 
 
-def test_a_single_level_of_another_width_is_projected_without_embedding(maps):
+def test_a_single_level_of_another_width_is_projected(maps):
     levels = [maps[0][2][..., :6]]
 
     def init():
@@ -144,7 +144,7 @@ def test_a_single_level_of_another_width_is_projected_without_embedding(maps):
 
     shapes = jax.eval_shape(init)["params"]
     assert shapes["projection_0"]["kernel"].shape == (6, DIM)
-    assert "level_embedding" not in shapes
+    assert shapes["level_embedding"].shape == (1, DIM)
 
 
 def test_bfloat16_computes_near_float32_and_returns_float32(params, maps):
