@@ -14,14 +14,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eomt_jax.models.layers import Dense, LayerNorm, uniform_fan_in
+from eomt_jax.models.layers import Dense, LayerNorm, ReluMlp
 from eomt_jax.models.mask2former.deformable_attention import (
     DEFORMABLE_ATTENTION_RULES,
     DeformableAttention,
     pixel_centers,
 )
 from eomt_jax.models.mask2former.positions import sine_positions
-from eomt_jax.ops.resize import bilinear_resize
+from eomt_jax.ops.resize import bilinear_resize_maps
 from eomt_jax.parallel.partition import PartitionRules, Rules, sharded_block, split_rows
 
 Dtype = Any
@@ -124,8 +124,7 @@ class PixelDecoder(nn.Module):
         conv = functools.partial(
             nn.Conv, self.dim, use_bias=False, kernel_init=_uniform, dtype=self.dtype
         )
-        size = finest.shape[1], finest.shape[2]
-        enlarged = jnp.moveaxis(bilinear_resize(jnp.moveaxis(fine, 3, 1), size), 1, 3)
+        enlarged = bilinear_resize_maps(fine, (finest.shape[1], finest.shape[2]))
         lateral = nn.Dense(
             self.dim,
             use_bias=False,
@@ -182,24 +181,3 @@ class PixelDecoderLayer(nn.Module):
         x = LayerNorm(_EPSILON, self.dtype, name="norm1")(x + y)
         y = ReluMlp(self.mlp_dim, self.dtype, name="mlp")(x)
         return LayerNorm(_EPSILON, self.dtype, name="norm2")(x + y)
-
-
-class ReluMlp(nn.Module):
-    """Linear, ReLU, Linear."""
-
-    hidden_dim: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*shape D"]) -> Float[Array, "*shape D"]:
-        dim = x.shape[-1]
-        for name, width in (("up", self.hidden_dim), ("down", dim)):
-            layer = Dense(
-                width,
-                kernel_init=_xavier,
-                bias_init=uniform_fan_in(x.shape[-1]),
-                dtype=self.dtype,
-                name=name,
-            )
-            x = nn.relu(layer(x)) if name == "up" else layer(x)
-        return x

@@ -1,4 +1,4 @@
-"""Parts of Mask2Former compute the same numbers as those of transformers."""
+"""The pixel decoder and its parts compute the same numbers as transformers."""
 
 import numpy as np
 import pytest
