@@ -78,7 +78,7 @@ class PixelDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, maps: tuple[Array, Array, Array, Array]
+        self, maps: tuple[Array, ...]
     ) -> tuple[tuple[Array, Array, Array], Float[Array, "B H4 W4 D"]]:
         """Returns the levels of 1/32, 1/16 and 1/8, each [B, h, w, D], and features.
 
