@@ -16,7 +16,9 @@ from eomt_jax.pictures.overlays import fit_long_side, resize_image, short_name
 from eomt_jax.postprocess.segmentation import Segmentation
 
 _INK, _FAINT, _PAPER = (32, 35, 42), (128, 133, 142), (255, 255, 255)
-_CELL, _MARGIN, _GAP, _LEFT, _LINE = 240, 20, 16, 176, 25
+_CELL, _SMALL_CELL, _MANY = 240, 160, 10
+"""Long side of a cell in pixels, and with more columns than `_MANY`."""
+_MARGIN, _GAP, _LEFT, _LINE = 20, 16, 176, 25
 _TITLE_SIZE, _NAME_SIZE, _SIZE = 26, 20, 17
 _DARKNESS, _GLOW = 0.25, (255, 150, 20)
 """Light that is left where a mask's probability is 0, and the colour of attention."""
@@ -25,7 +27,7 @@ _LEGEND = (
     "Each row follows one query through the network. Its mask is bright, with a line around",
     "probabilities above 50%. Below the mask is the class that the query predicts there.",
 )
-_ATTENTION = "In orange is where the query looks in a block, averaged over the heads."
+_ATTENTION = "Orange shows where the query looks in between, averaged over the heads."
 
 
 def draw_explanation(
@@ -57,13 +59,14 @@ def draw_explanation(
       scores: probability of these classes.
       colors: of the segments.
     """
-    height, width = fit_long_side(image.shape[:2], _CELL)
+    num_columns = len(masks) + len(attention)
+    cell = _CELL if num_columns <= _MANY else _SMALL_CELL
+    height, width = fit_long_side(image.shape[:2], cell)
     photograph = resize_image(image, (height, width))
     small = Image.fromarray(image)
     small.thumbnail((_LEFT - _GAP, _LEFT - _GAP))
     legend = [*_LEGEND, *([_ATTENTION] if len(attention) else [])]
     top = _MARGIN + max(small.height + _GAP, (3 + len(legend)) * _LINE)
-    num_columns = len(masks) + len(attention)
     row_height, column_width = height + _LINE + _GAP, width + _GAP
     page_width = max(_MARGIN + _LEFT + num_columns * column_width, 880)
     page_size = page_width, top + max(len(segments) * row_height, _LINE) + _GAP

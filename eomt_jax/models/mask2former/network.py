@@ -184,6 +184,19 @@ class Mask2Former(Network):
         )
 
     @nn.nowrap
+    def attention_maps(
+        self, intermediates: Any, input_size: tuple[int, int]
+    ) -> list[Float[Array, "B Q h w"]]:
+        layers = intermediates["decoder"]
+        strides = (16,) if self.features == "single_scale" else (32, 16, 8)
+        maps = []
+        for i in range(self.num_layers):
+            (x,) = layers[f"layer_{i}"]["cross_attention"]["of_queries"]
+            height, width = (side // strides[i % len(strides)] for side in input_size)
+            maps.append(x.reshape(*x.shape[:2], height, width))
+        return maps
+
+    @nn.nowrap
     def inference_params(self, params: Any) -> Any:
         # Other parameters stay float32: norms, batch statistics, sampling offsets.
         return {**params, "vit": self.vit.inference_params(params["vit"])}

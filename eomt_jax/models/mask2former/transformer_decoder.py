@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from eomt_jax.models.functions import backward_in_turn
 from eomt_jax.models.kernels.attention import choose_kernel
-from eomt_jax.models.kernels.xla_attention import attend
+from eomt_jax.models.kernels.xla_attention import attend, attention_weights
 from eomt_jax.models.layers import Dense, LayerNorm, MaskHead, ReluMlp, uniform_fan_in
 from eomt_jax.models.mask2former.positions import sine_positions
 from eomt_jax.models.mask_product import PixelFeatures, mask_product
@@ -106,6 +106,9 @@ class Attention(nn.Module):
             out = kernel.attend(*heads, num_tokens=num_tokens)
         else:
             out = attend(*heads, mask)
+            if self.is_mutable_collection("intermediates"):
+                weights = attention_weights(heads[0], heads[1], mask).mean(axis=1)
+                self.sow("intermediates", "of_queries", weights)
         out = out.reshape(query.shape)
         init = nn.initializers.xavier_uniform()
         return Dense(dim, kernel_init=init, dtype=self.dtype, name="out")(out)

@@ -68,6 +68,24 @@ def test_training_predicts_before_each_layer_and_inference_once(
     assert np.abs(unmasked.mask_logits[0] - masked.mask_logits[0]).max() > 1e-3
 
 
+def test_attention_maps_have_the_sizes_of_their_levels(model, variables, images):
+    def maps(variables):
+        _, collected = model.apply(
+            variables,
+            images,
+            mask_probs=jnp.ones(3),
+            rngs={"mask": jax.random.key(0)},
+            mutable=["intermediates"],
+        )
+        return model.attention_maps(collected["intermediates"], (32, 64))
+
+    shapes = [x.shape for x in jax.eval_shape(maps, variables)]
+    levels = [(2, 4)] * 3
+    if model.features == "adapter":
+        levels = [(1, 2), (2, 4), (4, 8)]
+    assert shapes == [(2, 5, *level) for level in levels]
+
+
 def test_every_parameter_has_a_group_and_a_place(model, variables):
     groups = model.parameter_groups(variables["params"])
     is_group = lambda leaf: hasattr(leaf, "depth")  # noqa: E731
