@@ -1,4 +1,4 @@
-"""From ViT-Adapter + Mask2Former down to EoMT: the paper's steps as recipes.
+"""Recipes of the paper's steps from ViT-Adapter + Mask2Former down to EoMT.
 
   python train.py --config=configs/ladder.py:0_large --workdir=runs/0_large \
       --config.init.backbone=dinov2_vitl14_reg4_pretrain.pth

@@ -67,23 +67,23 @@ def _namespace(*sizes: Int[Array, ""] | int) -> Any:
 
 def bilinear_resize(
     x: Float[Array, "*batch H W"], size: tuple[int, int]
-) -> Float[Array, "*batch h w"]:
+) -> Float[jax.Array, "*batch h w"]:
     """Resizes the last two axes to `size` (height, width), without antialiasing."""
     return _resize(x, x.shape[-2:], size, "...HW,hH,wW->...hw")
 
 
 def bilinear_resize_maps(
     x: Float[Array, "B H W D"], size: tuple[int, int]
-) -> Float[Array, "B h w D"]:
+) -> Float[jax.Array, "B h w D"]:
     """Resizes maps to `size` (height, width), without antialiasing."""
     return _resize(x, x.shape[1:3], size, "BHWD,hH,wW->BhwD")
 
 
 def _resize(
     x: Float[Array, "*shape"], old: Sequence[int], new: Sequence[int], axes: str
-) -> Float[Array, "*out"]:
+) -> Float[jax.Array, "*out"]:
     if tuple(old) == tuple(new):
-        return x
+        return jnp.asarray(x)
     rows, columns = (
         jnp.asarray(interpolation_matrix(n, m, num_rows=m, num_columns=n), x.dtype)
         for n, m in zip(old, new, strict=True)

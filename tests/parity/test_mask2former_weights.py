@@ -23,7 +23,7 @@ NUM_LAYERS = 3
 
 @pytest.fixture(scope="module")
 def reference():
-    """A whole Mask2Former of random values, around the smallest Swin."""
+    """Returns a whole Mask2Former of random values, around the smallest Swin."""
     config = Mask2FormerConfig(
         **mask2former_reference.SIZES,
         encoder_layers=1,
@@ -55,7 +55,7 @@ def stored(reference, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictions(reference, stored):
-    """All mask and class logits of transformers and ours from the same four maps."""
+    """Returns all logits of transformers and ours from the same four maps."""
     rng = np.random.default_rng(0)
     maps = [
         rng.normal(size=(2, scale * 2, scale * 3, width)).astype(np.float32)

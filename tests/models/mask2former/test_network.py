@@ -88,7 +88,7 @@ def test_attention_maps_have_the_sizes_of_their_levels(model, variables, images)
 
 def test_every_parameter_has_a_group_and_a_place(model, variables):
     groups = model.parameter_groups(variables["params"])
-    is_group = lambda leaf: hasattr(leaf, "depth")  # noqa: E731
+    is_group = lambda leaf: hasattr(leaf, "depth")
     found = {
         (group.name, group.depth)
         for group in jax.tree.leaves(groups.tree, is_leaf=is_group)

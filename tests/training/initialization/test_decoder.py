@@ -38,7 +38,7 @@ def network(width: int, features: str = "pyramid", **fields) -> Mask2Former:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A folder of transformers and its parameters; its backbone is 16 wide."""
+    """Returns a folder of transformers and its parameters; its backbone is 16 wide."""
     rng = np.random.default_rng(0)
     shapes = param_shapes(network(16, num_queries=7))
     params = jax.tree.map(

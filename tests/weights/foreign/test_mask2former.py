@@ -24,7 +24,7 @@ def checkpoint_of(tensors, **config) -> Checkpoint:
 
 @pytest.fixture(scope="module", params=[32, 24])
 def params(request):
-    """Random parameters; levels that are 24 wide are projected by the decoder too."""
+    """Returns random parameters; the decoder projects levels that are 24 wide too."""
 
     def init(rng):
         shapes = [(1, n, n, request.param) for n in (8, 4, 2, 1)]
