@@ -1,7 +1,6 @@
 """Training on several devices, in passes or processes, equals that on one device."""
 
 import dataclasses
-import functools
 import math
 import pickle
 
@@ -18,12 +17,11 @@ TOLERANCE = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The shape of a mesh, the parts of a batch, the processes, and the network."""
+    """The shape of a mesh, the parts of a batch, and the number of processes."""
 
     shape: tuple[int, int, int]
     accumulation: int = 1
     processes: int = 1
-    network: str = "eomt"
 
 
 RUNS = {
@@ -34,10 +32,6 @@ RUNS = {
     # Both are tested together, since each run takes a minute of compiling.
     "two_processes_four_parts": Run((2, 2, 2), accumulation=4, processes=2),
     "tensor_over_two_processes": Run((1, 1, 2), processes=2),
-    # Batch statistics are of all devices' images.
-    "adapter": Run((2, 2, 2), network="adapter"),
-    "adapter_in_two_processes": Run((4, 1, 1), processes=2, network="adapter"),
-    "single_scale": Run((2, 2, 2), network="single_scale"),
 }
 
 pytestmark = [
@@ -47,9 +41,9 @@ pytestmark = [
 ]
 
 
-@functools.cache
-def on_one_device(network):
-    return train((1, 1, 1), network=network)
+@pytest.fixture(scope="module")
+def one_device():
+    return train((1, 1, 1))
 
 
 @pytest.fixture(scope="module", params=RUNS)
@@ -57,12 +51,11 @@ def split_up(request, tmp_path_factory):
     """Returns the run, and the results of each of its processes."""
     run = RUNS[request.param]
     if run.processes == 1:
-        result = train(run.shape, network=run.network, accumulation=run.accumulation)
-        return run, [result]
+        return run, [train(run.shape, accumulation=run.accumulation)]
     folder = tmp_path_factory.mktemp("processes")
     run_processes(
         "tests.meshes.mesh_run",
-        [folder, run.network, *run.shape, run.accumulation],
+        [folder, "eomt", *run.shape, run.accumulation],
         count=run.processes,
         devices=math.prod(run.shape) // run.processes,
         folder=folder,
@@ -79,11 +72,6 @@ def leaves(*trees):
         leaf_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(trees[0])
     ]
     return zip(paths, *(jax.tree.leaves(tree) for tree in trees))
-
-
-@pytest.fixture
-def one_device(split_up):
-    return on_one_device(split_up[0].network)
 
 
 def test_first_gradients_agree(one_device, split_up):
