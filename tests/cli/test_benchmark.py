@@ -33,7 +33,7 @@ def call(*arguments, env):
     [
         (
             (RECIPE,),
-            "give --measure=inference,train_step,input_pipeline,evaluation or",
+            "give one of --measure=inference,train_step,input_pipeline,evaluation, --c",
         ),
         ((RECIPE, "--measure=speed"), "--measure takes inference, train_step"),
         (

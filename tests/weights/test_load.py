@@ -182,7 +182,7 @@ def test_package_imports_jax_on_first_use_and_never_torch():
     [
         (
             {"kind": "Other"},
-            "describes no network: kind = .Other.; there are EoMT, ViT",
+            "describes no network: kind = .Other.; there are EoMT, Mask2Former, ViT",
         ),
         ({"kind": []}, "describes no network: kind"),
         ({"model": {"num_queries": 5}}, "not those of this eomt_jax: missing vit"),

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from eomt_jax.models import variants
-from eomt_jax.models.mask2former.network import Mask2Former
+from eomt_jax.models.mask2former.network import FEATURES, Mask2Former
 from eomt_jax.models.registry import create_network
 from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.parallel.partition import param_shardings
+from eomt_jax.training.state import variable_shapes
 from eomt_jax.trees import from_variables
 
 
@@ -31,20 +32,9 @@ def small_model(features, *, image_size=(32, 64), **fields):
     )
 
 
-# The parts of the other maps have tests of their own.
-@pytest.fixture(scope="module", params=["adapter", "single_scale"])
-def model(request):
-    return small_model(request.param)
-
-
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), np.uint8)
-
-
-@pytest.fixture(scope="module")
-def variables(model, images):
-    return jax.jit(model.init)(jax.random.key(0), images)
 
 
 def apply(model, variables, images, *arguments, **options):
@@ -52,9 +42,10 @@ def apply(model, variables, images, *arguments, **options):
     return call(variables, images)
 
 
-def test_training_predicts_before_each_layer_and_inference_once(
-    model, variables, images
-):
+def test_training_predicts_before_each_layer_and_inference_once(images):
+    # Tests on meshes train it with an adapter, whose compiling takes long.
+    model = small_model("single_scale")
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     rngs = {"mask": jax.random.key(0)}
     training = apply(model, variables, images, jnp.ones(3), rngs=rngs)
     assert [m.shape for m in training.mask_logits] == [(2, 5, 8, 16)] * 4
@@ -68,7 +59,10 @@ def test_training_predicts_before_each_layer_and_inference_once(
     assert np.abs(unmasked.mask_logits[0] - masked.mask_logits[0]).max() > 1e-3
 
 
-def test_attention_maps_have_the_sizes_of_their_levels(model, variables, images):
+@pytest.mark.parametrize("features", ["adapter", "single_scale"])
+def test_attention_maps_have_the_sizes_of_their_levels(features, images):
+    model = small_model(features)
+
     def maps(variables):
         _, collected = model.apply(
             variables,
@@ -79,14 +73,18 @@ def test_attention_maps_have_the_sizes_of_their_levels(model, variables, images)
         )
         return model.attention_maps(collected["intermediates"], (32, 64))
 
-    shapes = [x.shape for x in jax.eval_shape(maps, variables)]
+    shapes = [x.shape for x in jax.eval_shape(maps, variable_shapes(model))]
     levels = [(2, 4)] * 3
     if model.features == "adapter":
         levels = [(1, 2), (2, 4), (4, 8)]
     assert shapes == [(2, 5, *level) for level in levels]
 
 
-def test_every_parameter_has_a_group_and_a_place(model, variables):
+@pytest.mark.parametrize("features", FEATURES)
+def test_every_parameter_has_a_group_and_a_place(features):
+    model = small_model(features)
+    variables = variable_shapes(model)
+    assert ("batch_stats" in variables) is (features == "adapter")
     groups = model.parameter_groups(variables["params"])
     is_group = lambda leaf: hasattr(leaf, "depth")
     found = {
@@ -99,10 +97,6 @@ def test_every_parameter_has_a_group_and_a_place(model, variables):
     placed = param_shardings(from_variables(variables), mesh, model.partition_rules())
     specs = [sharding.spec for sharding in jax.tree.leaves(placed)]
     assert sum("fsdp" in spec for spec in specs) > len(specs) / 4
-
-
-def test_batch_statistics_are_those_of_an_adapter_alone(model, variables):
-    assert ("batch_stats" in variables) is (model.features == "adapter")
 
 
 @pytest.mark.parametrize(
