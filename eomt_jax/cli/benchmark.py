@@ -104,10 +104,13 @@ def _without_effect() -> list[str]:
     measured = set(_MEASURE.value)
     compared = bool(measured and _AGAINST.value)
     needed = {
-        "programs": ("--compile-for", not measured),
-        "batch_sizes": ("--measure=inference", "inference" in measured),
+        "programs": ("--compile-for", bool(_COMPILE_FOR.value)),
+        "batch_sizes": (
+            "--measure=inference or --ladder",
+            "inference" in measured or _LADDER.value,
+        ),
         "images": ("--measure=evaluation", "evaluation" in measured),
-        "rounds": ("--measure", measured),
+        "rounds": ("--measure or --ladder", measured or _LADDER.value),
         "against": ("--measure", measured),
         "torch_modes": ("--against", compared),
         "torch_threads": ("--against", compared),
