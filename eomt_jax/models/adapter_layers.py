@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eomt_jax.models.functions import gelu
-from eomt_jax.models.layers import Dense, DepthwiseConv3x3, LayerNorm
+from eomt_jax.models.layers import Dense, LayerNorm
 from eomt_jax.models.mask2former.deformable_attention import (
     DEFORMABLE_ATTENTION_RULES,
     DeformableAttention,
     pixel_centers,
 )
+from eomt_jax.models.scale_blocks import DepthwiseConv3x3
 from eomt_jax.parallel.partition import Rules, split_rows
 
 Dtype = Any

@@ -14,15 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eomt_jax.models.functions import backward_in_turn
-from eomt_jax.models.layers import (
-    SCALE_BLOCK_RULES,
-    Dense,
-    MaskHead,
-    Upscale,
-    uniform_fan_in,
-)
+from eomt_jax.models.layers import Dense, MaskHead, uniform_fan_in
 from eomt_jax.models.mask_product import MaskFactors, PixelFeatures, mask_product
 from eomt_jax.models.network import Network, ParameterGroup, ParameterGroups
+from eomt_jax.models.scale_blocks import SCALE_BLOCK_RULES, Upscale
 from eomt_jax.models.vit import VIT_RULES, ViT
 from eomt_jax.ops.resize import bilinear_resize
 from eomt_jax.parallel.partition import PartitionRules
@@ -179,13 +174,6 @@ class EoMT(Network):
         Returns:
           Outputs with 1 or L2 + 1 predictions.
         """
-        if mask_probs is not None and not self.has_rng("mask"):
-            raise ValueError(
-                "Masked attention draws which queries are masked: call apply with "
-                'rngs={"mask": key}.'
-            )
-        if rows is None:
-            rows = jnp.arange(images.shape[0])
         num_plain_blocks = self.vit.depth - self.num_query_blocks
         _, height, width, _ = images.shape
         grid_size = height // self.vit.patch_size, width // self.vit.patch_size
@@ -210,8 +198,7 @@ class EoMT(Network):
                     x, prediction = backward_in_turn(x, prediction)
                 predictions.append(prediction)
                 # A query that isn't masked sees all patches.
-                draws = self.draw_for_masking(rows, self.num_queries)
-                masked = draws < mask_probs[i]
+                masked = self.draw_for_masking(len(images), rows) < mask_probs[i]
                 patch_mask = (
                     patches_inside(prediction[0], grid_size) | ~masked[..., None]
                 )

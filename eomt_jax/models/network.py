@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -142,7 +143,7 @@ class Network(nn.Module):
         return self
 
     def draw_for_masking(
-        self, rows: Int[Array, " B"], num_queries: int
+        self, batch: int, rows: Int[Array, " B"] | None
     ) -> Float[Array, "B Q"]:
         """Draws U(0, 1) for each (image, query), another at each call.
 
@@ -150,13 +151,23 @@ class Network(nn.Module):
         probability of 0 never masks and 1 always does.
 
         Args:
+          batch: B.
           rows: see `__call__`; an image's numbers depend on the rng and its row alone.
-          num_queries: Q.
+
+        Raises:
+          ValueError: the caller passed no rng stream "mask".
         """
+        if not self.has_rng("mask"):
+            raise ValueError(
+                "Masked attention draws which queries are masked: call apply with "
+                'rngs={"mask": key}.'
+            )
         key = self.make_rng("mask")
-        return jax.vmap(
-            lambda row: jax.random.uniform(jax.random.fold_in(key, row), (num_queries,))
-        )(rows)
+
+        def draw(row: Int[Array, ""]) -> Float[Array, " Q"]:
+            return jax.random.uniform(jax.random.fold_in(key, row), (self.num_queries,))
+
+        return jax.vmap(draw)(jnp.arange(batch) if rows is None else rows)
 
     def __call__(
         self,

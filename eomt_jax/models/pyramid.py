@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eomt_jax.models.layers import SCALE_BLOCK_RULES, DownscaleBlock, Upscale
+from eomt_jax.models.scale_blocks import SCALE_BLOCK_RULES, DownscaleBlock, Upscale
 from eomt_jax.parallel.partition import PartitionRules
 
 Dtype = Any

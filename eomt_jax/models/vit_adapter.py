@@ -24,8 +24,9 @@ from eomt_jax.models.adapter_layers import (
     split_levels,
 )
 from eomt_jax.models.batch_norm import BatchNorm, keep_statistics
-from eomt_jax.models.layers import Dense, TransposedConv2x2
+from eomt_jax.models.layers import Dense
 from eomt_jax.models.mask2former.deformable_attention import DeformableAttention
+from eomt_jax.models.scale_blocks import TransposedConv2x2
 from eomt_jax.models.vit import ViT
 from eomt_jax.ops.resize import bilinear_resize_maps
 from eomt_jax.parallel.partition import PartitionRules, sharded_block, split_rows

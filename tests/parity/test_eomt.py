@@ -84,7 +84,7 @@ def share_randomness(monkeypatch):
     monkeypatch.setattr(
         EoMT,
         "draw_for_masking",
-        lambda self, rows, num_queries: jnp.asarray(DRAW).reshape(-1, num_queries),
+        lambda self, batch, rows: jnp.asarray(DRAW).reshape(batch, -1),
     )
 
 

@@ -63,7 +63,6 @@ class Mask2Former(Network):
       num_layers: layers of the decoder, all of which can mask.
       dim, num_heads, mlp_dim: C, heads and feed-forward width of the decoder.
       pixel_layers, pixel_mlp_dim: layers and feed-forward width of the pixel decoder.
-      adapter_heads: heads of the adapter's attention; 0 takes the ViT's.
       adapter_ratio: width of the adapter's values as a fraction of D.
       prior_dim: channels of the adapter's first convolutions.
       masked_inference: whether a call without mask_probs masks attention.
@@ -79,7 +78,6 @@ class Mask2Former(Network):
     mlp_dim: int = 2048
     pixel_layers: int = 6
     pixel_mlp_dim: int = 1024
-    adapter_heads: int = 0
     adapter_ratio: float = 0.5
     prior_dim: int = 64
     masked_inference: bool = False
@@ -114,19 +112,9 @@ class Mask2Former(Network):
                 f"patch_size {self.vit.patch_size}: a Mask2Former takes the ViT's "
                 "patches as its map at 1/16 of the image; set model.patch_size = 16."
             )
-        if any(side % 32 for side in self.image_size):
-            raise ValueError(
-                f"image_size {self.image_size} (height, width): a Mask2Former's coarsest "
-                "map is at 1/32 of the image; make both sides multiples of 32."
-            )
-        if self.dim % 32 or self.dim % self.num_heads:
-            raise ValueError(
-                f"dim {self.dim} and num_heads {self.num_heads}: the decoder's dim must "
-                "be a multiple of 32, for its group norms, and of its heads."
-            )
         if self.features == "adapter":
             self.adapter = ViTAdapter(
-                num_heads=self.adapter_heads or self.vit.num_heads,
+                num_heads=self.vit.num_heads,
                 value_ratio=self.adapter_ratio,
                 conv_dim=self.prior_dim,
                 dtype=dtype,
@@ -211,22 +199,12 @@ class Mask2Former(Network):
     ) -> Outputs:
         """Predicts masks and classes; see Network for the arguments."""
         levels, mask_features = self.maps(images, train=train)
-        shape = (self.num_layers, images.shape[0], self.num_queries)
         if mask_probs is None:
+            shape = (self.num_layers, len(images), self.num_queries)
             masked = jnp.ones(shape, bool) if self.masked_inference else None
             return self.decoder(levels, mask_features, masked=masked, predict_all=False)
-        if not self.has_rng("mask"):
-            raise ValueError(
-                "Masked attention draws which queries are masked: call apply with "
-                'rngs={"mask": key}.'
-            )
-        if rows is None:
-            rows = jnp.arange(images.shape[0])
         masked = jnp.stack(
-            [
-                self.draw_for_masking(rows, self.num_queries) < prob
-                for prob in mask_probs
-            ]
+            [self.draw_for_masking(len(images), rows) < prob for prob in mask_probs]
         )
         return self.decoder(levels, mask_features, masked=masked)
 

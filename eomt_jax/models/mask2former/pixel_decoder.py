@@ -84,7 +84,15 @@ class PixelDecoder(nn.Module):
 
         Args:
           maps: of 1/4, 1/8, 1/16 and 1/32 of the image, each [B, h, w, C].
+
+        Raises:
+          ValueError: the group norms or the heads don't divide D.
         """
+        if self.dim % _NUM_GROUPS or self.dim % self.num_heads:
+            raise ValueError(
+                f"dim {self.dim} of the pixel decoder must be a multiple of its "
+                f"{_NUM_GROUPS} groups and of its num_heads {self.num_heads}."
+            )
         finest, *coarser = maps
         levels = coarser[::-1]
         sizes = tuple((level.shape[1], level.shape[2]) for level in levels)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import eomt_jax
 from eomt_jax.models import variants
 from eomt_jax.models.mask2former.network import FEATURES, Mask2Former
 from eomt_jax.models.registry import create_network
@@ -12,6 +13,7 @@ from eomt_jax.parallel.mesh import MeshOptions, create_mesh
 from eomt_jax.parallel.partition import param_shardings
 from eomt_jax.training.state import variable_shapes
 from eomt_jax.trees import from_variables
+from eomt_jax.weights.native import model_folder
 
 
 def small_model(features, *, image_size=(32, 64), **fields):
@@ -99,15 +101,32 @@ def test_every_parameter_has_a_group_and_a_place(features):
     assert sum("fsdp" in spec for spec in specs) > len(specs) / 4
 
 
+@pytest.mark.parametrize("features", FEATURES)
+def test_a_saved_network_is_opened_as_it_was(tmp_path, features):
+    model = small_model(features, masked_inference=True)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: random.normal(size=leaf.shape).astype(np.float32),
+        from_variables(variable_shapes(model)),
+    )
+    model_folder.save(tmp_path / "folder", model, params)
+    model_folder.save_file(tmp_path / "file.safetensors", model, params)
+    for path in tmp_path.iterdir():
+        found, loaded = eomt_jax.load(path)
+        assert found == model
+        jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": (48, 64)}, r"image_size \(48, 64\).*multiples of 32"),
+        ({"image_size": (48, 64)}, r"image_size .*\(48, 64\).*multiples of 32"),
+        ({"image_size": (48, 64), "features": "pyramid"}, "multiples of .*32 pixels"),
         ({"patch_size": 8}, "patch_size 8.*model.patch_size = 16"),
         ({"features": "pyramids"}, "features = 'pyramids': there are adapter, pyramid"),
-        ({"dim": 40, "num_heads": 4}, "dim.*40.*32"),
-        ({"num_heads": 5}, "dim 32 and num_heads 5"),
-        ({"adapter_heads": 3}, "3"),
+        ({"dim": 40, "num_heads": 4}, "dim 40 .*multiple of its 32 groups"),
+        ({"num_heads": 5}, "dim 32 .*num_heads 5"),
+        ({"adapter_ratio": 0.3}, "value_ratio = 0.3"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_anything_compiles(changes, message):
