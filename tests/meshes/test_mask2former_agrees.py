@@ -54,7 +54,7 @@ def test_first_gradients_agree(runs):
         num_zero += largest < 1e-7
         error = np.abs(found[path] - gradient).max()
         assert error <= 1e-4 * largest + 1e-9, (path, error, largest)
-    assert num_zero < len(expected) / 3
+    assert num_zero < len(expected) / 4
 
 
 def test_parameters_and_batch_statistics_agree_after_ten_steps(runs):
@@ -63,10 +63,10 @@ def test_parameters_and_batch_statistics_agree_after_ten_steps(runs):
     found = leaves_by_path(eight["after"])
     # Points and masks react to the last digits, so ten steps drift further than one.
     for path, value in after.items():
-        tolerance = 1e-3 * max(np.abs(value - before[path]).max(), 0.2)
+        tolerance = 5e-4 * np.abs(value - before[path]).max() + 3e-5
         assert np.abs(found[path] - value).max() <= tolerance, path
     moved = [path for path in after if np.abs(after[path] - before[path]).max() > 1e-3]
-    assert len(moved) > len(after) / 2
+    assert len(moved) > 0.8 * len(after)
     stats = {path for path in after if path.startswith("batch_stats/")}
     assert stats <= set(moved)
 
