@@ -1,6 +1,7 @@
 """Pixels that belong to no segment are outside of every mask, or have no weight."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +41,22 @@ def make_targets(right, *, as_bits=False):
     )
 
 
+@functools.cache
+def compiled(criterion):
+    """Returns one program for all targets of a shape."""
+
+    def total(masks, targets):
+        outputs = Outputs((masks,), (jnp.zeros((1, 2, 2)),))
+        return criterion(outputs, targets, rng=jax.random.key(0)).total
+
+    return jax.jit(jax.value_and_grad(total))
+
+
 def value_and_gradient(criterion, targets, right_logits):
     """Returns the loss of two queries; the first one fits the target's half better."""
     masks = np.stack([np.full((8, 8), 2.0), np.full((8, 8), -1.0)])[None]
     masks[..., 4:] = right_logits
-
-    def total(masks):
-        outputs = Outputs((masks,), (jnp.zeros((1, 2, 2)),))
-        return criterion(outputs, targets, rng=jax.random.key(0)).total
-
-    found = jax.jit(jax.value_and_grad(total))(jnp.asarray(masks, jnp.float32))
+    found = compiled(criterion)(jnp.asarray(masks, jnp.float32), targets)
     return jax.device_get(found)
 
 
@@ -78,9 +85,8 @@ def test_void_costs_nothing_in_matching():
     outputs = Outputs((jnp.asarray(masks, jnp.float32),), (jnp.zeros((1, 2, 2)),))
     matched = {}
     for criterion in (RELEASE, IGNORING):
-        *_, queries = criterion._match_and_sum(
-            outputs, targets, jax.random.split(jax.random.key(0), 1)
-        )
+        keys = jax.random.split(jax.random.key(0), 1)
+        *_, queries = jax.jit(criterion._match_and_sum)(outputs, targets, keys)
         matched[criterion] = int(queries[0, 0, 0])
     assert matched == {RELEASE: 1, IGNORING: 0}
 
