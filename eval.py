@@ -12,9 +12,9 @@ import pathlib
 
 from absl import app, flags
 
-from data import prepare
 from eomt_jax.cli import config_flag, process_flags
 from eomt_jax.cli.progress import Progress
+from eomt_jax.datasets import prepare
 
 # The default recipe: a training has its own fields, but --checkpoint may need another.
 _COMMON = pathlib.Path(__file__).parent / "configs" / "common.py"

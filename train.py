@@ -5,8 +5,8 @@ python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 from absl import app, flags
 
-from data import prepare
 from eomt_jax.cli import config_flag, process_flags
+from eomt_jax.datasets import prepare
 
 _CONFIG = config_flag.define_config_flag()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, made if missing.")

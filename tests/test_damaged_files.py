@@ -1,7 +1,7 @@
 """Files of users that are damaged in many ways load, or an error names them.
 
 Weights are tested in weights/test_fuzz.py, and the fields of COCO's JSON in
-data/test_coco_schema.py.
+datasets/test_coco_schema.py.
 """
 
 import io
@@ -15,18 +15,18 @@ import pytest
 from etils import epath
 from PIL import Image, features
 
-from data import class_lists, coco_instance, coco_panoptic, mask_pngs
-from data.photographs import check_photograph
-from data.sources import open_source
+from eomt_jax.datasets import class_lists, coco_instance, coco_panoptic, mask_pngs
+from eomt_jax.datasets.photographs import check_photograph
+from eomt_jax.datasets.sources import open_source
 from eomt_jax.pipeline.info_sources import open_info
 from eomt_jax.predict.photographs import read_photograph
-from tests.data.coco_archives import (
+from tests.datasets.coco_archives import (
     draw_pictures,
     instances_json,
     panoptic_json,
     zip_bytes,
 )
-from tests.data.map_archives import tar_bytes
+from tests.datasets.map_archives import tar_bytes
 from tests.weights.damage import damage_bytes
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from data.builder import RecordBuilder
+from eomt_jax.datasets.builder import RecordBuilder
 from eomt_jax.evaluation import pictures, scoring
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.file_names import check_name, check_utf8, path_below

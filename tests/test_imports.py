@@ -22,6 +22,14 @@ ALLOWED = {
         "predict",
         "weights",
     },
+    "datasets": {
+        "dataset_info",
+        "parallel",
+        "pictures",
+        "pipeline",
+        "postprocess",
+        "predict",
+    },
     "tasks": {"evaluation", "models", "pictures", "pipeline", "postprocess", "predict"},
     "evaluation": {
         "models",
@@ -53,7 +61,7 @@ ALLOWED = {
     "parallel": set(),
     "ops": set(),
 }
-RECIPES = {"configs", "data", "train", "eval", "tests"}
+RECIPES = {"configs", "train", "eval", "tests"}
 
 
 def imported_modules(path: pathlib.Path) -> set[str]:

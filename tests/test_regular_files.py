@@ -8,9 +8,9 @@ import pytest
 from etils import epath
 
 import eomt_jax
-from data import coco_format, instance_folder, mask_folder
-from data.sources import open_source
 from eomt_jax.cli import photograph_files
+from eomt_jax.datasets import coco_format, instance_folder, mask_folder
+from eomt_jax.datasets.sources import open_source
 from eomt_jax.evaluation.tables import check_replaceable
 from eomt_jax.pipeline import info_sources, records
 from eomt_jax.predict.photographs import read_photograph

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.photographs import (
+from eomt_jax import rgb
+from eomt_jax.datasets.photographs import (
     check_photograph,
     stored_and_upright_size,
     turn_upright,
 )
-from eomt_jax import rgb
 from eomt_jax.pipeline.transforms import decode_image
 from eomt_jax.predict.photographs import read_photograph
 

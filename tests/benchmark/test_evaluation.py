@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from data import prepare, shapes
 from eomt_jax.benchmark import evaluation
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.models import variants
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.training.setup import setup

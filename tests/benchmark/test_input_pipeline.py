@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from data import prepare, shapes
 from eomt_jax.benchmark import input_pipeline
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.pipeline import transforms
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import TrainOptions

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from data import prepare, shapes
 from eomt_jax.benchmark import inference, train_step
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.models import variants
 from eomt_jax.training.setup import setup
 from tests.training.conftest import make_config, register_micro_variant

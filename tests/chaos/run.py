@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
-from data import prepare, shapes
+from eomt_jax.datasets import prepare, shapes
 from tests.chaos.outcome import differences, read_outcome
 from tests.processes import Ended, Processes
 

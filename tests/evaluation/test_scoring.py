@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from data import shapes
+from eomt_jax.datasets import shapes
 from eomt_jax.evaluation import scoring
 from eomt_jax.models import variants
 from eomt_jax.parallel.mesh import create_mesh

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_codec
 
-from data.builder import RecordBuilder
+from eomt_jax.datasets.builder import RecordBuilder
 from eomt_jax.pipeline.records import Record
 from eomt_jax.types import ClassInfo
 from tests.processes import run_processes

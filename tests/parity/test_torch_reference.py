@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
-from data import prepare, shapes
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.losses.criterion import Criterion
 from eomt_jax.models import variants
 from eomt_jax.training import optimizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from data.builder import RecordBuilder
+from eomt_jax.datasets.builder import RecordBuilder
 from eomt_jax.pipeline import records
 from eomt_jax.types import ClassInfo
 

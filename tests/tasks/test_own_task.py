@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import shapes
 from eomt_jax.cli import predict
+from eomt_jax.datasets import shapes
 from eomt_jax.evaluation.baseline import ConstantClass
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
 from eomt_jax.evaluation.options import EvalOptions

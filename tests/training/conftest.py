@@ -5,7 +5,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs import common, quickstart
-from data import prepare, shapes
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.models import variants
 from eomt_jax.options import from_config
 from eomt_jax.training.options import RunOptions

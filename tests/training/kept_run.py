@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data import prepare, shapes
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.training import loop
 from eomt_jax.weights.load import load
 from eomt_jax.weights.native import model_folder

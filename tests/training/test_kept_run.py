@@ -5,7 +5,7 @@ import shutil
 import jax
 import numpy as np
 
-from data import prepare, shapes
+from eomt_jax.datasets import prepare, shapes
 from eomt_jax.models import variants
 from eomt_jax.training import loop
 from eomt_jax.weights.native import model_folder

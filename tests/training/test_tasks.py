@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_codec
 
-from data import shapes
+from eomt_jax.datasets import shapes
 from eomt_jax.evaluation.scoring import evaluate_checkpoint
 from eomt_jax.training import loop
 

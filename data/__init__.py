@@ -1,1 +1,0 @@
-"""Recipes that turn published archives into prepared datasets."""

@@ -1,0 +1,1 @@
+"""Builders of prepared datasets, and previews of them."""
