@@ -94,13 +94,15 @@ class MeanIoU(clu.metrics.Metric):
         """Returns IoU and accuracy in percent.
 
         Returns:
-          all: {miou, mean_accuracy, pixel_accuracy, num_classes}: miou is the mean
+          Three entries:
+
+          - all: {miou, mean_accuracy, pixel_accuracy, num_classes}; miou is the mean
             over the classes that occur in targets or predictions, mean_accuracy over
             those in targets; NaN where there are none.
-          per_class: {iou, accuracy, pixels}, each [K]; accuracy is the share of the
+          - per_class: {iou, accuracy, pixels}, each [K]; accuracy is the share of the
             class's pixels that are predicted as it; NaN where there are none. pixels
             are those of the targets.
-          confusion: see Attributes.
+          - confusion: see Attributes.
         """
         confusion = np.asarray(self.confusion, np.int64)
         pixels, hits = confusion.sum(1), confusion.diagonal()
