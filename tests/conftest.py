@@ -2,6 +2,7 @@
 
 import os
 
+from tests import type_checks
 from tests.processes import xla_flags
 
 # This must be set before jax is imported. NPROC is the size of XLA's CPU thread pool:
@@ -32,7 +33,7 @@ def _pytree_dataclass(cls=None, **kwargs):
 
 # Arguments and results of functions are checked against their shapes in every test.
 flax.struct.dataclass = _pytree_dataclass
-install_import_hook("eomt_jax", "beartype.beartype")
+install_import_hook("eomt_jax", f"{type_checks.__name__}.check")
 
 import jax
 import pytest

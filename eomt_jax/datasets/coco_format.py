@@ -19,7 +19,7 @@ from eomt_jax.datasets.coco_reader import AnnotatedImage, CocoReader
 from eomt_jax.datasets.coco_table import CocoTable
 from eomt_jax.datasets.file_finder import FileFinder
 from eomt_jax.datasets.sources import open_source, some
-from eomt_jax.datasets.splits import TRAIN, draw_splits, parse_split_paths
+from eomt_jax.datasets.splits import TRAIN, Share, draw_splits, parse_split_paths
 from eomt_jax.regular_files import check_regular
 from eomt_jax.types import ClassInfo
 
@@ -41,8 +41,8 @@ class CocoFormat(CocoBuilder):
         images: str,
         annotations: str,
         segments: str = "",
-        validation: float | None = None,
-        test: float | None = None,
+        validation: Share = None,
+        test: Share = None,
         split_seed: int = 0,
         skip_damaged: bool = False,
         negatives: bool = False,

@@ -21,7 +21,7 @@ from eomt_jax.datasets.paired_files import Files
 from eomt_jax.datasets.photographs import check_photograph, read_file, turn_upright
 from eomt_jax.datasets.sources import Source, some
 from eomt_jax.datasets.spellings import last_part, plain
-from eomt_jax.datasets.splits import TRAIN, draw_splits
+from eomt_jax.datasets.splits import TRAIN, Share, draw_splits
 from eomt_jax.pipeline.records import Record
 from eomt_jax.regular_files import MAX_JSON, check_regular
 from eomt_jax.types import ClassInfo
@@ -63,8 +63,8 @@ class InstanceFolder(RecordBuilder):
         object_classes: str = "",
         mask_name: str = "",
         ignore_label: int | str = "",
-        validation: float | None = None,
-        test: float | None = None,
+        validation: Share = None,
+        test: Share = None,
         split_seed: int = 0,
         skip_damaged: bool = False,
         negatives: bool = False,

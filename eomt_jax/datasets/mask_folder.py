@@ -20,7 +20,7 @@ from eomt_jax.datasets import label_maps, mask_pngs, paired_files
 from eomt_jax.datasets.class_lists import Remap, number, read_class_list, read_remap
 from eomt_jax.datasets.label_maps import Item
 from eomt_jax.datasets.photographs import check_photograph, read_file, turn_upright
-from eomt_jax.datasets.splits import draw_splits
+from eomt_jax.datasets.splits import Share, draw_splits
 from eomt_jax.types import ClassInfo
 
 _UNKNOWN_ADVICE = (
@@ -45,8 +45,8 @@ class MaskFolder(label_maps.LabelMapBuilder):
         mask_name: str = "",
         ignore_label: int | str = 255,
         remap: str = "",
-        validation: float | None = None,
-        test: float | None = None,
+        validation: Share = None,
+        test: Share = None,
         split_seed: int = 0,
         skip_damaged: bool = False,
         **kwargs: Any,

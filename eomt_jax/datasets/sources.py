@@ -10,7 +10,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Self, cast
+from typing import Any
 
 from etils import epath
 
@@ -42,7 +42,7 @@ class Source(abc.ABC):
     def __contains__(self, member: str) -> bool:
         return member in self._members
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
     def __exit__(self, *error) -> None:
@@ -85,7 +85,7 @@ class Source(abc.ABC):
         """Closes the archive, so that nothing can be read any more."""
 
     @abc.abstractmethod
-    def _open(self, member: str) -> BinaryIO:
+    def _open(self, member: str) -> Any:
         """Opens `member`."""
 
     @contextlib.contextmanager
@@ -103,7 +103,7 @@ class Source(abc.ABC):
 class ZipSource(Source):
     """Members of a zip archive."""
 
-    def __init__(self, stream: BinaryIO, name: str, source: str):
+    def __init__(self, stream: Any, name: str, source: str):
         """Reads the table of contents of `stream`; ValueError where it has none."""
         self._stream = stream
         try:
@@ -124,14 +124,14 @@ class ZipSource(Source):
         self._zip.close()
         self._stream.close()
 
-    def _open(self, member: str) -> BinaryIO:
-        return cast(BinaryIO, self._zip.open(self._members[member]))
+    def _open(self, member: str) -> Any:
+        return self._zip.open(self._members[member])
 
 
 class TarSource(Source):
     """Members of a tar archive that isn't compressed."""
 
-    def __init__(self, stream: BinaryIO, name: str, source: str):
+    def __init__(self, stream: Any, name: str, source: str):
         """Reads all headers of `stream`; ValueError unless they lead to its end."""
         self._stream = stream
         try:
@@ -152,8 +152,8 @@ class TarSource(Source):
         self._tar.close()
         self._stream.close()
 
-    def _open(self, member: str) -> BinaryIO:
-        return cast(BinaryIO, self._tar.extractfile(self._members[member]))
+    def _open(self, member: str) -> Any:
+        return self._tar.extractfile(self._members[member])
 
 
 class FolderSource(Source):
@@ -177,9 +177,9 @@ class FolderSource(Source):
     def close(self) -> None:
         pass
 
-    def _open(self, member: str) -> BinaryIO:
+    def _open(self, member: str) -> Any:
         regular_files.check_regular(self._members[member])
-        return cast(BinaryIO, self._members[member].open("rb"))
+        return self._members[member].open("rb")
 
 
 _SOURCES = {".zip": ZipSource, ".tar": TarSource}
@@ -216,12 +216,12 @@ def open_archive(path: epath.Path, source: str) -> Source:
             f"{path} is neither a folder nor one of {', '.join(_SOURCES)}, by its name"
         )
     regular_files.check_regular(path)
-    stream = cast(BinaryIO, path.open("rb"))
+    stream = path.open("rb")
     return _SOURCES[kind](stream, path.name, source)
 
 
 def _not_an_archive(
-    stream: BinaryIO, kind: str, name: str, source: str, error: Exception
+    stream: Any, kind: str, name: str, source: str, error: Exception
 ) -> ValueError:
     """Closes the stream; says what it is instead."""
     size = stream.seek(0, os.SEEK_END)
@@ -261,7 +261,7 @@ def _tar_files(archive: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     return files
 
 
-def _check_end_is_marked(stream: BinaryIO, end: int) -> None:
+def _check_end_is_marked(stream: Any, end: int) -> None:
     """Raises tarfile.ReadError unless the archive's end is marked.
 
     tarfile takes a file that stops between two members for whole.

@@ -11,6 +11,7 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 # Names that tools give the split that is called validation here.
 _OTHER_NAMES = {"val": VALIDATION, "valid": VALIDATION}
 _RESERVED = "all"  # TFDS reads it as every split at once
+Share = float | str | None  # None is the default
 DEFAULT_SHARE = 0.1  # of the photographs for validation, where nothing else is said
 
 
@@ -48,8 +49,8 @@ def parse_split_paths(text: str) -> Mapping[str, str]:
 def draw_splits(
     named: Mapping[str, Iterable[str]],
     *,
-    validation: float | str | None,
-    test: float | str | None,
+    validation: Share,
+    test: Share,
     seed: int,
     stays_in_train: Collection[str] = (),
 ) -> dict[str, list[str]]:
