@@ -20,7 +20,10 @@ _SPLIT = "One PATH, or train=PATH,validation=PATH,test=PATH."
 _TEXTS = {
     "archives": "Folder of a published dataset's archives.",
     "images": f"Folder or archive of photographs. {_SPLIT}",
-    "annotations": f"coco_format: a JSON. {_SPLIT}",
+    "annotations": (
+        "coco_format: a JSON; yolo, labelme, cvat: folder, archive or file of the "
+        f"labels. {_SPLIT}"
+    ),
     "segments": f"coco_format: folder or archive of panoptic PNGs. {_SPLIT}",
     "masks": f"Folder or archive of PNGs with classes or objects. {_SPLIT}",
     "mask_name": "How masks are called, {}_mask.png; {} is the photograph's name.",

@@ -1,7 +1,8 @@
 """Class lists that users have: names, and the values or colours of masks for each.
 
 Four forms are read: a text with a name on each line; a JSON list of rows; a CSV with the
-columns name, r, g, b (id, where it isn't the row's number); and CVAT's labelmap.txt.
+columns name, r, g, b (id, where it isn't the row's number), or with name and id (Roboflow's
+_classes.csv calls them Class and Pixel Value); and CVAT's labelmap.txt.
 """
 
 import csv
@@ -27,7 +28,7 @@ _COLUMNS = {
     **dict.fromkeys(("r", "red"), "r"),
     **dict.fromkeys(("g", "green"), "g"),
     **dict.fromkeys(("b", "blue"), "b"),
-    "id": "id",
+    **dict.fromkeys(("id", "pixel value"), "id"),
 }
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -165,6 +166,8 @@ def _read_rows(text: str, path: epath.Path) -> Sequence[Mapping[str, Any]]:
             _row(row.get("id", i), row.get("name"), [row.get(c) for c in "rgb"], path)
             for i, row in enumerate(rows)
         ]
+    if rows and {"name", "id"} <= set(rows[0]):
+        return [_row(row.get("id"), row.get("name"), (), path) for row in rows]
     if path.suffix.lower() == ".csv":
         raise ValueError(
             f"{path} has the columns {', '.join(rows[0]) if rows else 'of no rows'}; its "

@@ -34,6 +34,7 @@ class CocoFormat(CocoBuilder):
         "; --crowds_as_objects counts them as objects, as is right for CVAT's JSON, "
         "where every mask drawn with the brush is one"
     )
+    instance_reader: type[CocoReader] = coco_instance.InstanceReader
 
     def __init__(
         self,
@@ -75,10 +76,10 @@ class CocoFormat(CocoBuilder):
                 "void, not known to be empty"
             )
         super().__init__(**kwargs)
-        self._annotations = parse_split_paths(annotations)
-        self._images = _paths_by_json("images", images, self._annotations)
+        self.annotations = parse_split_paths(annotations)
+        self._images = _paths_by_json("images", images, self.annotations)
         self._segments = (
-            _paths_by_json("segments", segments, self._annotations) if segments else {}
+            _paths_by_json("segments", segments, self.annotations) if segments else {}
         )
         self._shares: dict[str, Any] = {"validation": validation, "test": test}
         self._split_seed = int(split_seed)
@@ -86,17 +87,13 @@ class CocoFormat(CocoBuilder):
         self._crowds_as_objects = crowds_as_objects
 
     def plan(self) -> Mapping[str, Sequence[PlanItem]]:
-        tables = {
-            split: self._read_table(epath.Path(path).expanduser())
-            for split, path in self._annotations.items()
-        }
-        tables = self._without_groups(tables)
+        tables = self._without_groups(self.read_tables())
         self.classes = _common_classes(list(tables.values()))
         if self.task == "instance":  # whatever else may be said there
             self.classes = tuple(
                 dataclasses.replace(c, is_thing=True) for c in self.classes
             )
-        images, segments = self._open(self._images), self._open(self._segments)
+        images, segments = self.open_photographs(), self._open(self._segments)
         readers: dict[str, CocoReader] = {}
         for split, table in tables.items():
             options: dict[str, Any] = {
@@ -109,9 +106,7 @@ class CocoFormat(CocoBuilder):
                     table, images[split], segments[split], **options
                 )
             else:
-                readers[split] = coco_instance.InstanceReader(
-                    table, images[split], **options
-                )
+                readers[split] = self.instance_reader(table, images[split], **options)
             if self._crowds_as_objects:
                 readers[split].images = [
                     dataclasses.replace(i, is_crowd=np.zeros_like(i.is_crowd))
@@ -120,6 +115,17 @@ class CocoFormat(CocoBuilder):
         self.note_crowds(list(readers.values()))
         self.note_unnamed(list(readers.values()))
         return self._split(readers)
+
+    def read_tables(self) -> Mapping[str, CocoTable]:
+        """Returns the table of each split; "" is one that is divided at random."""
+        return {
+            split: self._read_table(epath.Path(path).expanduser())
+            for split, path in self.annotations.items()
+        }
+
+    def open_photographs(self) -> Mapping[str, FileFinder]:
+        """Returns where the photographs of each table are."""
+        return self._open(self._images)
 
     def _read_table(self, path: epath.Path) -> CocoTable:
         if not path.is_file():

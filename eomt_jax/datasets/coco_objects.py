@@ -12,7 +12,7 @@ from eomt_jax.datasets.coco_reader import AnnotatedImage
 from eomt_jax.datasets.coco_table import CocoTable
 
 FORMAT = "COCO's instances format"
-_MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
+MIN_POLYGON = 6  # numbers; fewer than three corners have no inside
 
 # Corners of each part, or run lengths with the size of the image that they are for.
 Segmentation = tuple[np.ndarray, ...] | Mapping[str, Any]
@@ -74,7 +74,7 @@ def _shrink_segmentation(segmentation: Any) -> tuple[Segmentation | None, int]:
         return None, 0
     if isinstance(segmentation, list):
         parts = [_corners(part) for part in segmentation]
-        whole = tuple(part for part in parts if part.size >= _MIN_POLYGON)
+        whole = tuple(part for part in parts if part.size >= MIN_POLYGON)
         return whole or None, len(parts) - len(whole)
     if not isinstance(segmentation, dict):
         what = "the segmentation is neither polygons nor run lengths"

@@ -58,6 +58,7 @@ class CocoReader(abc.ABC):
     Attributes:
       format: its name, for messages.
       evaluates_empty: whether photographs without a segment count in validation.
+      has_sizes: whether the format says how large photographs are.
       name: of the JSON, for messages.
       images: everything the JSON names, in its order.
       photographs: where the photographs are.
@@ -68,6 +69,7 @@ class CocoReader(abc.ABC):
     format: ClassVar[str]
     lack: str = ""
     evaluates_empty: ClassVar[bool] = False
+    has_sizes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -159,10 +161,9 @@ class CocoReader(abc.ABC):
             return image  # check_photograph says what is wrong with it
         stored, upright = sizes
         if not all(image.size):
-            self.note(
-                "images without width and height, taken from their photographs",
-                image.image_id,
-            )
+            if self.has_sizes:
+                what = "images without width and height, taken from their photographs"
+                self.note(what, image.image_id)
             fits = self.fits(image, upright) or not self.fits(image, stored)
             return _with_size(image, upright if fits else stored)
         if upright == stored or image.size not in sizes:

@@ -47,17 +47,22 @@ def read_table(
     """
     try:
         rows = json.loads(text, object_hook=shrink)
-        coco_schema.check_table(rows)
-        images = {row["id"]: row for row in rows["images"]}
-        if len(images) < len(rows["images"]):
-            raise ValueError("two images have one id")
-        _check_named_once(images.values())
-        return CocoTable(name, source, images, rows["annotations"], rows["categories"])
+        return make_table(rows, name=name, source=source)
     except RecursionError as error:
         what = ValueError("it is nested too deeply")
         raise not_of_the_format(name, format, source, what) from error
     except ValueError as error:
         raise not_of_the_format(name, format, source, error) from error
+
+
+def make_table(rows: Any, *, name: str, source: str) -> CocoTable:
+    """Returns the table of rows as a JSON has them; ValueError where they don't fit."""
+    coco_schema.check_table(rows)
+    images = {row["id"]: row for row in rows["images"]}
+    if len(images) < len(rows["images"]):
+        raise ValueError("two images have one id")
+    _check_named_once(images.values())
+    return CocoTable(name, source, images, rows["annotations"], rows["categories"])
 
 
 def _check_named_once(images: Iterable[Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from etils import epath
 
 from eomt_jax import json_files
 from eomt_jax.datasets.builder import OPTIONS_KEY, RecordBuilder
+from eomt_jax.datasets.sources import ARCHIVE_ENDINGS
 from eomt_jax.datasets.splits import parse_split_paths
 from eomt_jax.regular_files import check_regular
 
@@ -80,7 +81,7 @@ def _describe_paths(text: Any) -> str:
     for split, path in parse_split_paths(os.fspath(text)).items():
         path = epath.Path(path).expanduser()
         value = os.path.abspath(path) if "://" not in os.fspath(path) else str(path)
-        if path.is_file() and path.suffix.lower() not in (".zip", ".tar"):
+        if path.is_file() and path.suffix.lower() not in ARCHIVE_ENDINGS:
             check_regular(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
             value = f"{path.name} (contents {digest})"

@@ -18,10 +18,13 @@ from eomt_jax.datasets import (
     coco_format,
     coco_instance,
     coco_panoptic,
+    cvat,
     instance_folder,
+    labelme,
     mask_folder,
     shapes,
     staging,
+    yolo,
 )
 from eomt_jax.datasets.builder import RecordBuilder
 from eomt_jax.datasets.disk import check_place, explain_os_errors
@@ -145,6 +148,9 @@ DATASETS: dict[str, type[RecordBuilder]] = {
 }
 FORMATS: dict[str, type[RecordBuilder]] = {
     "coco_format": coco_format.CocoFormat,
+    "cvat": cvat.Cvat,
     "instance_folder": instance_folder.InstanceFolder,
+    "labelme": labelme.Labelme,
     "mask_folder": mask_folder.MaskFolder,
+    "yolo": yolo.Yolo,
 }

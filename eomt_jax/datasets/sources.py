@@ -183,6 +183,7 @@ class FolderSource(Source):
 
 
 _SOURCES = {".zip": ZipSource, ".tar": TarSource}
+ARCHIVE_ENDINGS = tuple(_SOURCES)
 
 
 def open_source(path: epath.PathLike) -> Source:

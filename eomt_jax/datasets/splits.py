@@ -15,6 +15,13 @@ Share = float | str | None  # None is the default
 DEFAULT_SHARE = 0.1  # of the photographs for validation, where nothing else is said
 
 
+def split_name(text: str) -> str:
+    """Returns the name of a split that a tool calls `text`: Train, valid, "Set 2"."""
+    name = re.sub(r"\W+", "_", text.strip().lower(), flags=re.ASCII)
+    name = name if re.match("[a-z]", name) else f"split_{name}"
+    return _OTHER_NAMES.get(name, name)
+
+
 def parse_split_paths(text: str) -> Mapping[str, str]:
     """Returns paths by split from "train=PATH,test=PATH", or {"": PATH} from one path.
 

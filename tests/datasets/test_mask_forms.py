@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eomt_jax.datasets.class_lists import read_class_list
 from tests.datasets import map_archives
 from tests.datasets.map_archives import (
     encode,
@@ -52,6 +53,14 @@ def test_colored_masks_with_a_table_of_colors(tmp_path, class_list, mode):
     found = read_all(tmp_path)
     np.testing.assert_array_equal(label_map(found["0"]), values)
     np.testing.assert_array_equal(label_map(found["1"]), 0)
+
+
+def test_class_list_of_roboflow_has_numbers(tmp_path):
+    path = tmp_path / "_classes.csv"
+    path.write_text("Pixel Value, Class\n0, background\n3, car\n")
+    found = read_class_list(path)
+    assert [(c.id, c.name) for c in found.classes] == [(0, "background"), (3, "car")]
+    assert found.colors == {}
 
 
 def test_colors_of_no_class_are_named_or_remapped(tmp_path, caplog):
