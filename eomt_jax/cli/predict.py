@@ -5,8 +5,7 @@ import collections
 import contextlib
 import sys
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,11 +21,17 @@ from eomt_jax.cli.photograph_files import (
 )
 from eomt_jax.cli.progress import Progress
 from eomt_jax.cli.result_files import write_result
-from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
+from eomt_jax.cli.segmenter_arguments import (
+    add_segmenter_arguments,
+    not_empty,
+    open_segmenter,
+    positive,
+    warnings_as_notes,
+)
 from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.segmenter import Segmenter
-from eomt_jax.task_registry import get_task, task_names
+from eomt_jax.task_registry import get_task
 
 _MAX_WAITING = 2**30
 """Most bytes of results that wait to be written.
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = epath.Path(options.out).expanduser()
         names = output_names(find_photographs(options.images, leave_out=out))
         check_outputs(names, out, _endings(options))
-        with no_empty_folder(out), _warnings_as_notes():
+        with no_empty_folder(out), warnings_as_notes():
             check_writable(out)
             segmenter = _open(options)
             problems = _predict(segmenter, names, out, options)
@@ -89,32 +94,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "images",
         nargs="+",
-        type=_not_empty,
+        type=not_empty,
         help="files, folders (with all below them) and patterns; JPEG, PNG, WebP, TIFF "
         "and more, grey or coloured; EXIF orientation is applied",
     )
-    add(
-        "--checkpoint",
-        required=True,
-        type=_not_empty,
-        help="a training's folder, converted weights, the release's, a Hugging Face "
-        "folder or name",
-    )
-    add("--backbone", default="", help="weights that the checkpoint is a delta to")
-    add("--task", choices=task_names(), help="default: what the model was trained for")
+    add_segmenter_arguments(parser)
     add(
         "--out",
-        type=_not_empty,
+        type=not_empty,
         default="predictions",
         help="folder to write; default: predictions",
     )
-    add(
-        "--dataset",
-        help="the dataset of the model's classes, if the checkpoint doesn't have it: a "
-        "published name such as coco_panoptic, a prepared dataset's folder, or a JSON "
-        "list of classes",
-    )
-    add("--image_size", type=int, help="pixels of the input; default: the training's")
     add(
         "--batch_size",
         type=int,
@@ -127,28 +117,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "and instance segmentation)",
     )
     add(
-        "--skip_padding",
-        action="store_true",
-        help="leave out the padding of photographs that aren't square: about 1.4 times as "
-        "fast for photographs of 4:3, and a little less accurate",
-    )
-    add(
         "--threshold",
         type=float,
         help="least score of a segment; default: 0.8 for panoptic segments, 0.5 for "
         "instances; classes of pixels have no scores",
-    )
-    add(
-        "--max_instances",
-        type=_positive,
-        help="most instances of a photograph; default: the number of the model's "
-        "queries, at least 100",
-    )
-    add(
-        "--nms_iou",
-        type=float,
-        help="keep only the best of instances of one class whose masks have a larger "
-        "IoU than this, such as 0.7; default: keep all",
     )
     add("--masks", action="store_true", help="write PHOTO.masks.png too: ids of pixels")
     add(
@@ -160,35 +132,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(
         "--long_side",
-        type=_positive,
+        type=positive,
         help="long side of the overlays in pixels; default: 1024 to 2048",
     )
-    add("--dtype", help="type to compute in; default: float32 on a CPU, else bfloat16")
     add(
         "--num_threads",
-        type=_positive,
+        type=positive,
         default=4,
         help="number of threads that read and write; default: 4",
     )
-    add(
-        "--compilation_cache",
-        default=DEFAULT_FOLDER,
-        help=f"folder of compiled programs, '' for none; default: {DEFAULT_FOLDER}",
-    )
     # Photographs may stand before and after the options.
     return parser.parse_intermixed_args(arguments)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no whole number above 0")
-    return int(text)
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty; is a shell's variable not set?")
-    return text
 
 
 def _endings(options: argparse.Namespace) -> list[str]:
@@ -212,19 +166,7 @@ def _open(options: argparse.Namespace) -> Segmenter:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
-    segmenter = Segmenter.from_checkpoint(
-        options.checkpoint,
-        backbone=options.backbone,
-        dataset_info=options.dataset,
-        task=options.task,
-        image_size=options.image_size,
-        dtype=options.dtype,
-        batch_size=batch_size,
-        skip_padding=options.skip_padding,
-        max_instances=options.max_instances,
-        nms_iou=options.nms_iou,
-        compilation_cache=options.compilation_cache,
-    )
+    segmenter = open_segmenter(options, batch_size=batch_size)
     for note in (*segmenter.notes, *options_without_effect(options, segmenter.task)):
         print(f"note: {note}", file=sys.stderr)
     if options.masks:
@@ -247,19 +189,6 @@ def options_without_effect(options: argparse.Namespace, task: str) -> list[str]:
         # A number may be 0, which equals False.
         if (value := getattr(options, name)) is not None and value is not False
     ]
-
-
-@contextlib.contextmanager
-def _warnings_as_notes() -> Iterator[None]:
-    """Prints warnings as sentences, without the places in the code that they are from."""
-
-    def show(message: Warning | str, *_: Any) -> None:
-        print(f"note: {message}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 def _predict(
@@ -301,7 +230,15 @@ def _predict(
             if options.explain:
                 explained = segmenter.explain(result.image, threshold=options.threshold)
                 explanation = explained.draw()
-            work = pool.submit(write_result, result, path, options, explanation)
+            work = pool.submit(
+                write_result,
+                result,
+                path,
+                overlay=not options.no_overlay,
+                masks=options.masks,
+                long_side=options.long_side,
+                explanation=explanation,
+            )
             writing.append((work, _bytes(result)))
             while (
                 len(writing) > 2 * options.num_threads

@@ -1,6 +1,5 @@
 """Writes the files of a photograph's results, beside other processes that do the same."""
 
-import argparse
 import contextlib
 import fcntl
 import io
@@ -25,24 +24,29 @@ overlays only take time."""
 def write_result(
     result: Result,
     path: epath.Path,
-    options: argparse.Namespace,
+    *,
+    overlay: bool = True,
+    masks: bool = False,
+    long_side: int | None = None,
     explanation: Image.Image | None = None,
 ) -> None:
-    """Draws and writes what eomt-predict's options ask for.
+    """Draws and writes the files of one photograph.
 
     Args:
       result: the segments of a photograph.
       path: without the endings that the files get.
-      options: of the command line.
-      explanation: picture of how the segments were found, if the options ask for it.
+      overlay: whether the photograph with its segments is drawn.
+      masks: whether a picture of the pixels' ids is written.
+      long_side: of the overlay in pixels; by default the photograph's, in _LONG_SIDES.
+      explanation: picture of how the segments were found, if it is wanted.
     """
     files: dict[str, bytes] = {}
-    if not options.no_overlay:
+    if overlay:
         shortest, longest = _LONG_SIDES
         own = min(max(shortest, *result.size), longest)
-        picture = result.draw(long_side=options.long_side or own)
+        picture = result.draw(long_side=long_side or own)
         files[".png"] = _encode_png(picture)
-    if options.masks:
+    if masks:
         files[".masks.png"] = _encode_png(result.mask_picture())
     if explanation is not None:
         files[".explain.png"] = _encode_png(np.asarray(explanation))
