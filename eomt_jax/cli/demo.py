@@ -2,9 +2,12 @@
 
 import argparse
 import importlib.util
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,10 +25,11 @@ _MOST_BYTES = "256mb"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves the page until Ctrl-C; returns the exit status."""
+    """Serves the page until Ctrl-C or SIGTERM; returns the exit status."""
     options = parse_arguments(arguments)
     if importlib.util.find_spec("gradio") is None:
         return _say("the page needs gradio: pip install 'eomt_jax[demo]'")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with (
             warnings_as_notes(),
@@ -71,6 +75,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _serve(options: argparse.Namespace, folder: str) -> None:
     keep_freed_memory()
+    # Uploads lie in the folder too, which is deleted at the end.
+    os.environ["GRADIO_TEMP_DIR"] = folder
     segmenter = open_segmenter(options, batch_size=1)
     for note in segmenter.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -83,25 +89,41 @@ def _serve(options: argparse.Namespace, folder: str) -> None:
         file=sys.stderr,
     )
     info = segmenter.info
-    blocks = build(
-        page,
-        f"## EoMT: {info.num_classes} classes of {info.name}\n`{options.checkpoint}`",
+    title = (
+        f"## EoMT: {info.num_classes} classes of {info.name}\n`{options.checkpoint}`"
     )
-    _, address, public = blocks.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        max_file_size=_MOST_BYTES,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    blocks = build(page, title)
+    address, public = launch(blocks, options)
     print(f"The page is at {address} until you press Ctrl-C.", flush=True)
     if public:
         print(f"Everybody can open it at {public}", flush=True)
     blocks.block_thread()
+
+
+def launch(blocks: Any, options: argparse.Namespace) -> tuple[str, str | None]:
+    """Starts serving in a thread; returns the address, and the public one if shared.
+
+    Raises:
+      OSError: the port is taken, or no free one was found.
+    """
+    try:
+        _, address, public = blocks.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            max_file_size=_MOST_BYTES,
+            enable_monitoring=False,
+            run_history=False,
+            footer_links=[],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise OSError(
+            f"port {options.port} of {options.host} can't be opened: give another one "
+            "with --port"
+        ) from error
+    return address, public
 
 
 if __name__ == "__main__":

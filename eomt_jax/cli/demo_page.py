@@ -147,7 +147,7 @@ def _list(result: Result) -> str:
     height, width = result.size
     rows = "".join(
         f"<li>{html.escape(describe(segment))}, on "
-        f"{100 * segment.area / (height * width):.1f} % of the photograph</li>"
+        f"{100 * segment.area / (height * width):.3g} % of the photograph</li>"
         for segment in sorted(result.segments, key=lambda segment: -segment.area)
     )
     return f"<ol>{rows}</ol>"
@@ -188,9 +188,10 @@ def build(page: Page, title: str) -> Any:
             gr.update(value=coco, interactive=coco is not None),
         )
 
-    def upload(path: str | None, task: str, threshold: float) -> tuple[Any, ...]:
+    # A browser's 1.0 comes as the integer 1.
+    def upload(path: str | None, task: str, threshold: Any) -> tuple[Any, ...]:
         # An empty field takes the next photograph.
-        return None, path, *outputs(page.answer(path, task, threshold))
+        return None, path, *outputs(page.answer(path, task, float(threshold)))
 
     def choose_task(path: str | None, task: str) -> tuple[Any, ...]:
         threshold = get_task(task).threshold
@@ -198,11 +199,11 @@ def build(page: Page, title: str) -> Any:
         slider = gr.update(value=threshold, visible=has_scores)
         return slider, *outputs(page.answer(path, task, threshold))
 
-    def move(path: str | None, task: str, threshold: float) -> tuple[Any, ...]:
-        return outputs(page.answer(path, task, threshold))
+    def move(path: str | None, task: str, threshold: Any) -> tuple[Any, ...]:
+        return outputs(page.answer(path, task, float(threshold)))
 
     first = get_task(page.tasks[0])
-    # Uploads and results are deleted an hour after they came, and at the end.
+    # Uploads and results are deleted an hour after they came.
     with gr.Blocks(
         title="eomt-demo", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
@@ -235,15 +236,18 @@ def build(page: Page, title: str) -> Any:
             with gr.Column(scale=3):
                 picture = gr.HTML(elem_id="picture")
         results = [sentence, picture, overlay, coco]
-        queue = {"concurrency_id": "device", "concurrency_limit": 1}
-        file.upload(upload, [file, task, threshold], [file, shown, *results], **queue)
-        task.input(choose_task, [shown, task], [threshold, *results], **queue)
+        options = {
+            "concurrency_id": "device",
+            "concurrency_limit": 1,
+            "show_progress_on": picture,
+        }
+        file.upload(upload, [file, task, threshold], [file, shown, *results], **options)
+        task.input(choose_task, [shown, task], [threshold, *results], **options)
         threshold.input(
             move,
             [shown, task, threshold],
             results,
             trigger_mode="always_last",
-            show_progress="hidden",
-            **queue,
+            **options,
         )
     return blocks

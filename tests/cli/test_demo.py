@@ -57,7 +57,7 @@ def photo(tmp_path):
 def test_answer_has_segments_by_name_and_files_of_eomt_predict(page, photo):
     answer = page.answer(photo, "panoptic", 0.5)
     assert answer.sentence.startswith("a & b.jpg, 40 × 20 pixels: 2 segments.")
-    assert "<li>class 0, 90 %, on 50.0 % of the photograph</li>" in answer.picture
+    assert "<li>class 0, 90 %, on 50 % of the photograph</li>" in answer.picture
     assert ">class 3, 60 %</text>" in answer.picture
     overlay, coco = map(pathlib.Path, answer.files)
     assert (overlay.name, coco.name) == ("a & b.png", "a & b.json")
@@ -79,7 +79,7 @@ def test_answer_at_another_threshold_says_that_the_network_did_not_run(page, pho
 
 def test_semantic_segments_have_no_scores(page, photo):
     answer = page.answer(photo, "semantic", 0.0)
-    assert "<li>class 0, on 50.0 % of the photograph</li>" in answer.picture
+    assert "<li>class 0, on 50 % of the photograph</li>" in answer.picture
 
 
 def png_header(width, height):
