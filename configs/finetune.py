@@ -25,24 +25,8 @@ images fits a GPU of 16 GB, and large one of 40 GB or, with remat, of 16 (docs/g
 
 import ml_collections
 
-from configs import common
+from eomt_jax.own_data import recipe
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.get_config()
-    config.batch_size = 8
-    config.total_steps = 2000
-    config.dataset.name = "mine"
-    config.augmentation.scale_range = (0.5, 2.0)
-    config.augmentation.color_jitter = True
-    config.model.variant = "base"
-    config.optimizer.warmup_head = 100
-    config.optimizer.warmup_vit = 200
-    config.optimizer.published_steps = 2000
-    config.checkpoint.every_steps = 500
-    config.checkpoint.keep_best = 1
-    config.eval.every_steps = 500
-    config.eval.batch_size = 8
-    config.logging.every_steps = 20
-    config.logging.picture_every_steps = 500
-    return config
+    return recipe.finetune_config()

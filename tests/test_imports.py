@@ -10,6 +10,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 ALLOWED = {
     "cli": {"*"},
     "benchmark": {"*"},
+    "own_data": {
+        "datasets",
+        "evaluation",
+        "models",
+        "parallel",
+        "pictures",
+        "pipeline",
+        "predict",
+        "training",
+        "weights",
+    },
     "training": {
         "dataset_info",
         "evaluation",

@@ -39,10 +39,10 @@ def toy_config(tiny_config, cache):
 def test_network_from_outside_trains_resumes_evaluates_predicts_and_loads(
     toy_config, tmp_path
 ):
-    whole = eomt_jax.train(toy_config, tmp_path / "whole")
+    whole = eomt_jax.train_config(toy_config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
     shutil.rmtree(tmp_path / "part/checkpoints/4")
-    resumed = eomt_jax.train(toy_config, tmp_path / "part")
+    resumed = eomt_jax.train_config(toy_config, tmp_path / "part")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
     model, params = eomt_jax.load(tmp_path / "whole")
