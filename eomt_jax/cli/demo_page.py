@@ -20,7 +20,6 @@ from eomt_jax.pictures.overlays import short_name
 from eomt_jax.predict.last_photograph import LastPhotograph
 from eomt_jax.predict.result import Result, Segment
 from eomt_jax.predict.segmenter import Segmenter
-from eomt_jax.rgb import open_photograph
 from eomt_jax.task_registry import get_task, task_names
 
 _MOST_PIXELS = 64_000_000
@@ -65,7 +64,9 @@ class Page:
         """
         self.tasks = allowed_tasks(segmenter)
         self._info = segmenter.info
-        self._segment = LastPhotograph(segmenter.network, skip_padding=skip_padding)
+        self._segment = LastPhotograph(
+            segmenter.network, skip_padding=skip_padding, max_pixels=_MOST_PIXELS
+        )
         self._folder = folder
         self._kept: collections.deque[str] = collections.deque()
 
@@ -81,12 +82,11 @@ class Page:
             return Answer("Drop a photograph above.")
         name = pathlib.Path(path).name
         try:
-            _check_size(path)
-            result = self._segment(path, task=task, threshold=threshold)
-            result = dataclasses.replace(result, file_name=name)
-            return self._show(result)
+            return self._show(self._segment(path, task=task, threshold=threshold))
+        except FileNotFoundError:
+            return Answer(f"{name} was deleted an hour after it came: drop it again.")
         except ValueError as error:
-            return Answer(f"{str(error).replace(path, name)}.")
+            return Answer(f"{error}.")
         except MemoryError:
             return Answer(
                 f"{name} has more segments than the memory holds: move the threshold up, "
@@ -151,20 +151,6 @@ def _list(result: Result) -> str:
         for segment in sorted(result.segments, key=lambda segment: -segment.area)
     )
     return f"<ol>{rows}</ol>"
-
-
-def _check_size(path: str) -> None:
-    """Raises ValueError for a picture of too many pixels, before they are decoded."""
-    try:
-        width, height = open_photograph(pathlib.Path(path).read_bytes()).size
-    except (ValueError, OSError):  # read_photograph says why it can't be read.
-        return
-    if width * height > _MOST_PIXELS:
-        raise ValueError(
-            f"{path} has {width} × {height} pixels, and this page takes "
-            f"{_MOST_PIXELS:,} of them at most: make it smaller, or give it to "
-            "eomt-predict"
-        )
 
 
 def build(page: Page, title: str) -> Any:

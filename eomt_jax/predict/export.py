@@ -117,7 +117,7 @@ def save_export(
 def _describe(
     exported: jax.export.Exported, dataset_info: DatasetInfo | None
 ) -> dict[str, Any]:
-    """Returns what export.json holds: a description for people, which no code reads."""
+    """Returns what export.json holds, a description; open_export reads the classes."""
     (_, images), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     return {

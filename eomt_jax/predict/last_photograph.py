@@ -1,11 +1,13 @@
 """Segments one photograph with several thresholds and tasks."""
 
 import os
+import pathlib
 import time
 from typing import Any, NamedTuple
 
 import jax
 
+from eomt_jax.predict.photographs import decode_photograph
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.views import View, make_view
@@ -32,16 +34,24 @@ class LastPhotograph:
         if its output was kept.
     """
 
-    def __init__(self, network: CompiledNetwork, *, skip_padding: bool = False):
+    def __init__(
+        self,
+        network: CompiledNetwork,
+        *,
+        skip_padding: bool = False,
+        max_pixels: int | None = None,
+    ):
         """Keeps nothing yet.
 
         Args:
           network: the model with its programs.
           skip_padding: see Segmenter.
+          max_pixels: see decode_photograph.
         """
         self.network_seconds = 0.0
         self._network = network
         self._skip_padding = skip_padding
+        self._max_pixels = max_pixels
         self._seen: _Seen | None = None
 
     def __call__(
@@ -50,12 +60,12 @@ class LastPhotograph:
         """Returns the segments of a photograph.
 
         Args:
-          path: of a file that doesn't change.
+          path: of a local file that doesn't change.
           task: name of the task.
           threshold: score from which on a segment counts.
 
         Raises:
-          ValueError: the photograph can't be read or takes too many windows.
+          ValueError: see decode_photograph, or it takes too many windows.
         """
         key = os.fspath(path), get_task(task).windows
         self.network_seconds = 0.0
@@ -76,9 +86,12 @@ class LastPhotograph:
         return Result(view.pixels, segmentation, self._network.info, task, view.name)
 
     def _look(self, key: tuple[str, bool], task: str) -> _Seen:
-        path, in_windows = key
+        path, in_windows = pathlib.Path(key[0]), key[1]
+        pixels = decode_photograph(
+            path.read_bytes(), path.name, max_pixels=self._max_pixels
+        )
         view = make_view(
-            path,
+            pixels,
             self._network,
             task=task,
             tile=False,
@@ -89,4 +102,4 @@ class LastPhotograph:
         jax.block_until_ready(logits)
         compiling = self._network.compile_seconds - compiled
         self.network_seconds = time.monotonic() - begin - compiling
-        return _Seen(key, view, logits)
+        return _Seen(key, view._replace(name=path.name), logits)

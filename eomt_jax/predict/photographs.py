@@ -106,28 +106,49 @@ def _read_file(path: epath.Path) -> UInt8[np.ndarray, "H W 3"]:
         raise ValueError(f"{path} does not exist") from error
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror})") from error
+    return decode_photograph(encoded, str(path))
+
+
+def decode_photograph(
+    encoded: bytes, name: str, *, max_pixels: int | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns RGB of a file's bytes, as `read_photograph` does.
+
+    Args:
+      encoded: the bytes.
+      name: of the file, for messages.
+      max_pixels: most pixels that the photograph may have, by default Pillow's limit.
+
+    Raises:
+      ValueError: see `read_photograph`, or it has more than max_pixels.
+    """
     try:
         image = open_photograph(encoded)
     except ValueError as error:
-        raise ValueError(_no_picture(path, encoded, error)) from error
-    return _to_rgb(image, str(path))
+        raise ValueError(_no_picture(name, encoded, error)) from error
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ValueError(
+            f"{name} has {image.width} × {image.height} pixels, and at most "
+            f"{max_pixels:,} are taken here: make it smaller, or give it to eomt-predict"
+        )
+    return _to_rgb(image, name)
 
 
-def _no_picture(path: epath.Path, encoded: bytes, error: ValueError) -> str:
+def _no_picture(name: str, encoded: bytes, error: ValueError) -> str:
     if not encoded:
-        return f"{path} is empty"
+        return f"{name} is empty"
     if isinstance(error.__cause__, Image.DecompressionBombError):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         return (
-            f"{path} has more than {limit:,} pixels, at which Pillow suspects an attack; "
+            f"{name} has more than {limit:,} pixels, at which Pillow suspects an attack; "
             "cut it into parts"
         )
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC_BRANDS:
         return (
-            f"{path} is HEIC, which Pillow can't read; save it as JPEG (heif-convert, "
+            f"{name} is HEIC, which Pillow can't read; save it as JPEG (heif-convert, "
             "ImageMagick; iPhone: Settings, Camera, Formats, Most Compatible)"
         )
-    return f"{path} is {error}"
+    return f"{name} is {error}"
 
 
 def _to_rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:

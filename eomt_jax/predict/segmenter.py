@@ -12,6 +12,7 @@ from etils import epath
 from eomt_jax.parallel.compilation_cache import enable_compilation_cache
 from eomt_jax.pipeline.info_sources import open_info, unknown_info
 from eomt_jax.predict.explanation import Explanation, explain
+from eomt_jax.predict.exported_network import open_export
 from eomt_jax.predict.photographs import read_ahead
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.result import Result
@@ -175,6 +176,47 @@ class Segmenter:
             max_instances=max_instances,
             nms_iou=nms_iou,
             notes=loaded.notes,
+        )
+
+    @classmethod
+    def from_export(
+        cls,
+        folder: epath.PathLike,
+        *,
+        task: str | None = None,
+        batch_size: int = 1,
+        max_instances: int | None = None,
+        nms_iou: float | None = None,
+        compilation_cache: epath.PathLike | None = None,
+    ) -> "Segmenter":
+        """Creates a segmenter that runs a program of eomt-export.
+
+        Args:
+          folder: from eomt-export, with classes and without --batch.
+          task: made when a call doesn't say; what the model was trained for by default.
+          batch_size: see the class.
+          max_instances: see the class.
+          nms_iou: see the class.
+          compilation_cache: see from_checkpoint.
+
+        Raises:
+          ValueError: see open_export and the class, or the folder has no classes.
+        """
+        enable_compilation_cache(compilation_cache, min_seconds=0.0)
+        model, params, info = open_export(folder)
+        if info is None:
+            raise ValueError(
+                f"{folder} doesn't say what its {model.num_classes} classes are: export "
+                "it again with --dataset"
+            )
+        return cls(
+            model,
+            params,
+            info,
+            task=task,
+            batch_size=batch_size,
+            max_instances=max_instances,
+            nms_iou=nms_iou,
         )
 
     def __call__(

@@ -103,7 +103,7 @@ def png_header(width, height):
         ),
         (
             png_header(10_000, 6_401),
-            "bad.png has 10000 × 6401 pixels, and this page takes 64,000,000 of",
+            "bad.png has 10000 × 6401 pixels, and at most 64,000,000 are taken here",
         ),
     ],
 )
@@ -119,12 +119,17 @@ def test_bad_upload_is_answered_and_the_next_one_too(
     assert page.answer(photo, "panoptic", 0.5).files
 
 
+def test_photograph_that_was_deleted_is_asked_for_again(page, tmp_path):
+    answer = page.answer(str(tmp_path / "old.jpg"), "panoptic", 0.5)
+    assert answer.sentence.startswith("old.jpg was deleted")
+
+
 def test_strip_of_one_pixel_is_segmented_and_refused_in_windows(page, tmp_path):
     path = tmp_path / "strip.png"
     Image.new("RGB", (5000, 1)).save(path)
     assert "5000 × 1 pixels" in page.answer(str(path), "panoptic", 0.5).sentence
     sentence = page.answer(str(path), "semantic", 0.0).sentence
-    assert sentence.startswith("strip.png of 1 × 5000 pixels takes")
+    assert sentence.startswith("a photograph of 1 × 5000 pixels takes")
     assert sentence.endswith("cut it into parts.")
 
 

@@ -1,0 +1,146 @@
+"""eomt-serve segments photographs that come over HTTP, with a program of eomt-export."""
+
+import argparse
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from eomt_jax.cli.segmenter_arguments import not_empty, positive, warnings_as_notes
+from eomt_jax.cli.serve_app import Batcher, create_app, segment_all
+from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
+from eomt_jax.parallel.host_memory import keep_freed_memory
+from eomt_jax.predict.segmenter import Segmenter
+from eomt_jax.task_registry import task_names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serves until Ctrl-C or SIGTERM; returns the exit status."""
+    options = parse_arguments(arguments)
+    missing = [m for m in ("fastapi", "uvicorn") if importlib.util.find_spec(m) is None]
+    if missing:
+        return _say("the server needs FastAPI: pip install 'eomt_jax[serve]'")
+    uvicorn: Any = importlib.import_module("uvicorn")
+    keep_freed_memory()
+    try:
+        with warnings_as_notes():
+            segmenter = Segmenter.from_export(
+                options.exported,
+                task=options.task,
+                batch_size=options.batch_size or _default_batch_size(),
+                max_instances=options.max_instances,
+                nms_iou=options.nms_iou,
+                compilation_cache=options.compilation_cache,
+            )
+            app = _create(segmenter, options)
+            config = uvicorn.Config(
+                app, host=options.host, port=options.port, log_level="warning"
+            )
+            # A taken port ends the command here, before it compiles.
+            socket = config.bind_socket()
+            segmenter.warmup(options.sizes)
+    except (ValueError, ImportError, OSError) as error:
+        return _say(str(error))
+    print(
+        f"{options.exported} is at http://{options.host}:{socket.getsockname()[1]} until "
+        f"you press Ctrl-C, compiled in {segmenter.network.compile_seconds:.0f} s, in "
+        f"batches of up to {segmenter.network.batch_size}.",
+        flush=True,
+    )
+    uvicorn.Server(config).run(sockets=[socket])
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="eomt-serve",
+        description="Serves POST /segment?task=…&threshold=…, whose body is a photograph "
+        "and whose answer is the JSON of eomt-predict, and GET /health.",
+    )
+    add = parser.add_argument
+    add("exported", type=not_empty, help="folder from eomt-export, without --batch")
+    add("--task", choices=task_names(), help="default: what the model was trained for")
+    add(
+        "--batch_size",
+        type=positive,
+        help="most photographs predicted together; default: 1 on a CPU, else 8",
+    )
+    add(
+        "--queue",
+        type=positive,
+        default=64,
+        help="requests that are let in; more are answered with 503; default: %(default)s",
+    )
+    add(
+        "--sizes",
+        type=_size,
+        nargs="+",
+        default=[(480, 640)],
+        metavar="WIDTHxHEIGHT",
+        help="sizes of photographs to compile for before the first request; default: "
+        "640x480",
+    )
+    add(
+        "--max_instances",
+        type=positive,
+        help="most instances of a photograph; default: the number of the model's "
+        "queries, at least 100",
+    )
+    add(
+        "--nms_iou",
+        type=float,
+        help="keep only the best of instances of one class whose masks have a larger "
+        "IoU than this, such as 0.7; default: keep all",
+    )
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; default: %(default)s, this machine alone",
+    )
+    add("--port", type=int, default=8000, help="0 takes a free one; default: 8000")
+    add(
+        "--compilation_cache",
+        default=DEFAULT_FOLDER,
+        help=f"folder of compiled programs, '' for none; default: {DEFAULT_FOLDER}",
+    )
+    return parser.parse_args(arguments)
+
+
+def _create(segmenter: Segmenter, options: argparse.Namespace) -> Any:
+    batcher = Batcher(
+        functools.partial(segment_all, segmenter),
+        batch_size=segmenter.network.batch_size,
+        most_inside=options.queue,
+    )
+    about = {
+        "task": segmenter.task,
+        "dataset": segmenter.info.name,
+        "classes": segmenter.info.num_classes,
+    }
+    return create_app(batcher, about)
+
+
+def _default_batch_size() -> int:
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Returns (height, width) of an argument such as 640x480."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no size such as 640x480")
+    return int(found[2]), int(found[1])
+
+
+def _say(sentence: str) -> int:
+    print(f"eomt-serve: {sentence[:1000]}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
