@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eomt_jax.evaluation.scoring import evaluate_checkpoint
+    from eomt_jax.own_data.evaluate import evaluate
+    from eomt_jax.own_data.train import train
     from eomt_jax.predict.segmenter import Segmenter
     from eomt_jax.training.loop import train as train_config
     from eomt_jax.training.options import default_config
@@ -13,18 +15,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Segmenter",
     "default_config",
+    "evaluate",
     "evaluate_checkpoint",
     "load",
     "load_backbone",
+    "train",
     "train_config",
 ]
 
 _HOMES = {
     "Segmenter": ("eomt_jax.predict.segmenter", "Segmenter"),
     "default_config": ("eomt_jax.training.options", "default_config"),
+    "evaluate": ("eomt_jax.own_data.evaluate", "evaluate"),
     "evaluate_checkpoint": ("eomt_jax.evaluation.scoring", "evaluate_checkpoint"),
     "load": ("eomt_jax.weights.load", "load"),
     "load_backbone": ("eomt_jax.weights.load", "load_backbone"),
+    "train": ("eomt_jax.own_data.train", "train"),
     "train_config": ("eomt_jax.training.loop", "train"),
 }
 

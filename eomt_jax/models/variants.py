@@ -1,6 +1,8 @@
 """Sizes of the published architectures, and of a small one that a laptop can train."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -83,6 +85,15 @@ def get_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def fitting_variants(fields: Mapping[str, Any]) -> list[str]:
+    """Returns the variants that a ViT of these fields is of, except for registers."""
+    return [
+        name
+        for name, sizes in VARIANTS.items()
+        if all(getattr(sizes, field) == fields[field] for field in _SETTLED_FIELDS)
+    ]
+
+
 def check_variant(name: str, vit: ViT, source: str) -> None:
     """Raises ValueError unless a ViT has the sizes of a variant, except for registers.
 
@@ -100,11 +111,7 @@ def check_variant(name: str, vit: ViT, source: str) -> None:
         for field in found
         if found[field] != wanted[field]
     )
-    fitting = [
-        other
-        for other, sizes in VARIANTS.items()
-        if all(getattr(sizes, field) == value for field, value in found.items())
-    ]
+    fitting = fitting_variants(found)
     advice = f"set model.variant = {fitting[0]!r}" if fitting else "no variant fits it"
     raise ValueError(
         f"{source} is not of model.variant = {name!r}: it has {differing}; {advice}"
