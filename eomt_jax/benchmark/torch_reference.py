@@ -31,7 +31,8 @@ from eomt_jax.cli import config_flag
 from eomt_jax.models.network import Network
 from eomt_jax.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from eomt_jax.training import optimizer, schedules
-from eomt_jax.training.reporting.logging import MetricsWriter, Scalars, say
+from eomt_jax.training.reporting.logging import Scalars, say
+from eomt_jax.training.reporting.metrics_writer import MetricsWriter
 from eomt_jax.training.run_schedule import mask_probs_schedule
 from eomt_jax.training.setup import Setup, setup
 from eomt_jax.types import Batch, Targets

@@ -1,6 +1,7 @@
 """Training: read, step, tell, save, until the run's last step."""
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
@@ -20,16 +21,16 @@ from eomt_jax.training.checkpoints.resume import resume
 from eomt_jax.training.checkpoints.save_schedule import SaveSchedule
 from eomt_jax.training.checkpoints.saving import Checkpoints
 from eomt_jax.training.options import RunOptions
-from eomt_jax.training.reporting import reviews, run_folder
+from eomt_jax.training.reporting import reviews, run_folder, trackers
 from eomt_jax.training.reporting.logging import (
     MetricsWindow,
-    MetricsWriter,
     Stopwatch,
     format_duration,
     format_progress,
     memory_use,
     say,
 )
+from eomt_jax.training.reporting.metrics_writer import MetricsWriter
 from eomt_jax.training.setup import Setup, setup
 from eomt_jax.training.state import TrainState
 from eomt_jax.types import Batch
@@ -94,9 +95,13 @@ def train(
             if is_main():
                 run_folder.describe(workdir, run, step=step)
             run = run.without_weights()
+            writer = stack.enter_context(_open_writer(run, workdir, step))
             state = _run_steps(
-                run, workdir, checkpoints, state, step, left_out, stop, stack
+                run, workdir, checkpoints, state, step, left_out, writer, stop, stack
             )
+            best = checkpoints.best()
+            if best is not None:
+                writer.best(int(state.step), best)
         if checkpoints.best() is not None:
             say(checkpoints.describe_best())
         if step < run.total_steps:
@@ -112,12 +117,11 @@ def _run_steps(
     state: TrainState,
     step: int,
     left_out: reviews.Review,
+    writer: MetricsWriter,
     stop: guards.StopRequest,
     stack: contextlib.ExitStack,
 ) -> TrainState:
     config, total_steps = run.config, run.total_steps
-    # Not written to by other processes: they have nothing that the first hasn't.
-    writer = stack.enter_context(MetricsWriter(workdir, step=step, enabled=is_main()))
     reviewer = reviews.Reviewer(run, workdir, writer, stop)
     score, left = reviewer.make(left_out, step, state.network_params)
     writer.flush()
@@ -208,6 +212,21 @@ def _run_steps(
             if _ends_early(run, checkpoints, step):
                 break
     return state
+
+
+def _open_writer(run: Setup, workdir: epath.Path, step: int) -> MetricsWriter:
+    """Returns the writer of the first process; the others have nothing more to say."""
+    if not is_main():
+        return MetricsWriter(workdir, step=step, enabled=False)
+    options = run.config.logging
+    shown = trackers.RunToShow(
+        project=options.project,
+        name=options.run_name or workdir.resolve().name,
+        config=dataclasses.asdict(run.config),
+        folder=workdir,
+    )
+    tracking = trackers.create(options.tracker, shown)
+    return MetricsWriter(workdir, step=step, tracking=tracking)
 
 
 def _ends_early(run: Setup, checkpoints: Checkpoints, step: int) -> bool:

@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 
 from eomt_jax.evaluation.options import ScoringOptions
 from eomt_jax.losses.criterion import Criterion
-from eomt_jax.options import MAX_STEPS, Whole, option
+from eomt_jax.options import MAX_STEPS, Choice, Text, Whole, option
 from eomt_jax.pipeline.options import AugmentationOptions
 from eomt_jax.training.checkpoints.save_schedule import CheckpointOptions
 from eomt_jax.training.initialization import InitOptions
 from eomt_jax.training.optimizer import OptimizerOptions
+from eomt_jax.training.reporting.trackers import KINDS
 from eomt_jax.training.schedules import AnnealingOptions
 
 _EVERY_STEPS = Whole(0, MAX_STEPS)
@@ -32,6 +33,21 @@ class LoggingOptions:
     )
     num_pictures: int = option(
         4, Whole(0, 1000), "Each drawing shows this many images; 0 draws nothing."
+    )
+    tracker: str = option(
+        "",
+        Choice(("", *KINDS)),
+        "Weights & Biases or MLflow shows the run too, with its config and pictures.",
+    )
+    project: str = option(
+        "eomt_jax",
+        Text(r"[\w][\w .-]{0,127}", "up to 128 letters, digits and _ - . or spaces"),
+        "The tracker shows the run in this project, which MLflow calls an experiment.",
+    )
+    run_name: str = option(
+        "",
+        Text(r"[^/]{0,128}", "up to 128 letters without a /"),
+        "The tracker shows the run by this name; empty takes the work directory's.",
     )
 
 

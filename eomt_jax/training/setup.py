@@ -23,6 +23,7 @@ from eomt_jax.training import optimizer, schedules
 from eomt_jax.training.checkpoints.stored_step import DataPosition
 from eomt_jax.training.initialization import Initialization, initialize
 from eomt_jax.training.options import RunOptions
+from eomt_jax.training.reporting import trackers
 from eomt_jax.training.reporting.logging import say
 from eomt_jax.training.run_schedule import count_steps, mask_probs_schedule
 from eomt_jax.training.state import (
@@ -172,10 +173,12 @@ def setup(
         given.
 
     Raises:
+      ImportError: the tracker that is asked for isn't installed.
       ValueError: a field is out of its range, the dataset is not prepared, or fields
         contradict one another.
     """
     config = from_config(RunOptions, recipe)
+    trackers.check(config.logging.tracker)
     mesh = create_mesh(config.mesh, devices=devices)
     check_batch_size(config.batch_size, mesh)
     check_accumulation(config.accumulation, config.batch_size, mesh)

@@ -1,6 +1,7 @@
 """A config is turned into the parts of a training, without a step."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
@@ -31,6 +32,16 @@ def test_batch_that_the_mesh_cannot_split_names_its_field(tiny_config):
     tiny_config.batch_size, tiny_config.eval.batch_size = 4, 5
     with pytest.raises(ValueError, match="eval.batch_size = 5"):
         setup.setup(tiny_config, devices=jax.devices()[:2])
+
+
+def test_tracker_without_its_package_is_refused_before_anything_else(
+    tiny_config, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    tiny_config.logging.tracker = "wandb"
+    tiny_config.dataset.name = "nothing"
+    with pytest.raises(ImportError, match=r"tracker = wandb .* 'eomt_jax\[wandb\]'"):
+        setup.setup(tiny_config, devices=jax.devices()[:1])
 
 
 def test_dataset_that_is_not_prepared_says_how(tiny_config):

@@ -1,9 +1,7 @@
-"""Writes a run's metrics: a line to read, metrics.jsonl, TensorBoard event files."""
+"""Collects the metrics of a run's steps, and prints its progress."""
 
 import collections
 import contextlib
-import json
-import math
 import resource
 import sys
 import time
@@ -13,9 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
-from eomt_jax.training.reporting.event_file import EventFile
 from eomt_jax.types import Array
 
 Scalars = dict[str, float]
@@ -186,111 +182,3 @@ def format_duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"
-
-
-class MetricsWriter:
-    """One record a step, in metrics.jsonl and in TensorBoard event files.
-
-    Records past `step` are dropped when the writer is opened: a run that was resumed
-    there writes them again. Its own may be added to.
-    """
-
-    def __init__(self, workdir: epath.PathLike, *, step: int, enabled: bool = True):
-        """Opens or makes the files.
-
-        Args:
-          workdir: a folder that exists.
-          step: to go on after.
-          enabled: False writes nothing, for processes other than the main one.
-        """
-        self._path = epath.Path(workdir) / "metrics.jsonl"
-        self._records: dict[int, Scalars] = {}
-        self._written: list[str] = []
-        self._events = None
-        if enabled:
-            self._written = _read_records(self._path, up_to=step)
-            self._rewrite()
-            folder = epath.Path(workdir) / "tensorboard"
-            self._events = EventFile(folder, after_step=step)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds values to the record of `step`."""
-        self._records.setdefault(step, {}).update(values)
-
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
-        if self._events is not None:
-            self._events.image(step, name, picture)
-
-    def flush(self) -> None:
-        """Writes the records; call it once a step, before a checkpoint is saved."""
-        records, self._records = self._records, {}
-        if self._events is None:
-            return
-        lines, amended = [], False
-        for step, values in records.items():
-            # JSON knows no NaN, and TensorBoard draws none.
-            known = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            record = {"step": step}
-            if self._written and _step_of(self._written[-1]) == step:
-                record, amended = json.loads(self._written.pop()), True
-            lines.append(json.dumps({**record, **known}))
-            self._written.append(lines[-1])
-            for name, value in known.items():
-                if value is not None:
-                    self._events.scalar(step, name, float(value))
-        with _named_in_errors(self._path):
-            if amended or (lines and "://" in str(self._path)):
-                self._rewrite()
-            elif lines:
-                with self._path.open("a") as file:
-                    file.write("".join(f"{line}\n" for line in lines))
-        with _named_in_errors(self._events.folder):
-            self._events.flush()
-
-    def _rewrite(self) -> None:
-        """Writes all records anew, for nothing can be added to a file in a bucket."""
-        if not self._written and not self._path.exists():
-            return
-        text = "".join(f"{line}\n" for line in self._written)
-        unfinished = self._path.parent / f".{self._path.name}.unfinished"
-        unfinished.write_text(text)
-        unfinished.replace(self._path)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if self._events is None:
-            return
-        # A failure here after an error is a consequence of it, and would hide it.
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self.flush()
-        with contextlib.suppress(OSError) if error else contextlib.nullcontext():
-            self._events.close()
-
-
-@contextlib.contextmanager
-def _named_in_errors(path: epath.Path) -> Iterator[None]:
-    """Names the path in an error of writing to it, which by itself names none."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def _read_records(path: epath.Path, *, up_to: int) -> list[str]:
-    """Returns the lines of all whole records up to that step."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines() if _step_of(line) <= up_to]
-
-
-def _step_of(line: str) -> int:
-    """Returns the record's step; past any for a line that a killed process tore."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return sys.maxsize

@@ -28,7 +28,8 @@ from eomt_jax.pipeline.samples import Source
 from eomt_jax.predict.runner import Runner
 from eomt_jax.training.checkpoints.stored_step import Score
 from eomt_jax.training.guards import StopRequest
-from eomt_jax.training.reporting.logging import MetricsWriter, Scalars, say
+from eomt_jax.training.reporting.logging import Scalars, say
+from eomt_jax.training.reporting.metrics_writer import MetricsWriter
 from eomt_jax.training.setup import Setup
 from eomt_jax.types import Batch
 
