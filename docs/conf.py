@@ -26,8 +26,9 @@ html_title = "eomt_jax"
 myst_heading_anchors = 3
 # Notebooks are executed when the site is built, and a failing cell ends the build.
 nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_timeout = 900
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
