@@ -1,27 +1,19 @@
-"""Compares two loss curves, in numbers and as a picture.
-
-The picture is drawn with Pillow, because matplotlib would be installed for it alone.
-"""
+"""Compares two loss curves, in numbers and as a picture."""
 
 import dataclasses
 import json
-import math
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from eomt_jax.pictures.name_plates import load_font
+from eomt_jax.pictures.curves import Line, Panel, draw_curves
+from eomt_jax.training.reporting.recorded import read_records, values_of
 
 METRICS = ("loss", "loss/mask", "loss/dice", "loss/class")
 
 Curve = Float[np.ndarray, " N"]
-
-_SIZE = (960, 540)
-# Pictures are drawn so many times larger and scaled down: Pillow's lines are jagged.
-_ZOOM = 3
-COLORS = ((32, 96, 192), (224, 112, 32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +64,8 @@ def compare(
       theirs: workdir of the reference.
       window: steps in the moving average; 0 takes a tenth of the common steps.
     """
-    steps, _ = _read_records(ours, "loss")
-    their_steps, _ = _read_records(theirs, "loss")
+    steps, _ = values_of(read_records(ours), "loss")
+    their_steps, _ = values_of(read_records(theirs), "loss")
     for folder, found in ((ours, steps), (theirs, their_steps)):
         if not len(found):
             raise ValueError(f"no loss in {epath.Path(folder) / 'metrics.jsonl'}")
@@ -107,19 +99,8 @@ def read_curve(workdir: epath.PathLike, metric: str) -> Curve:
     A record is the mean over the steps since the record before it, so each of these
     steps gets its value. Records without the metric (evaluations) are skipped.
     """
-    steps, values = _read_records(workdir, metric)
+    steps, values = values_of(read_records(workdir), metric)
     return np.repeat(values, np.diff(steps, prepend=0))
-
-
-def _read_records(workdir: epath.PathLike, metric: str) -> tuple[np.ndarray, Curve]:
-    path = epath.Path(workdir).expanduser() / "metrics.jsonl"
-    if not path.exists():
-        raise ValueError(f"{path} doesn't exist: give the folder of a run")
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    records = [record for record in records if metric in record]
-    values = [math.nan if r[metric] is None else r[metric] for r in records]
-    steps = [record["step"] for record in records]
-    return np.asarray(steps, np.int64), np.asarray(values, np.float64)
 
 
 def _mean_between(curve: Curve, steps: np.ndarray) -> Curve:
@@ -176,55 +157,21 @@ def write_comparison(comparison: Comparison, folder: epath.PathLike) -> str:
 
 def draw(comparison: Comparison) -> UInt8[np.ndarray, "H W 3"]:
     """Draws both losses over the steps, in pale colours, and smoothed in strong."""
-    width, height = (side * _ZOOM for side in _SIZE)
-    image = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(image)
-    font = load_font(15 * _ZOOM)
-    left, right, top, bottom = 0.07 * width, 0.98 * width, 0.1 * height, 0.9 * height
-    curves = (comparison.ours, comparison.theirs)
-    smooth = [moving_average(curve, comparison.window) for curve in curves]
-    # The axis follows the smoothed curves, since single steps may be far off.
-    limit = 1.15 * max(1e-9, *(float(curve.max()) for curve in smooth))
-    last = max(2.0, comparison.num_steps)
-
-    def place(step: float, loss: float) -> tuple[float, float]:
-        x = left + (step - 1) / (last - 1) * (right - left)
-        return x, bottom - min(loss / limit, 1.0) * (bottom - top)
-
-    for loss in _ticks(limit):
-        x, y = place(1.0, loss)
-        pen.line([(x, y), (right, y)], (228, 228, 228), _ZOOM)
-        pen.text((x - 6 * _ZOOM, y), f"{loss:g}", (90, 90, 90), font, anchor="rm")
-    for step in _ticks(float(last)):
-        x, y = place(max(step, 1.0), 0.0)
-        pen.text((x, y + 6 * _ZOOM), f"{step:g}", (90, 90, 90), font, anchor="mt")
-    for curve, color in zip(curves, COLORS):
-        pale = tuple(255 - (255 - channel) // 4 for channel in color)
-        points = [place(i + 1.0, loss) for i, loss in enumerate(curve)]
-        pen.line(points, pale, _ZOOM, joint="curve")
-    for curve, color in zip(smooth, COLORS):
-        points = [
-            place(float(i + comparison.window), loss) for i, loss in enumerate(curve)
-        ]
-        pen.line(points, color, 2 * _ZOOM, joint="curve")
-    end = (right, bottom - 6 * _ZOOM)
-    pen.text(end, "optimizer steps", (90, 90, 90), font, anchor="rb")
+    curves = {"eomt_jax": comparison.ours, "transformers": comparison.theirs}
+    steps = np.arange(1.0, comparison.num_steps + 1)
+    lines = [
+        Line(
+            name,
+            steps[comparison.window - 1 :],
+            moving_average(curve, comparison.window),
+            pale_steps=steps,
+            pale_values=curve,
+        )
+        for name, curve in curves.items()
+    ]
     worst = comparison.deviations["loss"]
     title = (
         f"Total loss; moving average over {comparison.window} steps; "
         f"largest deviation {worst.largest:.1%} at step {worst.step}"
     )
-    pen.text((left, 0.05 * height), title, (30, 30, 30), font, anchor="lm")
-    for i, (name, color) in enumerate(zip(("eomt_jax", "transformers"), COLORS)):
-        y = top + (14 + 24 * i) * _ZOOM
-        x = right - 150 * _ZOOM
-        pen.line([(x, y), (x + 28 * _ZOOM, y)], color, 3 * _ZOOM)
-        pen.text((x + 36 * _ZOOM, y), name, (30, 30, 30), font, anchor="lm")
-    return np.asarray(image.resize(_SIZE, Image.Resampling.LANCZOS))
-
-
-def _ticks(limit: float) -> np.ndarray:
-    """Returns 0 and up to about eight round numbers below `limit`."""
-    power = 10.0 ** math.floor(math.log10(limit / 4))
-    distance = next(power * m for m in (1, 2, 5, 10) if limit / (power * m) <= 8)
-    return np.arange(0, limit, distance)
+    return draw_curves([Panel(title, lines)], list(curves))

@@ -10,7 +10,7 @@ wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2
 
 from eomt_jax.training.checkpoints.stored_step import Score
-from eomt_jax.training.reporting import trackers
+from eomt_jax.training.reporting import trackers, wandb_tracker
 from eomt_jax.training.reporting.metrics_writer import MetricsWriter
 
 _BLOCK = 32 * 1024
@@ -116,6 +116,23 @@ def test_resumed_run_has_the_same_id_and_the_new_config(tmp_path):
     _, records = read_runs(tmp_path)
     assert history(records) == [{"eval/ap": 5.0, "step": 1}, {"loss": 2.0, "step": 2}]
     assert config(records)["batch_size"] == 4
+
+
+def test_server_that_is_not_there_leaves_the_run_on_this_machine(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(wandb_tracker, "_INIT_TIMEOUT", 2.0)
+    wandb.teardown()
+    with open_writer(tmp_path) as writer:
+        writer.scalars(1, {"loss": 1.0})
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if "reached" in s]
+    folder = next((tmp_path / "wandb").glob("offline-run-*"))
+    assert line.endswith(f"wandb sync {folder}")
+    (records,) = read_runs(tmp_path)
+    assert history(records) == [{"loss": 1.0, "step": 1}]
 
 
 def test_machine_without_a_key_is_refused_unless_offline(monkeypatch, tmp_path):

@@ -57,6 +57,7 @@ class WandbTracker:
         try:
             self._run = self._wandb.init(**arguments)
         except Exception as error:  # noqa: BLE001 (its errors have no common class)
+            self._wandb.teardown()  # It still holds the run's id.
             self._run = self._wandb.init(**arguments, mode="offline")
             reason = " ".join(str(error).split())
             say(
