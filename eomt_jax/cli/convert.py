@@ -1,7 +1,9 @@
 """eomt-convert writes supported weights as our folder or file, or for transformers."""
 
 import argparse
+import contextlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +14,17 @@ from eomt_jax.cli.checkpoint_arguments import (
     open_checkpoint,
     overrides,
 )
+from eomt_jax.cli.push import (
+    add_push_arguments,
+    check_push,
+    describing_files,
+    weight_files,
+)
 from eomt_jax.cli.standard_output import accept_any_name
 from eomt_jax.models.network import Network
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.foreign import huggingface
+from eomt_jax.weights.formats import hub_upload
 from eomt_jax.weights.load import load_backbone
 from eomt_jax.weights.native import model_folder
 from eomt_jax.weights.new_folder import check_new, new_folder
@@ -35,7 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_checkpoint_arguments(
         parser, noun="an EoMT or a backbone, of ours, the release or Hugging Face"
     )
-    parser.add_argument("out", help="new folder or file to write, may be in a bucket")
+    parser.add_argument(
+        "out",
+        nargs="?",
+        help="new folder or file to write, may be in a bucket; can be left out with "
+        "--push_to",
+    )
     parser.add_argument(
         "--to",
         choices=FORMATS,
@@ -46,20 +60,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         help="patch size to which a backbone is resampled, in pixels; default: 16",
     )
+    add_push_arguments(parser)
     options = parser.parse_args(arguments)
     accept_any_name()
+    if not options.out and not options.push_to:
+        parser.error("OUT is missing, the folder or file to write")
     if options.to is None:
-        one_file = options.out.endswith(".safetensors")
+        one_file = options.push_to or options.out.endswith(".safetensors")
         options.to = "safetensors" if one_file else "eomt_jax"
     try:
-        source = _open(options)
-        _write(options, source)
+        with contextlib.ExitStack() as stack:
+            if options.push_to:
+                check_push(options)
+            if not options.out:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                options.out = f"{folder}/model.safetensors"
+            source = _open(options)
+            description = _describe(source)
+            files, address = {}, ""
+            if options.push_to:
+                files = describing_files(options, source, description)
+                # The name is known to be free before writing takes long.
+                hub_upload.create(options.push_to, private=options.private)
+            _write(options, source)
+            if options.push_to:
+                files |= weight_files(options.out)
+                address = hub_upload.upload(options.push_to, files)
     except (ValueError, ImportError, OSError) as error:
         print(f"eomt-convert: {error}", file=sys.stderr)
         return 1
     for note in source.notes:
         print(f"note: {note}")
-    print(f"{options.out}: {_describe(source)}")
+    print(f"{address or options.out}: {description}")
+    if address:
+        print(f"Uploaded: {', '.join(sorted(files))}")
     return 0
 
 
