@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -38,21 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 compilation_cache=options.compilation_cache,
             )
             app = _create(segmenter, options)
-            config = uvicorn.Config(
-                app, host=options.host, port=options.port, log_level="warning"
-            )
-            # A taken port ends the command here, before it compiles.
-            socket = config.bind_socket()
+            opened = _bind(options.host, options.port)
             segmenter.warmup(options.sizes)
     except (ValueError, ImportError, OSError) as error:
         return _say(str(error))
+    # From here on clients may connect; the server accepts them in a moment.
+    opened.listen()
     print(
-        f"{options.exported} is at http://{options.host}:{socket.getsockname()[1]} until "
+        f"{options.exported} is at http://{options.host}:{opened.getsockname()[1]} until "
         f"you press Ctrl-C, compiled in {segmenter.network.compile_seconds:.0f} s, in "
         f"batches of up to {segmenter.network.batch_size}.",
         flush=True,
     )
-    uvicorn.Server(config).run(sockets=[socket])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[opened])
     return 0
 
 
@@ -123,6 +122,25 @@ def _create(segmenter: Segmenter, options: argparse.Namespace) -> Any:
         "classes": segmenter.info.num_classes,
     }
     return create_app(batcher, about)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Returns a socket that holds the port and refuses connections until it listens.
+
+    Raises:
+      OSError: the port is taken, or the host is no address of this machine.
+    """
+    opened = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        opened.bind((host, port))
+    except (OSError, OverflowError) as error:
+        opened.close()
+        raise OSError(
+            f"port {port} of {host} can't be opened ({error}): give another one with "
+            "--port"
+        ) from error
+    return opened
 
 
 def _default_batch_size() -> int:
