@@ -25,6 +25,12 @@ from eomt_jax.task_registry import get_task, task_names
 _MOST_PIXELS = 64_000_000
 """Pixels of the largest photograph; the instances of a larger one take gigabytes."""
 
+_SLIDERS = {
+    "threshold": "Least score of a segment",
+    "nms_iou": "Largest IoU of two instances of a class",
+}
+"""Labels of the sliders, by the setting of a Segmenter that each moves."""
+
 _KEPT = 4
 """Answers whose files stay: gradio copies them soon after it has got their names."""
 
@@ -50,6 +56,7 @@ class Page:
 
     Attributes:
       tasks: names of the tasks that the classes allow, the model's own first.
+      nms_iou: the Segmenter's; 1, which keeps all instances, if it has none.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Page:
           skip_padding: see Segmenter.
         """
         self.tasks = allowed_tasks(segmenter)
+        self.nms_iou = segmenter.network.nms_iou or 1.0
         self._info = segmenter.info
         self._segment = LastPhotograph(
             segmenter.network, skip_padding=skip_padding, max_pixels=_MOST_PIXELS
@@ -70,19 +78,30 @@ class Page:
         self._folder = folder
         self._kept: collections.deque[str] = collections.deque()
 
-    def answer(self, path: str | None, task: str, threshold: float) -> Answer:
+    def answer(
+        self,
+        path: str | None,
+        task: str,
+        threshold: float,
+        nms_iou: float | None = None,
+    ) -> Answer:
         """Segments a photograph; whatever is wrong with it becomes a sentence.
 
         Args:
           path: the file; None if there is none yet.
           task: one of `tasks`.
           threshold: score from which on a segment counts, 0 to 1.
+          nms_iou: see Segmenter; its own by default.
         """
         if path is None:
             return Answer("Drop a photograph above.")
         name = pathlib.Path(path).name
+        nms_iou = nms_iou or self.nms_iou
         try:
-            return self._show(self._segment(path, task=task, threshold=threshold))
+            result = self._segment(
+                path, task=task, threshold=threshold, nms_iou=nms_iou
+            )
+            return self._show(result)
         except FileNotFoundError:
             return Answer(f"{name} was deleted an hour after it came: drop it again.")
         except ValueError as error:
@@ -174,21 +193,30 @@ def build(page: Page, title: str) -> Any:
             gr.update(value=coco, interactive=coco is not None),
         )
 
-    # A browser's 1.0 comes as the integer 1.
-    def upload(path: str | None, task: str, threshold: Any) -> tuple[Any, ...]:
+    def upload(path: str | None, task: str, *numbers: Any) -> tuple[Any, ...]:
         # An empty field takes the next photograph.
-        return None, path, *outputs(page.answer(path, task, float(threshold)))
+        return None, path, *move(path, task, *numbers)
 
-    def choose_task(path: str | None, task: str) -> tuple[Any, ...]:
-        threshold = get_task(task).threshold
-        has_scores = "threshold" not in get_task(task).unused_settings
-        slider = gr.update(value=threshold, visible=has_scores)
-        return slider, *outputs(page.answer(path, task, threshold))
+    def choose_task(path: str | None, task: str, nms_iou: Any) -> tuple[Any, ...]:
+        sliders = [gr.update(visible=is_used(name, task)) for name in _SLIDERS]
+        sliders[0]["value"] = threshold = get_task(task).threshold
+        return *sliders, *move(path, task, threshold, nms_iou)
 
-    def move(path: str | None, task: str, threshold: Any) -> tuple[Any, ...]:
-        return outputs(page.answer(path, task, float(threshold)))
+    def move(path: str | None, task: str, *numbers: Any) -> tuple[Any, ...]:
+        # A browser's 1.0 comes as the integer 1.
+        return outputs(page.answer(path, task, *map(float, numbers)))
 
-    first = get_task(page.tasks[0])
+    def slider(name: str, value: float) -> Any:
+        return gr.Slider(
+            0.05,
+            1.0,
+            step=0.01,
+            value=value,
+            visible=is_used(name, page.tasks[0]),
+            label=_SLIDERS[name],
+            elem_id=name,
+        )
+
     # Uploads and results are deleted an hour after they came.
     with gr.Blocks(
         title="eomt-demo", analytics_enabled=False, delete_cache=(600, 3600)
@@ -201,17 +229,10 @@ def build(page: Page, title: str) -> Any:
                 task = gr.Radio(
                     page.tasks, value=page.tasks[0], label="Task", elem_id="task"
                 )
-                threshold = gr.Slider(
-                    0.05,
-                    1.0,
-                    step=0.01,
-                    value=first.threshold,
-                    visible="threshold" not in first.unused_settings,
-                    label="Least score of a segment",
-                    elem_id="threshold",
-                )
+                threshold = slider("threshold", get_task(page.tasks[0]).threshold)
+                nms_iou = slider("nms_iou", page.nms_iou)
                 sentence = gr.HTML(
-                    page.answer(None, first.name, 0.0).sentence, elem_id="sentence"
+                    page.answer(None, page.tasks[0], 0.0).sentence, elem_id="sentence"
                 )
                 overlay = gr.DownloadButton(
                     "Overlay (PNG)", interactive=False, elem_id="overlay"
@@ -227,13 +248,15 @@ def build(page: Page, title: str) -> Any:
             "concurrency_limit": 1,
             "show_progress_on": picture,
         }
-        file.upload(upload, [file, task, threshold], [file, shown, *results], **options)
-        task.input(choose_task, [shown, task], [threshold, *results], **options)
-        threshold.input(
-            move,
-            [shown, task, threshold],
-            results,
-            trigger_mode="always_last",
-            **options,
-        )
+        sliders = [threshold, nms_iou]
+        inputs = [shown, task, *sliders]
+        file.upload(upload, [file, task, *sliders], [file, shown, *results], **options)
+        task.input(choose_task, [shown, task, nms_iou], [*sliders, *results], **options)
+        for one in sliders:
+            one.input(move, inputs, results, trigger_mode="always_last", **options)
     return blocks
+
+
+def is_used(name: str, task: str) -> bool:
+    """Returns whether a slider changes anything for the task."""
+    return name not in get_task(task).unused_settings

@@ -55,7 +55,12 @@ class LastPhotograph:
         self._seen: _Seen | None = None
 
     def __call__(
-        self, path: str | os.PathLike[str], *, task: str, threshold: float
+        self,
+        path: str | os.PathLike[str],
+        *,
+        task: str,
+        threshold: float,
+        nms_iou: float | None = None,
     ) -> Result:
         """Returns the segments of a photograph.
 
@@ -63,6 +68,7 @@ class LastPhotograph:
           path: of a local file that doesn't change.
           task: name of the task.
           threshold: score from which on a segment counts.
+          nms_iou: see Segmenter; the network's own by default.
 
         Raises:
           ValueError: see decode_photograph, or it takes too many windows.
@@ -82,6 +88,7 @@ class LastPhotograph:
             task,
             threshold,
             input_size=(height, width),
+            nms_iou=nms_iou,
         )
         return Result(view.pixels, segmentation, self._network.info, task, view.name)
 

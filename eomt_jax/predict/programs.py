@@ -42,6 +42,7 @@ class CompiledNetwork:
       image_size: S, pixels of the network's square input.
       grids: the smaller sizes of input that may be computed instead.
       batch_size: images that run at a time; one alone runs alone.
+      nms_iou: see Segmenter; what post_process takes if a call doesn't say.
       compile_seconds: spent on compiling so far.
     """
 
@@ -80,7 +81,7 @@ class CompiledNetwork:
         self.compile_seconds = 0.0
         self._model = model
         self._max_instances = max_instances or max(100, model.num_queries)
-        self._nms_iou = nms_iou
+        self.nms_iou = nms_iou
         params = jax.device_put(params, jax.devices()[0])
         self._params = jax.jit(model.inference_params)(params)
         self._programs: dict[Any, Any] = {}
@@ -135,6 +136,7 @@ class CompiledNetwork:
         threshold: float,
         *,
         input_size: tuple[int, int] | None = None,
+        nms_iou: float | None = None,
     ) -> Segmentation:
         """Segments of one photograph, from the logits of its windows.
 
@@ -147,14 +149,20 @@ class CompiledNetwork:
           threshold: as in a call.
           input_size: (height, width) of the images that the logits come from; the
             network's own by default.
+          nms_iou: see Segmenter; the network's own by default.
         """
+        nms_iou = self.nms_iou if nms_iou is None else nms_iou
         input_size = input_size or (self.image_size, self.image_size)
         # Windows past the photograph's last are not looked at.
         count = next(n for n in _WINDOW_COUNTS if n >= len(logits))
         canvas_size = _canvas_side(size[0]), _canvas_side(size[1])
 
         def segment(
-            rows: Any, content_size: Any, original_size: Any, threshold: Any
+            rows: Any,
+            content_size: Any,
+            original_size: Any,
+            threshold: Any,
+            nms_iou: Any,
         ) -> Any:
             masks, classes = rows[0]
             if get_task(task).windows:
@@ -165,17 +173,18 @@ class CompiledNetwork:
                 canvas_size=canvas_size,
                 score_threshold=threshold,
                 num_instances=self._max_instances,
-                nms_iou=self._nms_iou,
+                nms_iou=nms_iou,
             )(masks, classes, content_size, original_size, image_size=input_size)
             return jax.tree.map(lambda x: x[None], prediction)
 
         prediction = self.run(
-            (task, canvas_size, count, input_size),
+            (task, canvas_size, count, input_size, nms_iou is None),
             segment,
             [*logits, *[logits[-1]] * (count - len(logits))],
             np.array(content_size, np.int32),
             np.array(size, np.int32),
             np.float32(threshold),
+            None if nms_iou is None else np.float32(nms_iou),
         )
         found = get_task(task).segmentation(
             jax.device_get(prediction),

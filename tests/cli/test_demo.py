@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.cli import demo
-from eomt_jax.cli.demo_page import Page, allowed_tasks
+from eomt_jax.cli.demo_page import Page, allowed_tasks, is_used
 from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.segmenter import Segmenter
@@ -25,7 +25,10 @@ class HalfNetwork(CompiledNetwork):
     def logits(self, images, *, factored):
         return [(None, np.zeros((2, 5)))] * len(images)
 
-    def post_process(self, logits, content_size, size, task, threshold, *, input_size):
+    def post_process(
+        self, logits, content_size, size, task, threshold, *, nms_iou, **_
+    ):
+        self.seen_iou = nms_iou
         if self.error is not None:
             raise self.error
         id_map = np.ones(size, int)
@@ -75,6 +78,28 @@ def test_answer_at_another_threshold_says_that_the_network_did_not_run(page, pho
         "a & b.jpg, 40 × 20 pixels: 1 segment. The network did not run again."
     )
     assert "class 3" not in answer.picture
+
+
+def test_largest_iou_is_the_segmenters_or_that_of_the_slider(photo, tmp_path):
+    model, params = BrightestChannel(), channel_params()
+    segmenter = Segmenter(model, params, INFO)
+    segmenter.network = network = HalfNetwork(
+        model, params, INFO, batch_size=1, nms_iou=0.7
+    )
+    page = Page(segmenter, str(tmp_path))
+    page.answer(photo, "instance", 0.5)
+    assert network.seen_iou == 0.7
+    page.answer(photo, "instance", 0.5, 0.3)
+    assert network.seen_iou == 0.3
+
+
+def test_sliders_are_those_that_change_something():
+    sliders = ("threshold", "nms_iou")
+    used = {
+        task: [name for name in sliders if is_used(name, task)]
+        for task in ("panoptic", "instance", "semantic")
+    }
+    assert used == {"panoptic": ["threshold"], "instance": [*sliders], "semantic": []}
 
 
 def test_semantic_segments_have_no_scores(page, photo):

@@ -148,6 +148,8 @@ def test_threshold_and_task_change_without_the_network(view, photo):
     view.locator("#task label", has_text="instance").click()
     sentence_is(view, rf"{name}, 64 × 64 pixels: 2 segments{kept}")
     sync_api.expect(number).to_have_value("0.5")
+    largest = view.locator("#nms_iou input[type=number]")
+    sync_api.expect(largest).to_have_value("1")
     assert hovered(view, 0.8, 0.2) == []
     slider = view.locator("#threshold input[type=range]").bounding_box()
     middle = slider["y"] + slider["height"] / 2
@@ -159,6 +161,7 @@ def test_threshold_and_task_change_without_the_network(view, photo):
     view.locator("#task label", has_text="semantic").click()
     sentence_is(view, rf"{name}, 64 × 64 pixels: 3 segments\. The network took .* s\.")
     sync_api.expect(number).to_be_hidden()
+    sync_api.expect(largest).to_be_hidden()
 
 
 def test_bad_uploads_are_answered_and_the_page_goes_on(view, photo, tmp_path):

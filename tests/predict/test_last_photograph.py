@@ -20,7 +20,7 @@ class CountingNetwork(CompiledNetwork):
         self.seen.append((len(images), factored))
         return [(None, np.zeros((3, 5)))] * len(images)
 
-    def post_process(self, logits, content_size, size, task, threshold, *, input_size):
+    def post_process(self, logits, content_size, size, task, threshold, **options):
         self.thresholds.append(threshold)
         return Segmentation(labels=np.array([0]), id_map=np.ones(size, int))
 

@@ -1,5 +1,7 @@
 """A Segmenter gives the asked number of instances, and the best of duplicates."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,14 +11,19 @@ from tests.predict.channel_network import INFO
 from tests.predict.test_segmenter import random_eomt
 
 
-def instances_of(masks, **options):
-    """Returns instances of mask logits; each query has another probability."""
+def post_processing(masks, **options):
+    """Returns a function that gives instances; each query has another probability."""
     masks = np.asarray(masks, np.float32)
     model = random_eomt()[0].clone(num_queries=len(masks))
     segmenter = Segmenter(model, {}, INFO, task="instance", **options)
     classes = np.random.default_rng(0).normal(0, 1, (len(masks), 5)).astype(np.float32)
-    logits = [(masks, classes)]
-    return segmenter.network.post_process(logits, (24, 32), (30, 40), "instance", 0.0)
+    arguments = [(masks, classes)], (24, 32), (30, 40), "instance", 0.0
+    return functools.partial(segmenter.network.post_process, *arguments)
+
+
+def instances_of(masks, **options):
+    """Returns instances of mask logits."""
+    return post_processing(masks, **options)()
 
 
 @pytest.mark.parametrize(
@@ -37,10 +44,12 @@ def test_segmenter_keeps_the_best_of_duplicates(monkeypatch):
     masks = np.full((6, 8, 8), -5.0)
     masks[:3, :4], masks[3:, 4:] = 5.0, 5.0
     assert len(instances_of(masks).labels) == 12
-    kept = instances_of(masks, nms_iou=0.7)
+    post_process = post_processing(masks, nms_iou=0.7)
+    kept = post_process()
     # There is one instance of each class at each of the two places.
     assert sorted(kept.labels) == [0, 0, 1, 1]
     assert kept.masks.sum((1, 2)).max() < 30 * 40
+    assert len(post_process(nms_iou=1.0).labels) == 12
 
 
 @pytest.mark.parametrize(
