@@ -18,12 +18,10 @@ from eomt_jax.cli.result_files import write_result
 from eomt_jax.pictures.hover import hover_picture
 from eomt_jax.pictures.overlays import short_name
 from eomt_jax.predict.last_photograph import LastPhotograph
+from eomt_jax.predict.photographs import MOST_SERVED_PIXELS
 from eomt_jax.predict.result import Result, Segment
 from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task, task_names
-
-_MOST_PIXELS = 64_000_000
-"""Pixels of the largest photograph; the instances of a larger one take gigabytes."""
 
 _SLIDERS = {
     "threshold": "Least score of a segment",
@@ -71,9 +69,8 @@ class Page:
         """
         self.tasks = allowed_tasks(segmenter)
         self.nms_iou = segmenter.network.nms_iou or 1.0
-        self._info = segmenter.info
         self._segment = LastPhotograph(
-            segmenter.network, skip_padding=skip_padding, max_pixels=_MOST_PIXELS
+            segmenter.network, skip_padding=skip_padding, max_pixels=MOST_SERVED_PIXELS
         )
         self._folder = folder
         self._kept: collections.deque[str] = collections.deque()

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from eomt_jax.predict.photographs import decode_photograph
+from eomt_jax.predict.photographs import MOST_SERVED_PIXELS, decode_photograph
 from eomt_jax.predict.segmenter import Segmenter
 
-MOST_PIXELS = 64_000_000
 _MOST_BYTES = 1 << 26
-"""Most pixels and bytes of a photograph; a full house of them fits in memory."""
+"""Most bytes of a photograph's file."""
 
 Segment = Callable[[Sequence[np.ndarray], str | None, float | None], list[Any]]
 
@@ -47,6 +46,8 @@ class Batcher:
 
     Attributes:
       num_inside: requests that were let in and are not answered yet.
+      room: a semaphore for photographs that are decoded: those of two batches, so that
+        the others take little memory.
     """
 
     def __init__(self, segment: Segment, *, batch_size: int, most_inside: int):
@@ -58,6 +59,7 @@ class Batcher:
           most_inside: requests that are let in; more are refused.
         """
         self.num_inside = 0
+        self.room = asyncio.Semaphore(2 * batch_size)
         self._segment = segment
         self._batch_size = batch_size
         self._most_inside = most_inside
@@ -191,13 +193,15 @@ def create_app(batcher: Batcher, about: dict[str, Any]) -> Any:
         """Segments the photograph that is the request's body."""
         try:
             with batcher.let_in():
-                pixels = await asyncio.to_thread(
-                    decode_photograph,
-                    await _body(request),
-                    "the photograph",
-                    max_pixels=MOST_PIXELS,
-                )
-                result = await batcher(pixels, task, threshold)
+                encoded = await _body(request)
+                async with batcher.room:
+                    pixels = await asyncio.to_thread(
+                        decode_photograph,
+                        encoded,
+                        "the photograph",
+                        max_pixels=MOST_SERVED_PIXELS,
+                    )
+                    result = await batcher(pixels, task, threshold)
                 content = await asyncio.to_thread(result.to_coco)
         except RefusedError as error:
             headers = {"Retry-After": "1"} if error.status == 503 else {}

@@ -31,6 +31,9 @@ PICTURE_ENDINGS = (
 )
 """Endings that a folder is searched for; HEIC is listed so that it is refused."""
 
+MOST_SERVED_PIXELS = 64_000_000
+"""Most pixels of a photograph from a stranger; a larger one's masks take gigabytes."""
+
 _MAX_BYTES = 1 << 30
 # Photographs of more pixels than this are decoded one after the other: on the way each
 # takes up to 10 bytes a pixel, and threads read several at once.
