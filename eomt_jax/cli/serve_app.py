@@ -188,9 +188,15 @@ def create_app(batcher: Batcher, about: dict[str, Any]) -> Any:
         return responses.JSONResponse(content, 200 if is_alive else 503)
 
     async def segment(
-        request: Any, task: str | None = None, threshold: float | None = None
+        request: Any,
+        task: str | None = None,
+        threshold: float | None = None,
+        file_name: str = "",
     ) -> Any:
-        """Segments the photograph that is the request's body."""
+        """Segments the photograph that is the request's body.
+
+        `file_name` is that of the JSON; the others are options of a Segmenter's call.
+        """
         try:
             with batcher.let_in():
                 encoded = await _body(request)
@@ -198,10 +204,11 @@ def create_app(batcher: Batcher, about: dict[str, Any]) -> Any:
                     pixels = await asyncio.to_thread(
                         decode_photograph,
                         encoded,
-                        "the photograph",
+                        file_name or "the photograph",
                         max_pixels=MOST_SERVED_PIXELS,
                     )
                     result = await batcher(pixels, task, threshold)
+                result = dataclasses.replace(result, file_name=file_name)
                 content = await asyncio.to_thread(result.to_coco)
         except RefusedError as error:
             headers = {"Retry-After": "1"} if error.status == 503 else {}

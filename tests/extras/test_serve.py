@@ -37,11 +37,11 @@ class Gate:
     def __init__(self, segmenter):
         self.segmenter, self.opened = segmenter, threading.Event()
         self.opened.set()
-        self.batches = []
+        self.batches, self.batcher = [], None
 
     def __call__(self, photographs, task, threshold):
-        assert self.opened.wait(timeout=60)
         self.batches.append(len(photographs))
+        assert self.opened.wait(timeout=60)
         return segment_all(self.segmenter, photographs, task, threshold)
 
 
@@ -49,7 +49,8 @@ class Gate:
 def served(segmenter):
     """Serves with room for six requests; gives the port, the gate and the server."""
     gate = Gate(segmenter)
-    app = create_app(Batcher(gate, batch_size=4, most_inside=6), {"task": "panoptic"})
+    gate.batcher = Batcher(gate, batch_size=4, most_inside=6)
+    app = create_app(gate.batcher, {"task": "panoptic"})
     config = uvicorn.Config(app, port=0, log_level="warning")
     server, socket = uvicorn.Server(config), config.bind_socket()
     socket.listen()
@@ -95,7 +96,9 @@ def test_photograph_is_answered_with_the_json_of_eomt_predict(served, segmenter)
     with Image.open(io.BytesIO(photo())) as image:
         assert found == segmenter(image).to_coco()
     assert [row["area"] for row in found["annotations"]] == [512, 512]
-    _, found, _ = ask(port, photo(), "/segment?task=instance&threshold=0.96")
+    path = "/segment?task=instance&threshold=0.96&file_name=a.jpg"
+    _, found, _ = ask(port, photo(), path)
+    assert found["images"][0]["file_name"] == "a.jpg"
     assert found["info"]["task"] == "instance"
     assert [row["category_id"] for row in found["annotations"]] == [1]
 
@@ -108,6 +111,7 @@ def test_bad_requests_are_answered_with_a_sentence(served, monkeypatch):
     for body, path, status, words in [
         (b"hello", "/segment", 400, "the photograph is no picture"),
         (b"", "/segment", 400, "the photograph is empty"),
+        (b"", "/segment?file_name=a.jpg", 400, "a.jpg is empty"),
         (strip.getvalue(), "/segment?task=semantic", 400, "takes 5000 windows"),
         (photo(), "/segment?task=foo", 400, "it must be one of panoptic"),
         (photo(), "/segment?threshold=7", 400, "a score lies between 0 and 1"),
@@ -133,13 +137,15 @@ def test_overload_is_refused_at_once_and_the_others_are_answered(served):
         status, content, headers = ask(port, photo())
         assert (status, headers["Retry-After"]) == (503, "1")
         assert content == {"detail": "6 requests wait; try again later"}
+        # All are decoded; some of them are with the device.
+        wait_until(lambda: sum(gate.batches) + gate.batcher._waiting.qsize() == 6)
         gate.opened.set()
         answers = [one.result() for one in waiting]
     assert [status for status, _, _ in answers] == [200] * 6
     assert all(content == answers[0][1] for _, content, _ in answers)
-    # The first batch began with what had come; the rest waited together.
+    # The first batch began with what had come, and the rest waited together.
     assert sum(gate.batches) == 6
-    assert max(gate.batches) == 4
+    assert gate.batches[1] == min(4, 6 - gate.batches[0])
     assert ask(port, path="/health")[1]["inside"] == 0
 
 
