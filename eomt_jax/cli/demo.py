@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with (
             warnings_as_notes(),
-            tempfile.TemporaryDirectory(prefix="eomt_demo_") as folder,
+            # A thread of gradio may still write while it is deleted.
+            tempfile.TemporaryDirectory(
+                prefix="eomt_demo_", ignore_cleanup_errors=True
+            ) as folder,
         ):
             _serve(options, folder)
     except (ValueError, ImportError, OSError) as error:

@@ -29,6 +29,9 @@ _SLIDERS = {
 }
 """Labels of the sliders, by the setting of a Segmenter that each moves."""
 
+_LEAST = 0.05
+"""Where the sliders begin; at a score of 0 every query would be an instance."""
+
 _KEPT = 4
 """Answers whose files stay: gradio copies them soon after it has got their names."""
 
@@ -190,22 +193,25 @@ def build(page: Page, title: str) -> Any:
             gr.update(value=coco, interactive=coco is not None),
         )
 
-    def upload(path: str | None, task: str, *numbers: Any) -> tuple[Any, ...]:
+    def upload(file: Any, task: str, *numbers: Any) -> tuple[Any, ...]:
         # An empty field takes the next photograph.
-        return None, path, *move(path, task, *numbers)
+        return None, file["path"], *move(file["path"], task, *numbers)
 
     def choose_task(path: str | None, task: str, nms_iou: Any) -> tuple[Any, ...]:
         sliders = [gr.update(visible=is_used(name, task)) for name in _SLIDERS]
         sliders[0]["value"] = threshold = get_task(task).threshold
         return *sliders, *move(path, task, threshold, nms_iou)
 
-    def move(path: str | None, task: str, *numbers: Any) -> tuple[Any, ...]:
-        # A browser's 1.0 comes as the integer 1.
-        return outputs(page.answer(path, task, *map(float, numbers)))
+    def move(
+        path: str | None, task: str, threshold: Any, nms_iou: Any
+    ) -> tuple[Any, ...]:
+        threshold = slider_value(threshold, get_task(task).threshold)
+        nms_iou = slider_value(nms_iou, page.nms_iou)
+        return outputs(page.answer(path, task, threshold, nms_iou))
 
     def slider(name: str, value: float) -> Any:
         return gr.Slider(
-            0.05,
+            _LEAST,
             1.0,
             step=0.01,
             value=value,
@@ -244,6 +250,8 @@ def build(page: Page, title: str) -> Any:
             "concurrency_id": "device",
             "concurrency_limit": 1,
             "show_progress_on": picture,
+            # gradio calls a slider's field that is empty for a moment an error.
+            "preprocess": False,
         }
         sliders = [threshold, nms_iou]
         inputs = [shown, task, *sliders]
@@ -257,3 +265,9 @@ def build(page: Page, title: str) -> Any:
 def is_used(name: str, task: str) -> bool:
     """Returns whether a slider changes anything for the task."""
     return name not in get_task(task).unused_settings
+
+
+def slider_value(value: Any, default: float) -> float:
+    """Returns what a slider says, or the default while its field holds no such number."""
+    is_number = isinstance(value, int | float) and _LEAST <= value <= 1
+    return float(value) if is_number else default

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eomt_jax.cli import demo
-from eomt_jax.cli.demo_page import Page, allowed_tasks, is_used
+from eomt_jax.cli.demo_page import Page, allowed_tasks, is_used, slider_value
 from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.segmenter import Segmenter
@@ -100,6 +100,14 @@ def test_sliders_are_those_that_change_something():
         for task in ("panoptic", "instance", "semantic")
     }
     assert used == {"panoptic": ["threshold"], "instance": [*sliders], "semantic": []}
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [(0.3, 0.3), (1, 1.0), (0.05, 0.05), (0, 0.8), (7, 0.8), (None, 0.8), ("x", 0.8)],
+)
+def test_slider_whose_field_holds_no_such_number_has_its_default(value, expected):
+    assert slider_value(value, 0.8) == expected
 
 
 def test_semantic_segments_have_no_scores(page, photo):

@@ -60,7 +60,7 @@ def browser():
 
 @pytest.fixture
 def view(browser, address):
-    """Opens the page; at the end nothing came from elsewhere and no script failed."""
+    """Opens the page; at the end nothing came from elsewhere and nothing failed."""
     context = browser.new_context(accept_downloads=True)
     view = context.new_page()
     view.set_default_timeout(30_000)
@@ -70,6 +70,7 @@ def view(browser, address):
     view.goto(address)
     sentence_is(view, r"Drop a photograph above\.")
     yield view
+    assert view.get_by_text("Error", exact=True).count() == 0
     context.close()
     assert not [url for url in requests if not re.match(f"{address}|data:|blob:", url)]
     assert not errors
@@ -145,6 +146,11 @@ def test_threshold_and_task_change_without_the_network(view, photo):
     kept = r"\. The network did not run again\."
     sentence_is(view, rf"{name}, 64 × 64 pixels: 2 segments{kept}")
     assert hovered(view, 0.2, 0.5) == []
+    # An empty field has the default until it is filled.
+    number.fill("")
+    sentence_is(view, rf"{name}, 64 × 64 pixels: 3 segments{kept}")
+    number.press_sequentially("0.98")
+    sentence_is(view, rf"{name}, 64 × 64 pixels: 2 segments{kept}")
     view.locator("#task label", has_text="instance").click()
     sentence_is(view, rf"{name}, 64 × 64 pixels: 2 segments{kept}")
     sync_api.expect(number).to_have_value("0.5")
