@@ -29,6 +29,7 @@ from eomt_jax.cli.segmenter_arguments import (
     warnings_as_notes,
 )
 from eomt_jax.parallel.host_memory import keep_freed_memory
+from eomt_jax.postprocess.confidence import KINDS
 from eomt_jax.predict.result import Result
 from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import get_task
@@ -129,6 +130,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="write PHOTO.explain.png too: how the queries of the best segments find "
         "them, with their masks, classes and attention in each masked layer",
     )
+    add(
+        "--confidence",
+        nargs="?",
+        const=KINDS[0],
+        choices=KINDS,
+        help="write PHOTO.confidence.png and PHOTO.confidence16.png too, a picture and "
+        "16-bit numbers of how sure the network is that some class covers a pixel; "
+        f"{KINDS[1]}: the best class's share of all classes (semantic and panoptic "
+        "segmentation)",
+    )
     add("--no_overlay", action="store_true", help="write no PHOTO.png")
     add(
         "--long_side",
@@ -151,6 +162,8 @@ def _endings(options: argparse.Namespace) -> list[str]:
         ".png": not options.no_overlay,
         ".masks.png": options.masks,
         ".explain.png": options.explain,
+        ".confidence.png": options.confidence,
+        ".confidence16.png": options.confidence,
         ".json": True,
     }
     return [ending for ending, wanted in asked.items() if wanted]
@@ -166,7 +179,9 @@ def _open(options: argparse.Namespace) -> Segmenter:
     batch_size = options.batch_size
     if batch_size is None:
         batch_size = 1 if jax.default_backend() == "cpu" else 8
-    segmenter = open_segmenter(options, batch_size=batch_size)
+    segmenter = open_segmenter(
+        options, batch_size=batch_size, confidence=options.confidence or ""
+    )
     for note in (*segmenter.notes, *options_without_effect(options, segmenter.task)):
         print(f"note: {note}", file=sys.stderr)
     if options.masks:
@@ -181,7 +196,7 @@ def options_without_effect(options: argparse.Namespace, task: str) -> list[str]:
     }
     if options.tile:
         unused["skip_padding"] = "on tiles, which have no padding"
-    if options.no_overlay:
+    if options.no_overlay and not options.confidence:
         unused["long_side"] = "without overlays"
     return [
         f"--{name} has no effect {where}"

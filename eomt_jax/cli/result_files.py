@@ -12,6 +12,8 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from eomt_jax.pictures.confidence import draw_confidence
+from eomt_jax.postprocess.confidence import confidence_picture
 from eomt_jax.predict.result import Result
 
 _LONG_SIDES = 1024, 2048
@@ -30,26 +32,32 @@ def write_result(
     long_side: int | None = None,
     explanation: Image.Image | None = None,
 ) -> None:
-    """Draws and writes the files of one photograph.
+    """Draws and writes the files of one photograph, its confidences too if it has them.
 
     Args:
       result: the segments of a photograph.
       path: without the endings that the files get.
       overlay: whether the photograph with its segments is drawn.
       masks: whether a picture of the pixels' ids is written.
-      long_side: of the overlay in pixels; by default the photograph's, in _LONG_SIDES.
+      long_side: of the pictures in pixels; by default the photograph's, in _LONG_SIDES.
       explanation: picture of how the segments were found, if it is wanted.
     """
     files: dict[str, bytes] = {}
+    own_side = min(max(_LONG_SIDES[0], *result.size), _LONG_SIDES[1])
     if overlay:
-        shortest, longest = _LONG_SIDES
-        own = min(max(shortest, *result.size), longest)
-        picture = result.draw(long_side=long_side or own)
+        picture = result.draw(long_side=long_side or own_side)
         files[".png"] = _encode_png(picture)
     if masks:
         files[".masks.png"] = _encode_png(result.mask_picture())
     if explanation is not None:
         files[".explain.png"] = _encode_png(np.asarray(explanation))
+    if result.confidence is not None:
+        picture = draw_confidence(
+            result.image, result.confidence, long_side=long_side or own_side
+        )
+        files[".confidence.png"] = _encode_png(picture)
+        numbers = confidence_picture(result.confidence)
+        files[".confidence16.png"] = _encode_png(numbers)
     text = json.dumps(result.to_coco(), indent=1, ensure_ascii=False)
     # A file name that isn't UTF-8 has signs that are no text; JSON escapes them so.
     files[".json"] = text.encode(errors="backslashreplace") + b"\n"

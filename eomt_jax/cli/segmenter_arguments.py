@@ -57,8 +57,15 @@ def add_segmenter_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_segmenter(options: argparse.Namespace, *, batch_size: int) -> Segmenter:
+def open_segmenter(
+    options: argparse.Namespace, *, batch_size: int, confidence: str = ""
+) -> Segmenter:
     """Opens the checkpoint that the arguments name.
+
+    Args:
+      options: with the arguments of `add_segmenter_arguments`.
+      batch_size: see Segmenter.
+      confidence: see Segmenter.
 
     Raises:
       ValueError: see Segmenter.from_checkpoint.
@@ -74,6 +81,7 @@ def open_segmenter(options: argparse.Namespace, *, batch_size: int) -> Segmenter
         skip_padding=options.skip_padding,
         max_instances=options.max_instances,
         nms_iou=options.nms_iou,
+        confidence=confidence,
         compilation_cache=options.compilation_cache,
     )
 

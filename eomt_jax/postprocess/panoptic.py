@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from eomt_jax.models.mask_product import MaskFactors
 from eomt_jax.postprocess import geometry
+from eomt_jax.postprocess.confidence import restored_confidence
 from eomt_jax.types import Array
 
 
@@ -27,12 +28,15 @@ class PanopticPrediction:
       labels: class of each segment, 0 to K - 1.
       scores: probability of that class.
       valid: True where query q is a segment with at least one pixel.
+      confidence: of each pixel, 0 to 1, see confidence.pixel_confidence; 0 past each
+        photograph's own size. None where nobody asked for it.
     """
 
     id_map: Int[Array, "*B Hc Wc"]
     labels: Int[Array, "*B Q"]
     scores: Float[Array, "*B Q"]
     valid: Bool[Array, "*B Q"]
+    confidence: Float[Array, "*B Hc Wc"] | None = None
 
 
 def panoptic_segmentation(
@@ -43,6 +47,7 @@ def panoptic_segmentation(
     is_thing: Bool[Array, " K"],
     score_threshold: float | Float[Array, ""] = 0.8,
     overlap_threshold: float = 0.8,
+    confidence: str = "",
 ) -> PanopticPrediction:
     """Segments of one image, at the photograph's size.
 
@@ -57,6 +62,9 @@ def panoptic_segmentation(
     Few queries are kept as a rule, and only kept ones are restored: the work is
     compiled for 16, 32, 64 … Q of them and the smallest that holds all runs. The
     result is the same whichever runs. Under vmap all of them would run: use lax.map.
+
+    If a kind of `confidence` is asked for (see confidence.KINDS), all queries are
+    restored for it.
     """
     num_queries, num_labels = class_logits.shape
     probs = jax.nn.softmax(class_logits.astype(jnp.float32), axis=-1)
@@ -87,7 +95,12 @@ def panoptic_segmentation(
     branch = jnp.searchsorted(jnp.array(capacities), kept.sum())
     branches = [functools.partial(segment, capacity) for capacity in capacities]
     id_map, valid = jax.lax.switch(branch, branches, None)
-    return PanopticPrediction(id_map=id_map, labels=labels, scores=scores, valid=valid)
+    sure = None
+    if confidence:
+        sure = restored_confidence(mask_logits, class_logits, restore, confidence)
+    return PanopticPrediction(
+        id_map=id_map, labels=labels, scores=scores, valid=valid, confidence=sure
+    )
 
 
 def _capacities(num_queries: int) -> list[int]:

@@ -55,9 +55,9 @@ def post_processing(
       info: the dataset whose classes the model predicts.
       task: the name of the task.
       canvas_size: (height, width) that holds the photograph.
-      **options: score_threshold, which may be traced, overlap_threshold, num_instances
-        and nms_iou. The task takes those that it needs; see panoptic_segmentation and
-        instance_segmentation.
+      **options: score_threshold, which may be traced, overlap_threshold, num_instances,
+        nms_iou and confidence. The task takes those that it needs; see
+        panoptic_segmentation, instance_segmentation and confidence.KINDS.
 
     Returns:
       (mask_logits, class_logits, content_size, original_size, *, image_size) →

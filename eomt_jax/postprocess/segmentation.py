@@ -7,6 +7,7 @@ Legend: H W the photograph's pixels, n segments, B batch, T targets (padded).
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -27,6 +28,7 @@ class Segmentation:
       is_crowd: True for a group of things of one class; None where there is none.
       queries: number of the query that predicted each segment; None if no single query
         predicts a segment.
+      confidence: of each pixel, 0 to 1; None where nobody asked for it.
     """
 
     labels: Integer[np.ndarray, " n"]
@@ -35,19 +37,23 @@ class Segmentation:
     scores: Float[np.ndarray, " n"] | None = None
     is_crowd: Bool[np.ndarray, " n"] | None = None
     queries: Integer[np.ndarray, " n"] | None = None
+    confidence: Float[np.ndarray, "H W"] | None = None
 
     def __post_init__(self):
         if (self.id_map is None) == (self.masks is None):
             raise ValueError("a segmentation has an id map or masks, one of the two")
 
     @classmethod
-    def from_label_map(cls, label_map: Integer[np.ndarray, "H W"]) -> "Segmentation":
+    def from_label_map(
+        cls, label_map: Integer[np.ndarray, "H W"], *, confidence: Any = None
+    ) -> "Segmentation":
         """Returns one segment for each class; negative pixels belong to none."""
         labels, inverse = np.unique(label_map, return_inverse=True)
         ids = np.cumsum(labels >= 0)
         return cls(
             labels=labels[labels >= 0],
             id_map=ids[inverse].reshape(label_map.shape),
+            confidence=confidence,
         )
 
     @classmethod
@@ -135,6 +141,15 @@ def renumber(
     ids = np.zeros(max(int(cut.max(initial=0)), int(kept.max(initial=-1)) + 1) + 1, int)
     ids[kept + 1] = np.arange(1, len(kept) + 1)
     return ids[cut]
+
+
+def cut_confidence(
+    prediction: Any, row: int, size: tuple[int, int]
+) -> Float[np.ndarray, "H W"] | None:
+    """Returns the confidences of one image of a batch, None if it has none."""
+    if prediction.confidence is None:
+        return None
+    return np.asarray(prediction.confidence[row])[: size[0], : size[1]]
 
 
 def rgb_ids(id_map: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -5,7 +5,7 @@ logits' size, L columns of the resized photograph laid on its side, Hc Wc canvas
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from eomt_jax.ops.resize import interpolation_positions
 from eomt_jax.pipeline.transforms import num_windows, window_start
+from eomt_jax.postprocess.confidence import pixel_confidence
 from eomt_jax.types import Array
 
 STRIP_ROWS = 32
@@ -29,9 +30,12 @@ class SemanticPrediction:
 
     Attributes:
       label_map: 0 to K - 1 inside the photograph, -1 past its own size on the canvas.
+      confidence: 0 to 1, see confidence.pixel_confidence; 0 past the photograph's own
+        size. None where nobody asked for it.
     """
 
     label_map: Int[Array, "*B Hc Wc"]
+    confidence: Float[Array, "*B Hc Wc"] | None = None
 
 
 def semantic_segmentation(
@@ -42,6 +46,7 @@ def semantic_segmentation(
     *,
     image_size: int,
     canvas_size: tuple[int, int],
+    confidence: str = "",
 ) -> SemanticPrediction:
     """Returns the classes of one image, at the photograph's size.
 
@@ -62,6 +67,7 @@ def semantic_segmentation(
       original_size: (height, width) of the photograph.
       image_size: S.
       canvas_size: (height, width) of the result.
+      confidence: kind of confidence that is wanted too, see confidence.KINDS.
     """
     # Everything happens on the photograph's side: its short side becomes the rows.
     upright = original_size[0] > original_size[1]
@@ -73,21 +79,26 @@ def semantic_segmentation(
     scores = _WindowScores(
         jnp.moveaxis(mask_logits, 1, -1), probs[..., : num_labels - 1], image_size
     )
-    label_map = _fill_canvas(
+    maps = _fill_canvas(
         scores,
         resize_taps(image_size, short, canvas_short),
         _window_taps(content_size.max(), long, canvas_long, size=image_size),
         num_windows=num_windows(content_size.max(), image_size),
         original_size=(short, long),
+        confidence=confidence,
     )
-    # A photograph on its side may be wider than the canvas; upright it fits.
-    square = jnp.pad(label_map, ((0, canvas_long - canvas_short), (0, 0)))
-    square = jnp.where(upright, square.T, square)
     height, width = canvas_size
     inside = (jnp.arange(height)[:, None] < original_size[0]) & (
         jnp.arange(width) < original_size[1]
     )
-    return SemanticPrediction(jnp.where(inside, square[:height, :width], -1))
+
+    def on_canvas(values: Array, outside: float) -> Array:
+        # A photograph on its side may be wider than the canvas; upright it fits.
+        square = jnp.pad(values, ((0, canvas_long - canvas_short), (0, 0)))
+        square = jnp.where(upright, square.T, square)
+        return jnp.where(inside, square[:height, :width], outside)
+
+    return SemanticPrediction(*map(on_canvas, maps, (-1, 0.0)))
 
 
 class Taps(NamedTuple):
@@ -178,8 +189,12 @@ def _fill_canvas(
     *,
     num_windows: Int[Array, ""],
     original_size: tuple[Int[Array, ""], Int[Array, ""]],
-) -> Int[Array, "short long"]:
-    """Returns the best class of each canvas pixel; past original_size anything."""
+    confidence: str,
+) -> tuple[Array, ...]:
+    """Returns the best class of each canvas pixel, and its confidence if it is wanted.
+
+    The maps are [short, long]; past original_size they hold anything.
+    """
     canvas_size = len(rows.source), len(columns.source)
     height, width = (min(most, n) for most, n in zip(BLOCK_SIZE, canvas_size))
     # Rows that don't lie in the photograph belong to no strip.
@@ -190,35 +205,53 @@ def _fill_canvas(
     rows = _pad_taps(rows, height)
     columns = _pad_taps(columns, width)
 
-    def fill_strip(i: Array, label_map: Array) -> Array:
+    def fill_strip(i: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
         top = i * STRIP_ROWS
         begin = jnp.sum(first_source < top)
         end = jnp.sum(first_source < jnp.minimum(top + STRIP_ROWS, scores.size))
         strip = scores.strip(top, STRIP_ROWS + 1, num_windows)
 
-        def fill_columns(k: Array, label_map: Array) -> Array:
+        def fill_columns(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
             left = k * width
             part = mix_columns(strip, slice_taps(columns, left, width))
 
-            def fill_block(b: Array, label_map: Array) -> Array:
+            def fill_block(b: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
                 y = begin + b * height
                 source, weight = slice_taps(rows, y, height)
                 source = jnp.clip(source - top, 0, STRIP_ROWS)
                 block = mix_rows(part, Taps(source, weight))
-                labels = best_class(block)
-                return jax.lax.dynamic_update_slice(label_map, labels, (y, left))
+                return update_maps(maps, block, confidence, place=(y, left))
 
-            return jax.lax.fori_loop(
-                0, -(-(end - begin) // height), fill_block, label_map
-            )
+            return jax.lax.fori_loop(0, -(-(end - begin) // height), fill_block, maps)
 
-        return jax.lax.fori_loop(0, num_columns, fill_columns, label_map)
+        return jax.lax.fori_loop(0, num_columns, fill_columns, maps)
 
     # Rows that a block fills past its strip's end are filled again by the next strip.
-    empty = jnp.zeros((len(rows.source), len(columns.source)), jnp.int32)
+    empty = empty_maps((len(rows.source), len(columns.source)), confidence)
     num_strips = -(-scores.size // STRIP_ROWS)
-    label_map = jax.lax.fori_loop(0, num_strips, fill_strip, empty)
-    return label_map[: canvas_size[0], : canvas_size[1]]
+    maps = jax.lax.fori_loop(0, num_strips, fill_strip, empty)
+    return tuple(values[: canvas_size[0], : canvas_size[1]] for values in maps)
+
+
+def empty_maps(size: tuple[int, ...], confidence: str) -> tuple[Array, ...]:
+    """Returns a map of classes and, if a kind of confidence is wanted, one of it."""
+    dtypes = [jnp.int32, *[jnp.float32] * bool(confidence)]
+    return tuple(jnp.zeros(size, dtype) for dtype in dtypes)
+
+
+def update_maps(
+    maps: tuple[Array, ...],
+    scores: Float[Array, "h w K"],
+    confidence: str,
+    *,
+    place: tuple[Any, Any],
+) -> tuple[Array, ...]:
+    """Returns the maps of `empty_maps` with a block at (row, column) filled."""
+    values = [best_class(scores)]
+    if confidence:
+        values.append(pixel_confidence(scores, confidence))
+    update = jax.lax.dynamic_update_slice
+    return tuple(update(one, block, place) for one, block in zip(maps, values))
 
 
 def best_class(scores: Float[Array, "h w K"]) -> Int[Array, "h w"]:

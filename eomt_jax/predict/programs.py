@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from eomt_jax.postprocess.confidence import check_kind
 from eomt_jax.postprocess.post_processing import post_processing
 from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.predict.logits import Predictions, all_predictions, last_logits
@@ -43,6 +44,7 @@ class CompiledNetwork:
       grids: the smaller sizes of input that may be computed instead.
       batch_size: images that run at a time; one alone runs alone.
       nms_iou: see Segmenter; what post_process takes if a call doesn't say.
+      confidence: kind of confidence that post-processing adds, or "".
       compile_seconds: spent on compiling so far.
     """
 
@@ -55,6 +57,7 @@ class CompiledNetwork:
         batch_size: int,
         max_instances: int | None = None,
         nms_iou: float | None = None,
+        confidence: str = "",
     ):
         """Puts the parameters on the device; see Segmenter for what raises."""
         self.grids = TokenGrids.of(model)
@@ -75,6 +78,8 @@ class CompiledNetwork:
                 f"max_instances is {max_instances}; it must be at least 1, or None for as "
                 "many as the model has queries"
             )
+        check_kind(confidence)
+        self.confidence = confidence
         self.info = info
         self.image_size = self.grids.image_size
         self.batch_size = batch_size
@@ -174,6 +179,7 @@ class CompiledNetwork:
                 score_threshold=threshold,
                 num_instances=self._max_instances,
                 nms_iou=nms_iou,
+                confidence=self.confidence,
             )(masks, classes, content_size, original_size, image_size=input_size)
             return jax.tree.map(lambda x: x[None], prediction)
 

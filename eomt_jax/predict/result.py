@@ -8,7 +8,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from pycocotools import mask as mask_codec
 from scipy import ndimage
 
@@ -67,6 +67,14 @@ class Result:
     def size(self) -> tuple[int, int]:
         """Returns (height, width) of the photograph."""
         return self.segmentation.size
+
+    @property
+    def confidence(self) -> Float[np.ndarray, "H W"] | None:
+        """Returns each pixel's confidence, 0 to 1; None if the segmenter has none.
+
+        Segmenter(confidence=…) says which kind it is.
+        """
+        return self.segmentation.confidence
 
     @functools.cached_property
     def id_map(self) -> Integer[np.ndarray, "H W"]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from eomt_jax.models.network import Network
 from eomt_jax.parallel.mesh import BATCH_AXES, batch_sharding, create_mesh
 from eomt_jax.pipeline import transforms
+from eomt_jax.postprocess.confidence import check_kind
 from eomt_jax.postprocess.post_processing import post_processing
 from eomt_jax.predict.logits import is_one_cpu, last_logits
 from eomt_jax.predict.token_grids import TokenGrids, regroup
@@ -45,6 +46,7 @@ class Runner:
         overlap_threshold: float = 0.8,
         num_instances: int = 100,
         skip_padding: bool = False,
+        confidence: str = "",
     ):
         """Prepares the function; compiles at the first call.
 
@@ -63,12 +65,15 @@ class Runner:
             batch's photographs, see `regroup`. The network was trained with the
             padding's tokens, so predictions differ a little. Windows have no padding
             to skip.
+          confidence: kind of confidence that predictions have too, see
+            confidence.KINDS; "" for none.
 
         Raises:
-          ValueError: there is no such task, or padding is to be skipped on a mesh of
+          ValueError: there is no such task or kind of confidence, or padding is to be skipped on a mesh of
             several processes.
         """
         chosen = get_task(task or info.task)
+        check_kind(confidence)
         if score_threshold is None:
             score_threshold = chosen.threshold
         self.task = chosen.name
@@ -83,6 +88,7 @@ class Runner:
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
             num_instances=num_instances,
+            confidence=confidence,
         )
         self._run = jax.jit(self._predict, static_argnames="input_size")
         self._grids: TokenGrids | None = None

@@ -50,6 +50,11 @@ class Segmenter:
     whose masks have a larger IoU than that only the best stays; by default all stay, as
     the published scores count them. Panoptic segments never overlap.
 
+    With `confidence="unnormalized"` the results of semantic and panoptic segmentation
+    have a `confidence` for each pixel, which is low where no class covers it; with
+    "normalized" it is the best class's share of all classes, see
+    postprocess.confidence.
+
     Attributes:
       info: the class table.
       task: what is made when a call doesn't say.
@@ -68,6 +73,7 @@ class Segmenter:
         skip_padding: bool = False,
         max_instances: int | None = None,
         nms_iou: float | None = None,
+        confidence: str = "",
         notes: Sequence[str] = (),
     ):
         """Puts the parameters on the first device.
@@ -82,11 +88,12 @@ class Segmenter:
           skip_padding: see the class.
           max_instances: see the class.
           nms_iou: see the class.
+          confidence: see the class.
           notes: see the class.
 
         Raises:
           ValueError: the image size isn't square, the classes aren't as many as the
-            model's, there is no such task, nms_iou isn't between 0 and 1, or
+            model's, there is no such task or kind of confidence, nms_iou isn't between 0 and 1, or
             max_instances is less than 1.
         """
         self.info = info
@@ -100,6 +107,7 @@ class Segmenter:
             batch_size=batch_size,
             max_instances=max_instances,
             nms_iou=nms_iou,
+            confidence=confidence,
         )
         self._skip_padding = skip_padding
 
@@ -117,6 +125,7 @@ class Segmenter:
         skip_padding: bool = False,
         max_instances: int | None = None,
         nms_iou: float | None = None,
+        confidence: str = "",
         compilation_cache: epath.PathLike | None = None,
         **overrides: Any,
     ) -> "Segmenter":
@@ -138,6 +147,7 @@ class Segmenter:
           skip_padding: see the class.
           max_instances: see the class.
           nms_iou: see the class.
+          confidence: see the class.
           compilation_cache: folder that keeps compiled programs for the next process;
             that of eomt-predict by default, unless JAX has one already; "" keeps none.
           **overrides: see eomt_jax.load.
@@ -175,6 +185,7 @@ class Segmenter:
             skip_padding=skip_padding,
             max_instances=max_instances,
             nms_iou=nms_iou,
+            confidence=confidence,
             notes=loaded.notes,
         )
 

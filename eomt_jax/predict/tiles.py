@@ -21,10 +21,11 @@ from jaxtyping import Float, Int, UInt8
 from eomt_jax.postprocess.segmentation import Segmentation
 from eomt_jax.postprocess.semantic import (
     Taps,
-    best_class,
+    empty_maps,
     mix_columns,
     mix_rows,
     resize_taps,
+    update_maps,
 )
 from eomt_jax.predict.programs import CompiledNetwork
 from eomt_jax.predict.tile_instances import Piece, Tile, cut_pieces, join_pieces
@@ -56,7 +57,10 @@ def classes_of_tiles(
     """
     del threshold
     rows = tile_rows(pixels.shape[:2], network.image_size)
-    return Segmentation.from_label_map(_label_map(network, pixels, rows))
+    label_map, *confidence = _maps(network, pixels, rows)
+    return Segmentation.from_label_map(
+        label_map, confidence=next(iter(confidence), None)
+    )
 
 
 def instances_of_tiles(
@@ -143,17 +147,20 @@ def _cut(
     return image
 
 
-def _label_map(
+def _maps(
     network: CompiledNetwork, pixels: UInt8[np.ndarray, "H W 3"], rows: list[list[Tile]]
-) -> Int[np.ndarray, "H W"]:
-    """Returns the best class of each pixel, computed cell by cell.
+) -> list[np.ndarray]:
+    """Returns the best class of each pixel, and its confidence if the network has one.
+
+    The maps [H, W] are computed cell by cell.
 
     A cell is what the same tiles see. The scores of all classes at the photograph's own
     size would take gigabytes; those of a cell's strip exist at a time, and of the
     network's logits those of two or three rows of tiles.
     """
     side = network.image_size
-    labels = np.zeros(pixels.shape[:2], np.int32)
+    kind = network.confidence
+    maps = [np.array(values) for values in empty_maps(pixels.shape[:2], kind)]
     logits: dict[Tile, Any] = {}
     columns = _edges([(tile.left, tile.right) for tile in rows[0]])
     spans = [(row[0].top, row[0].bottom) for row in rows]
@@ -173,14 +180,15 @@ def _label_map(
             over = [t for t in wanted if t.left <= left and right <= t.right]
             found = network.run(
                 ("tile", len(over)),
-                functools.partial(_score_cell, side=side),
+                functools.partial(_score_cell, side=side, confidence=kind),
                 [logits[tile] for tile in over],
                 np.array([(top - t.top, left - t.left) for t in over], np.int32),
                 np.array(cell.size, np.int32),
             )
             height, width = cell.size
-            labels[top:bottom, left:right] = np.asarray(found)[:height, :width]
-    return labels
+            for values, part in zip(maps, found, strict=True):
+                values[top:bottom, left:right] = np.asarray(part)[:height, :width]
+    return maps
 
 
 def _edges(spans: Sequence[tuple[int, int]]) -> list[int]:
@@ -193,32 +201,33 @@ def _score_cell(
     cell_size: Int[Array, " 2"],
     *,
     side: int,
-) -> Int[Array, "Y X"]:
-    """Returns a cell's labels, in the top left of a tile or a little more.
+    confidence: str,
+) -> tuple[Array, ...]:
+    """Returns a cell's maps, in the top left of a tile or a little more.
 
-    The rest of the result is arbitrary. A tile scores as a window does in
-    semantic_segmentation. The mean over tiles has its largest class where their sum
-    has it.
+    The rest of the maps [Y, X] is arbitrary. A tile scores as a window does in
+    semantic_segmentation.
 
     Args:
       tiles: logits of those that see the cell.
       offsets: (y, x) of the cell in each.
       cell_size: (height, width).
       side: S.
+      confidence: kind of confidence that is wanted too, or "".
     """
     num_rows, num_columns = _STRIP
     logits = [jnp.moveaxis(mask_logits, 0, -1) for mask_logits, _ in tiles]
     probs = [jax.nn.softmax(x.astype(jnp.float32), axis=-1)[:, :-1] for _, x in tiles]
     heights, widths = (resize_taps(n, side, side) for n in logits[0].shape[:2])
 
-    def fill_strip(i: Array, labels: Array) -> Array:
+    def fill_strip(i: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
         y = i * num_rows + jnp.arange(num_rows)
         strips = [
             mix_rows(masks, _take(heights, y + offset))
             for masks, offset in zip(logits, offsets[:, 0])
         ]
 
-        def fill_block(k: Array, labels: Array) -> Array:
+        def fill_block(k: Array, maps: tuple[Array, ...]) -> tuple[Array, ...]:
             x = k * num_columns + jnp.arange(num_columns)
             scores = [
                 jnp.einsum(
@@ -229,14 +238,13 @@ def _score_cell(
                 )
                 for strip, classes, offset in zip(strips, probs, offsets[:, 1])
             ]
-            best = best_class(jnp.asarray(sum(scores)))
-            return jax.lax.dynamic_update_slice(labels, best, (y[0], x[0]))
+            mean = jnp.asarray(sum(scores)) / len(tiles)
+            return update_maps(maps, mean, confidence, place=(y[0], x[0]))
 
-        return jax.lax.fori_loop(0, -(-cell_size[1] // num_columns), fill_block, labels)
+        return jax.lax.fori_loop(0, -(-cell_size[1] // num_columns), fill_block, maps)
 
-    shape = [-(-side // count) * count for count in _STRIP]
-    labels = jnp.zeros(shape, jnp.int32)
-    return jax.lax.fori_loop(0, -(-cell_size[0] // num_rows), fill_strip, labels)
+    maps = empty_maps(tuple(-(-side // count) * count for count in _STRIP), confidence)
+    return jax.lax.fori_loop(0, -(-cell_size[0] // num_rows), fill_strip, maps)
 
 
 def _take(taps: Taps, pixels: Int[Array, " n"]) -> Taps:

@@ -20,6 +20,7 @@ class Instance(Task):
 
     name = "instance"
     threshold = 0.5
+    unused_settings = ("confidence",)
     overlapping = True
     measured_on = ("panoptic", "instance")
     class_columns = (("AP", "ap"), ("AP50", "ap50"), ("objects", "num_objects"))

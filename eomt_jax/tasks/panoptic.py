@@ -8,7 +8,12 @@ import numpy as np
 from eomt_jax.evaluation.panoptic_quality import PanopticQuality
 from eomt_jax.evaluation.submission import image_number, write_png
 from eomt_jax.postprocess.panoptic import PanopticPrediction, panoptic_segmentation
-from eomt_jax.postprocess.segmentation import Segmentation, renumber, rgb_ids
+from eomt_jax.postprocess.segmentation import (
+    Segmentation,
+    cut_confidence,
+    renumber,
+    rgb_ids,
+)
 from eomt_jax.task_registry import register_task
 from eomt_jax.tasks.task import Rows, Task
 
@@ -52,6 +57,7 @@ class Panoptic(Task):
         *,
         score_threshold,
         overlap_threshold=0.8,
+        confidence="",
         **_: Any,
     ):
         return panoptic_segmentation(
@@ -61,6 +67,7 @@ class Panoptic(Task):
             is_thing=info.is_thing,
             score_threshold=score_threshold,
             overlap_threshold=overlap_threshold,
+            confidence=confidence,
         )
 
     def segmentation(self, prediction, row, size, *, min_score=0.0):
@@ -70,6 +77,7 @@ class Panoptic(Task):
             id_map=renumber(np.asarray(prediction.id_map[row]), kept, size),
             scores=np.asarray(prediction.scores[row])[kept],
             queries=kept,
+            confidence=cut_confidence(prediction, row, size),
         )
 
     def tile_segmenter(self):

@@ -7,7 +7,7 @@ import numpy as np
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
 from eomt_jax.evaluation.submission import write_png
-from eomt_jax.postprocess.segmentation import Segmentation, class_ids
+from eomt_jax.postprocess.segmentation import Segmentation, class_ids, cut_confidence
 from eomt_jax.postprocess.semantic import SemanticPrediction, semantic_segmentation
 from eomt_jax.predict.tiles import classes_of_tiles
 from eomt_jax.task_registry import register_task
@@ -47,7 +47,9 @@ class Semantic(Task):
             )
         return ""
 
-    def post_process(self, mask_logits, class_logits, frame, info, **_: Any):
+    def post_process(
+        self, mask_logits, class_logits, frame, info, *, confidence="", **_: Any
+    ):
         return semantic_segmentation(
             mask_logits,
             class_logits,
@@ -55,11 +57,14 @@ class Semantic(Task):
             frame.original_size,
             image_size=frame.image_size[0],
             canvas_size=frame.canvas_size,
+            confidence=confidence,
         )
 
     def segmentation(self, prediction, row, size, *, min_score=0.0):
-        label_map = np.asarray(prediction.label_map[row])
-        return Segmentation.from_label_map(label_map[: size[0], : size[1]])
+        label_map = np.asarray(prediction.label_map[row])[: size[0], : size[1]]
+        return Segmentation.from_label_map(
+            label_map, confidence=cut_confidence(prediction, row, size)
+        )
 
     def tile_segmenter(self):
         return classes_of_tiles

@@ -92,6 +92,7 @@ def test_predict_skips_padding_where_asked_to(
         ("panoptic", ["--nms_iou=0.7", "--threshold=0.5"], ["nms_iou"]),
         ("instance", ["--nms_iou=0.7", "--max_instances=5", "--threshold=0"], []),
         ("instance", ["--tile", "--skip_padding"], ["skip_padding"]),
+        ("instance", ["--confidence"], ["confidence"]),
         (
             "panoptic",
             ["--no_overlay", "--long_side=9", "--skip_padding"],
@@ -122,13 +123,17 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         "--task=semantic",
         "--threshold=0",
         "--masks",
+        "--confidence",
         "--batch_size=2",
     )
     assert status == 1
     assert files(out) == sorted(
         f"{name}.{ending}"
         for name in ("a_jpg", "a_png", "sub/b")
-        for ending in ("json", "masks.png", "png")
+        for ending in (
+            *("json", "masks.png", "png"),
+            *("confidence.png", "confidence16.png"),
+        )
     )
     errors = capsys.readouterr().err
     assert f"3 of {3 + len(endings)} photographs" in errors
@@ -149,6 +154,11 @@ def test_predict_folder_with_a_damaged_photograph(checkpoint, photos, tmp_path, 
         assert (ids == row["category_id"]).sum() == row["area"]
     with Image.open(out / "a_png.png") as overlay:
         assert overlay.size == (round(1024 * 20 / 50), 1024)
+    levels = np.asarray(Image.open(out / "a_png.confidence16.png"))
+    assert (levels.dtype, levels.shape) == (np.uint16, (50, 20))
+    assert levels.min() > 0
+    with Image.open(out / "a_png.confidence.png") as picture:
+        assert picture.size == (round(1024 * 20 / 50), 1024 + 44)
 
 
 def test_predict_names_that_are_long_or_no_text(checkpoint, tmp_path, capfd):

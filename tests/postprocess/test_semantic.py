@@ -18,6 +18,13 @@ def run(*inputs, image_size=SIZE, canvas_size=CANVAS):
     ).label_map
 
 
+@functools.partial(jax.jit, static_argnames="kind")
+def run_with_confidence(*inputs, kind):
+    return semantic.semantic_segmentation(
+        *inputs, image_size=SIZE, canvas_size=CANVAS, confidence=kind
+    )
+
+
 def logit(probability):
     return np.log(probability / (1 - probability))
 
@@ -122,3 +129,21 @@ def test_semantic_segmentation_equals_everything_at_full_size(original):
     chosen = np.take_along_axis(scores, inside[None], axis=0)[0]
     np.testing.assert_allclose(chosen, scores.max(0), atol=1e-5)
     assert (found[height:] == -1).all() and (found[:, width:] == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["unnormalized", "normalized"])
+def test_confidence_is_of_the_scores_at_full_size(kind):
+    masks, classes = random_logits(1)
+    for original in ((20, 30), (30, 20), (40, 70)):
+        sizes = np.array(cover_size(*original, SIZE)), np.array(original)
+        found = run_with_confidence(masks, classes, *sizes, kind=kind)
+        scores = class_scores(masks, classes, original)
+        expected = scores.max(0).clip(0, 1)
+        if kind == "normalized":
+            expected = scores.max(0) / scores.sum(0)
+        height, width = original
+        inside = found.confidence[:height, :width]
+        np.testing.assert_allclose(inside, expected, atol=1e-5)
+        assert not found.confidence[height:].any()
+        assert not found.confidence[:, width:].any()
+        np.testing.assert_array_equal(found.label_map, run(masks, classes, *sizes))

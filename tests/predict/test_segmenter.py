@@ -23,6 +23,7 @@ from tests.predict.channel_network import (
 )
 
 SIZES = [(24, 40), (40, 30), (64, 20)]
+CONFIDENCE = {True: "normalized", False: "unnormalized"}  # by skip_padding
 
 
 @functools.cache
@@ -64,6 +65,7 @@ def segmenter(skip_padding=True):
         INFO,
         batch_size=2,
         skip_padding=skip_padding,
+        confidence=CONFIDENCE[skip_padding],
     )
 
 
@@ -74,6 +76,8 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     if expected.scores is not None:
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    if found.masks is None:
+        np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-5)
 
 
 class FakeSplit:
@@ -116,6 +120,7 @@ def test_segmenter_equals_the_runner_on_prepared_records(task, skip_padding):
         task=task,
         score_threshold=0.1,
         skip_padding=skip_padding,
+        confidence=CONFIDENCE[skip_padding],
     )
     expected = {}
     for part in runner.regroup([batch]):

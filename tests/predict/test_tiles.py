@@ -23,7 +23,13 @@ from tests.predict.channel_network import (
 
 @functools.cache
 def network():
-    return CompiledNetwork(BrightestChannel(), channel_params(), INFO, batch_size=4)
+    return CompiledNetwork(
+        BrightestChannel(),
+        channel_params(),
+        INFO,
+        batch_size=4,
+        confidence="unnormalized",
+    )
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 57, 64, 100, 1000])
@@ -82,6 +88,7 @@ def test_semantic_tiles_are_averaged(size):
     assert clear.mean() > 0.4
     np.testing.assert_array_equal(labels[clear], scores.argmax(-1)[clear])
     assert size == (15, 9) or len(found.labels) > 1
+    np.testing.assert_allclose(found.confidence, best[..., -1].clip(0, 1), atol=1e-5)
 
 
 def disk(size, center, radius):
