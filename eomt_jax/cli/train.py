@@ -40,8 +40,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="eomt-train",
         description="Trains a network on your photographs. It recognises masks of "
-        "classes, masks of objects, and COCO's JSONs of instances and of panoptic "
-        "segments, and chooses everything that isn't given by the data, the device and "
+        "classes, masks of objects, COCO's JSONs of instances and of panoptic segments, "
+        "and labels of YOLO, Labelme and CVAT, and chooses everything that isn't given by the data, the device and "
         "the weights that are there. The same command continues a stopped training.",
     )
     add = parser.add_argument
@@ -50,9 +50,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         metavar="PATH",
         help="the folder of photographs, and the folder of masks or the JSON; for a "
-        "panoptic JSON its folder of PNGs too; zip and tar archives do as well",
+        "panoptic JSON its folder of PNGs too; or a tool's labels; zip and tar archives "
+        "do as well",
     )
-    add("--out", help="folder of everything that is written; default: runs/PHOTOS")
+    add(
+        "--out",
+        help="folder of everything that is written; default: runs/NAME of the first path",
+    )
     add(
         "--task",
         default="",

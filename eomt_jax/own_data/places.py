@@ -9,7 +9,7 @@ from etils import epath
 
 from eomt_jax.datasets.paired_files import MASK_ENDINGS
 from eomt_jax.datasets.photographs import PICTURE_ENDINGS
-from eomt_jax.datasets.sources import open_source, some
+from eomt_jax.datasets.sources import ARCHIVE_ENDINGS, open_source, some
 from eomt_jax.datasets.splits import parse_split_paths
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -70,10 +70,19 @@ def as_texts(paths: Paths) -> list[str]:
 
 
 def look_into(text: str) -> Place:
+    """Returns what a folder or archive, or that of each split, holds.
+
+    Raises:
+      ValueError: there is nothing, or no picture in it.
+    """
     names, jsons = [], []
     for path in parse_split_paths(text).values():
         local = epath.Path(path).expanduser()
-        if local.exists() and not local.is_dir() and not _is_archive(path):
+        if (
+            local.exists()
+            and not local.is_dir()
+            and not path.lower().endswith(ARCHIVE_ENDINGS)
+        ):
             raise ValueError(f"{path} is a file of another kind: {WANTED}")
         with open_source(path) as source:
             found = [n for n in source.names() if n.lower().endswith(PICTURE_ENDINGS)]
@@ -86,7 +95,3 @@ def look_into(text: str) -> Place:
         names += found
         jsons += listed
     return Place(text, tuple(names), tuple(jsons))
-
-
-def _is_archive(path: str) -> bool:
-    return path.lower().endswith((".zip", ".tar"))

@@ -21,6 +21,7 @@ from eomt_jax.own_data.places import (
     as_texts,
     look_into,
 )
+from eomt_jax.own_data.tool_labels import recognize_tool, tool_of
 
 
 def recognize(
@@ -33,9 +34,10 @@ def recognize(
     """Returns what the paths hold.
 
     Args:
-      paths: photographs, and masks or a JSON, and the PNGs of a panoptic JSON; each a
-        folder, a file or an archive, or train=PATH,validation=PATH. Only photographs
-        and masks go by their order, where both are PNGs.
+      paths: photographs, and masks or a JSON, and the PNGs of a panoptic JSON; or the
+        labels of YOLO, Labelme or CVAT; each a folder, a file or an archive, or
+        train=PATH,validation=PATH. Only photographs and masks go by their order, where
+        both are PNGs.
       task: the user's, which decides whether masks are of classes or of objects.
       classes: the user's class list, for masks; by default one of CLASS_LISTS beside
         them.
@@ -57,6 +59,8 @@ def recognize(
 def _recognize(
     texts: Sequence[str], task: str, classes: str, data_options: Mapping[str, Any]
 ) -> Recognized:
+    if tools := {text: tool for text in texts if (tool := tool_of(text))}:
+        return recognize_tool(tools, texts, classes=classes)
     jsons = [text for text in texts if _is_json(text)]
     places = [look_into(text) for text in texts if text not in jsons]
     if len(places) == 1 and not jsons and not places[0].has_pngs:

@@ -64,7 +64,8 @@ def train(
 
     Returns:
       The scores of the best checkpoint on the photographs held out, as
-      evaluation.scoring.evaluate_checkpoint returns them.
+      evaluation.scoring.evaluate_checkpoint returns them; on those trained on if there
+      are no others.
 
     Raises:
       ValueError: there are no such data, they are of another kind, they can't give the
@@ -96,7 +97,9 @@ def train(
         except guards.Interrupted:
             say("Give the same command again, and the training goes on.")
             raise
-    return _report(plan, folder, paths)
+    again = {"task": task, "classes": os.fspath(classes), **how, **given}
+    again["steps"] = 2 * plan.choices["steps"]
+    return _report(folder, _command(paths, folder, again))
 
 
 def _begin(
@@ -126,6 +129,8 @@ def _begin(
     source = records.open_split(folder / run_folder.DATA_FOLDER, DATASET, "train")
     data = choices.Data(len(source), max(info.max_image_size), info.max_segments)
     plan.choices = choices.choose(machine, data, weights, given)
+    if validation is None:
+        del plan.choices["validation"]  # The data's own splits decide.
     if machine.platform != "cpu":
         rows = max(1, plan.choices["batch_size"] // machine.num_devices)
         candidates = choices.smaller(plan.choices, rows=rows, patch=patch_size(weights))
@@ -136,23 +141,27 @@ def _begin(
                 _config(dataclasses.replace(plan, choices=chosen), folder, info)
             ),
         )
-    _show(source, folder, image_size=plan.choices["image_size"])
+    _show(
+        source,
+        folder,
+        image_size=plan.choices["image_size"],
+        patch_size=patch_size(weights),
+    )
     say(weights.sentence)
     say(f"Chosen for {machine}, where not given; each is a flag:")
     for name, value in plan.choices.items():
-        say(f"  {f'--{name}={value}':<24}{choices.OPTIONS[name].sentence}")
+        say(f"  {_flag(name, value):<24}{choices.OPTIONS[name].sentence}")
     return plan
 
 
 def _default_share(found: Recognized) -> float | None:
-    """Returns the share to hold out; None where the user's paths name a split for it."""
-    texts = [
-        found.options[name]
-        for name in ("images", "annotations", "masks")
-        if name in found.options
-    ]
+    """Returns the share to hold out; None where the data may have splits of their own."""
+    if found.format in ("yolo", "cvat"):
+        return None
+    names = ("images", "annotations", "masks")
+    texts = [found.options[name] for name in names if name in found.options]
     named = {split for text in texts for split in parse_split_paths(text)}
-    return None if named - {""} - {TRAIN} else choices.OPTIONS["validation"].default
+    return None if named - {"", TRAIN} else choices.OPTIONS["validation"].default
 
 
 def _check_task(task: str, found: Recognized) -> None:
@@ -182,8 +191,8 @@ def _check_same(
     weights = plan.weights.path if plan.weights else ""
     before = {"weights": weights or "none", **plan.choices}
     for name in ("weights", "validation", "seed"):
-        if name in given and given[name] != before[name]:
-            differing.append(f"{name} was {before[name]} and is {given[name]}")
+        if name in given and given[name] != before.get(name):
+            differing.append(f"{name} was {before.get(name)} and is {given[name]}")
     if task != plan.task:
         differing.append(f"task was {plan.task or 'not given'} and is {task or 'not'}")
     if differing:
@@ -204,13 +213,14 @@ def _config(plan: Plan, folder: epath.Path, info: DatasetInfo) -> ConfigDict:
     )
 
 
-def _show(source: Any, folder: epath.Path, *, image_size: int) -> None:
+def _show(source: Any, folder: epath.Path, *, image_size: int, patch_size: int) -> None:
     """Prints counts and problems of the training photographs, and draws some."""
     info = source.info
     chosen = preview.spread(len(source), _MAX_COUNTED)
-    counts = preview.count((source[i] for i in chosen), info, image_size=image_size)
+    sizes = {"image_size": image_size, "patch_size": patch_size}
+    counts = preview.count((source[i] for i in chosen), info, **sizes)
     say(preview.format_counts(counts, info))
-    for problem in preview.find_problems(counts, info, image_size=image_size):
+    for problem in preview.find_problems(counts, info, **sizes):
         say(f"warning: {problem}")
     samples = [source[i] for i in preview.spread(len(source), _NUM_SAMPLES)]
     path = folder / CONTACT_SHEET
@@ -219,32 +229,45 @@ def _show(source: Any, folder: epath.Path, *, image_size: int) -> None:
     say(f"The photographs with their labels: {path}")
 
 
-def _report(plan: Plan, folder: epath.Path, paths: Sequence[str]) -> Results:
+def _command(paths: Sequence[str], folder: epath.Path, flags: dict[str, Any]) -> str:
+    """Returns the command that trains with these flags."""
+    words = ["eomt-train", *paths, f"--out={folder}"]
+    words += [_flag(name, value) for name, value in flags.items() if value != ""]
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"
+
+
+def _report(folder: epath.Path, longer: str) -> Results:
     """Says what came out and what to do next; returns the best scores."""
     checkpoint, _ = model_folder.chosen_step(folder)
     step = int(epath.Path(checkpoint).name)
-    held_out = json_files.read_object(folder / f"evaluations/{step:08d}.json")
+    file = folder / f"evaluations/{step:08d}.json"
     (folder / f"pictures/{step:08d}.png").copy(folder / PREDICTIONS, overwrite=True)
     say("For comparison, photographs that were trained on are predicted too …")
     trained_on = evaluate(folder, split="train", num_images=_NUM_TRAINED_ON)
+    # There is none if the user's splits have none for validation.
+    held_out = json_files.read_object(file) if file.exists() else None
+    say(f"\nScores after step {step}:")
+    if held_out:
+        say(f"  {_describe(held_out)} photographs held out")
+    say(f"  {_describe(trained_on)} photographs that it was trained on")
+    say(f"Predictions beside the truth: {folder / PREDICTIONS}")
     pictures = epath.Path(trained_on["file"]).with_suffix("")
-    say(
-        f"\nScores after step {step}: {_describe(held_out)} on the "
-        f"{held_out['num_images']} photographs held out, {_describe(trained_on)} on "
-        f"{trained_on['num_images']} of those trained on. More photographs narrow the gap "
-        "between the two, more steps raise both."
-    )
-    say(f"Predictions beside the truth, held out:  {folder / PREDICTIONS}")
-    say(f"and on photographs that it trained on:   {pictures}_pictures")
+    say(f"  and on photographs that it was trained on: {pictures}_pictures")
     out = shlex.quote(str(folder))
-    given = " ".join(shlex.quote(path) for path in paths)
-    task = f" --task={plan.task}" if plan.task else ""
-    steps = 2 * plan.choices["steps"]
-    say(f"To predict:      eomt-predict PHOTOS --checkpoint={out} --out=predictions")
-    say(f"To train longer: eomt-train {given} --out={out}{task} --steps={steps}")
-    return held_out
+    say("To predict new photographs:")
+    say(f"  eomt-predict NEW_PHOTOS --checkpoint={out} --out=predictions")
+    say("To train longer, from here:")
+    say(f"  {longer}")
+    return held_out or trained_on
 
 
 def _describe(results: Results) -> str:
     name, value = headline(results)
-    return f"{name} is not measurable" if value is None else f"{name} {value:.1f}"
+    score = "not measurable" if value is None else f"{value:.1f}"
+    return f"{name} {score} on {results['num_images']}"

@@ -111,6 +111,26 @@ def test_recognize_panoptic_json_finds_its_pngs(folder):
         assert (found.task, found.options) == ("panoptic", wanted)
 
 
+def test_recognize_labels_of_annotation_tools(folder):
+    write(folder / "yolo/data.yaml", "names: [bolt]")
+    write(folder / "labelme/a.json", json.dumps({"shapes": [], "imagePath": "a.jpg"}))
+    write(folder / "cvat/annotations.xml", "<annotations/>")
+    for tool, file in (
+        ("yolo", "yolo/data.yaml"),
+        ("yolo", "yolo"),
+        ("labelme", "labelme"),
+        ("cvat", "cvat"),
+        ("cvat", "cvat/annotations.xml"),
+    ):
+        found = recognize(file)
+        assert (found.format, found.task) == (tool, "instance")
+        assert found.options == {"annotations": file}
+        options = {"annotations": file, "images": "photos"}
+        assert recognize(["photos", file]).options == options
+    with pytest.raises(ValueError, match="2 paths are given, of yolo, cvat: give"):
+        recognize(["yolo", "cvat"])
+
+
 @pytest.mark.parametrize(
     ("paths", "message"),
     [

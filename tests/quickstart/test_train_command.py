@@ -51,9 +51,9 @@ def test_train_prepares_trains_scores_draws_goes_on_and_refuses(
     run = folder / "runs/photos"
     for text in (
         "This goes on with the training in runs/photos.",
-        "on the 2 photographs held out",
-        "eomt-predict PHOTOS --checkpoint=runs/photos --out=predictions",
-        "eomt-train photos masks --out=runs/photos --steps=4",
+        " on 2 photographs held out",
+        "eomt-predict NEW_PHOTOS --checkpoint=runs/photos --out=predictions",
+        "eomt-train photos masks --out=runs/photos --weights=none --image_size=32 --steps=4",
     ):
         assert text in said
     for name in ("contact_sheet.png", "predictions.png"):
