@@ -91,9 +91,13 @@ DATA_OPTIONS: dict[str, Option] = {
     ),
 }
 
-# One core of an AMD EPYC trains an EoMT-S at 192 pixels, with half of its blocks frozen,
-# on about this many photographs a minute.
+# A core trains an EoMT-S at 192 pixels, with half of its blocks frozen, on so many
+# photographs a minute. With compiling and scoring, 840 took 413 s of an AMD EPYC's
+# cores, which are 122 a minute; not all cores are busy all the time.
 _IMAGES_PER_CORE_MINUTE = 105
+# Share of this that an image takes at any size, by the 68 images a second of
+# configs/quickstart.py on two cores.
+_FIXED_COST = 0.03
 _CPU_MINUTES = (4, 30)  # of steps: for few photographs, and at most
 _PHOTOGRAPHS_PER_MINUTE = 10
 _FEW = 100  # photographs, with which fewer weights should move
@@ -208,18 +212,19 @@ def _cpu_steps(
     """Returns the steps of about four minutes, and more for many photographs."""
     least, most = _CPU_MINUTES
     minutes = min(max(data.num_images / _PHOTOGRAPHS_PER_MINUTE, least), most)
-    patch = patch_size(weights)
-    cost = _cost(weights.variant, chosen["image_size"] // patch)
-    cost /= _cost("small", 192 // 16)
+    patches = chosen["image_size"] // patch_size(weights)
+    cost = _cost(weights.variant, patches=patches)
     images = minutes * machine.cores * _IMAGES_PER_CORE_MINUTE / cost
     steps = images / chosen["batch_size"]
     return max(20, round(steps / 10) * 10)
 
 
-def _cost(variant: str, patches: int) -> float:
-    """Returns a number that the time of an image is in proportion to."""
-    sizes = get_variant(variant)
-    return float(sizes.depth * sizes.embed_dim**2 * patches**2)
+def _cost(variant: str, *, patches: int) -> float:
+    """Returns the time of an image, in that of one of 192 pixels in an EoMT-S."""
+    sizes, small = get_variant(variant), get_variant("small")
+    products = sizes.depth * sizes.embed_dim**2 * patches**2
+    products /= small.depth * small.embed_dim**2 * (192 // 16) ** 2
+    return _FIXED_COST + (1 - _FIXED_COST) * products
 
 
 def smaller(chosen: Mapping[str, Any], *, rows: int, patch: int) -> Iterator[dict]:

@@ -40,9 +40,9 @@ def test_choose_steps_by_cores_photographs_and_cost():
     assert choose(Machine("cpu", "cpu", 1, cores=4))["steps"] == 420
     assert choose(data=Data(160, 640, 14))["steps"] == 840
     assert choose(data=Data(5000, 640, 14))["steps"] == 1580
-    # Patches of twice as many pixels to a side are a quarter as many, and base is four
-    # times as wide.
-    assert choose(image_size=96)["steps"] == 840
+    # Patches of twice as many pixels to a side are a quarter as many, and base has
+    # four times as many weights; each image costs a little whatever its size.
+    assert choose(image_size=96)["steps"] == 770
     base = Weights("vitb14.safetensors", BACKBONE, "base", "")
     assert choose(weights=base)["steps"] == 50
     assert choose(image_size=2048)["steps"] == 20
