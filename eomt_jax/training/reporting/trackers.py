@@ -4,6 +4,7 @@ A thread of its own talks to the tracker, so that one that is slow or can't be r
 takes no time of the training and can't end it.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -134,6 +135,7 @@ class Tracking:
         self._thread: threading.Thread | None = None
         self._sent: dict[int, Mapping[str, Any]] = {}
         self._num_lost = 0
+        self._failed = False
 
     def begin(
         self, kept: Sequence[dict[str, Any]], redone: Sequence[dict[str, Any]]
@@ -172,7 +174,7 @@ class Tracking:
         """Ends the tracker's run; waits a little for what is not sent yet."""
         if self._thread is None or not self._thread.is_alive():
             return
-        self._put(functools.partial(self._tracker.close, failed=failed))
+        self._failed = failed
         wait = _LAST_WAIT_AFTER_ERROR if failed else _LAST_WAIT
         try:
             self._queue.put(None, timeout=wait)
@@ -216,6 +218,9 @@ class Tracking:
             )
         while (task := self._queue.get()) is not None:
             self._try(task)
+        # Where this fails, what was sent is there nevertheless.
+        with contextlib.suppress(Exception):
+            self._tracker.close(failed=self._failed)
 
     def _try(self, task: Callable[[], None]) -> None:
         try:
