@@ -11,6 +11,7 @@ from typing import Any
 from eomt_jax.models.variants import get_variant
 from eomt_jax.options import Choice, Flag, Option, Real, Text, Whole
 from eomt_jax.own_data.weights import Weights
+from eomt_jax.training.reporting.trackers import KINDS
 
 # Flags of eomt-train and keywords of `train`; a default of None is chosen.
 OPTIONS: dict[str, Option] = {
@@ -64,6 +65,11 @@ OPTIONS: dict[str, Option] = {
         "At most this many segments of a photograph are found.",
     ),
     "seed": Option(0, Whole(0, 2**32 - 1), "Everything random follows from it."),
+    "tracker": Option(
+        "",
+        Choice(("", *KINDS)),
+        "Weights & Biases or MLflow shows the training too; docs/runs.md says how.",
+    ),
 }
 
 # Options of some of the builders, which say in data/README.md what they do.

@@ -85,8 +85,10 @@ def run_config(
         ("", ("image_size", "batch_size", "accumulation", "seed")),
         ("model.", ("dtype", "remat", "num_queries")),
         ("optimizer.", ("learning_rate", "frozen_blocks")),
+        ("logging.", ("tracker",)),
     ):
-        fields |= {f"{section}{name}": chosen[name] for name in names}
+        # A run that was begun before an option was there has no value of it.
+        fields |= {f"{section}{name}": chosen[name] for name in names if name in chosen}
     if chosen["dtype"] == "float32":  # on processors, where points cost more
         fields["criterion.num_points"] = _CPU_POINTS
     if weights.kind:

@@ -27,6 +27,7 @@ from eomt_jax.own_data.weights import find_weights
 from eomt_jax.parallel.gpu_memory import claim_most_memory
 from eomt_jax.pipeline import records
 from eomt_jax.training import guards, loop
+from eomt_jax.training.reporting import trackers
 from eomt_jax.training.reporting.logging import say
 from eomt_jax.types import DatasetInfo
 from eomt_jax.weights.native import model_folder
@@ -68,12 +69,14 @@ def train(
       are no others.
 
     Raises:
+      ImportError: the tracker that is asked for isn't installed.
       ValueError: there are no such data, they are of another kind, they can't give the
         task, a value is out of its range, or `out` holds something else. Nothing has
         been written then.
       guards.Interrupted: a signal stopped the run; it is saved.
     """
     choices.check(given)
+    trackers.check(given.get("tracker") or "")
     given = {name: value for name, value in given.items() if value is not None}
     how = {name: given.pop(name) for name in choices.DATA_OPTIONS if name in given}
     folder = epath.Path(out).expanduser()

@@ -33,6 +33,7 @@ def test_choose_for_two_cores():
         "frozen_blocks": 6,
         "num_queries": 50,
         "seed": 0,
+        "tracker": "",
     }
 
 
@@ -144,11 +145,12 @@ def configured(weights, **given):
 
 
 def test_run_config_holds_the_choices():
-    config = configured(SMALL, steps=100, accumulation=2)
+    config = configured(SMALL, steps=100, accumulation=2, tracker="mlflow")
     assert (config.total_steps, config.accumulation) == (100, 2)
     assert (config.eval.every_steps, config.checkpoint.every_steps) == (50, 25)
     assert (config.init.backbone, config.model.variant) == (SMALL.path, "small")
     assert config.optimizer.frozen_blocks == 6
+    assert config.logging.tracker == "mlflow"
     scratch = configured(SCRATCH)
     assert scratch.init.from_scratch and scratch.model.patch_size == 8
     assert scratch.optimizer.clip_norm == 1.0
