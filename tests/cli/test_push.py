@@ -77,6 +77,16 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Returns a single file of ours, which opens fastest."""
+    path = tmp_path_factory.mktemp("file") / "mine.safetensors"
+    model, params = small_eomt()
+    info = published_info("coco_instance")
+    model_folder.save_file(path, model, params, dataset_info=info)
+    return path
+
+
 def assert_loads(name, folder):
     model, params = eomt_jax.load(name)
     expected, expected_params = eomt_jax.load(folder)
@@ -151,17 +161,15 @@ def test_folder_for_transformers_goes_to_the_hub(hub, run, tmp_path):
     assert_loads("me/mine", run)
 
 
-def test_file_without_a_training_has_a_page_too(hub, run, tmp_path):
-    file = str(tmp_path / "file.safetensors")
-    assert convert.main([str(run), file]) == 0
-    assert convert.main([file, "--push_to=me/file"]) == 0
+def test_file_without_a_training_has_a_page_too(hub, file):
+    assert convert.main([str(file), "--push_to=me/file"]) == 0
     card = hub.repositories["me/file"]["README.md"]
     assert b"## Data" in card and b"## Training" not in card
 
 
-def test_empty_repository_is_filled(hub, run):
+def test_empty_repository_is_filled(hub, file):
     hub.repositories["me/mine"] = {".gitattributes": b""}
-    assert convert.main([str(run), "--push_to=me/mine"]) == 0
+    assert convert.main([str(file), "--push_to=me/mine"]) == 0
     assert "model.safetensors" in hub.repositories["me/mine"]
 
 
@@ -185,7 +193,7 @@ def test_empty_repository_is_filled(hub, run):
     ],
 )
 def test_what_cannot_be_uploaded_ends_in_one_line(
-    change, flags, message, hub, run, monkeypatch, capsys
+    change, flags, message, hub, file, monkeypatch, capsys
 ):
     if change == "no token":
         monkeypatch.delenv("HF_TOKEN")
@@ -198,7 +206,7 @@ def test_what_cannot_be_uploaded_ends_in_one_line(
     elif change == "exists":
         hub.repositories["me/mine"] = {"model.safetensors": b"mine"}
     before = json.dumps({k: list(v) for k, v in hub.repositories.items()})
-    assert convert.main([str(run), *flags]) == 1
+    assert convert.main([str(file), *flags]) == 1
     error = capsys.readouterr().err
     assert error.startswith("eomt-convert: ")
     assert error.count("\n") == 1
