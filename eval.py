@@ -47,6 +47,12 @@ _PICTURES = flags.DEFINE_integer(
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", "", "New folder for all predictions, in the benchmarks' formats."
 )
+_CONFIDENCE = flags.DEFINE_enum(
+    "confidence",
+    "",
+    ["", "unnormalized", "normalized"],
+    "Measure how good the confidence of pixels is too, and write it with predictions.",
+)
 process_flags.define_process_flags()
 flags.mark_flags_as_mutual_exclusive(["workdir", "checkpoint"], required=True)
 
@@ -82,6 +88,7 @@ def score() -> None:
         out=_OUT.value,
         num_pictures=_PICTURES.value,
         predictions=_PREDICTIONS.value,
+        confidence=_CONFIDENCE.value,
         progress=Progress() if processes.is_main() else None,
     )
     if processes.is_main():

@@ -39,6 +39,7 @@ def evaluate(
     *,
     info: DatasetInfo,
     source: Source | None = None,
+    confidence: bool = False,
     on_batch: Sequence[OnBatch] = (),
     progress: Callable[[int, float], None] | None = None,
 ) -> Results:
@@ -56,6 +57,7 @@ def evaluate(
       info: class table of the dataset.
       source: the split; instances are compared with its records, and the other tasks
         don't need it.
+      confidence: whether confidences are measured too, which the predictor then has.
       on_batch: functions that are called with every batch and its prediction, in host
         memory. Each row is in one process, and a process may have none.
       progress: called after each batch with the number of images done, over all
@@ -70,13 +72,15 @@ def evaluate(
         PanopticQuality; None where nothing occurs.
       confusion: for the semantic task, pixels by target class (rows) and predicted
         class.
+      confidence: if it is asked for, see out_of_distribution.OutOfDistribution.compute.
       num_images, seconds, images_per_second: those of all processes together.
 
     Raises:
       ValueError: there is no image, or no source where there must be one.
     """
     task = get_task(predictor.task)
-    metric_type, matched_on_host = task.metric(info), task.overlapping
+    matched_on_host = task.overlapping
+    metric_type = (task.confidence_metric if confidence else task.metric)(info)
     if matched_on_host and source is None:
         raise ValueError("instances are compared with a source's records: pass source")
     count = count_function(None if matched_on_host else metric_type, predictor.mesh)

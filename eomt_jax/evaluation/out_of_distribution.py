@@ -16,8 +16,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
+from eomt_jax.evaluation.level_curves import (
+    average_precision,
+    calibration_error,
+    curves,
+    harmonic_mean,
+)
 from eomt_jax.evaluation.mean_iou import MeanIoU
 from eomt_jax.evaluation.panoptic_quality import with_attributes
 from eomt_jax.postprocess.confidence import NUM_LEVELS, confidence_levels
@@ -33,8 +39,6 @@ INVALID = ("auroc_invalid", "auprc_invalid", "fpr95_invalid")
 """Metrics of low confidence as an alarm for invalid pixels."""
 
 _SMALLER_IS_BETTER = ("ece", "fpr95", "fpr95_invalid")
-_NUM_BINS = 15
-_RECALL = 0.95
 
 
 @flax.struct.dataclass
@@ -130,13 +134,13 @@ class OutOfDistribution(clu.metrics.Metric):
         is_valid = (target >= 0) & (target < num_classes)
         pair = target * num_classes + label_map
         confusion = _count(pair, is_valid, num_classes**2)
-        is_right = label_map == target
-        return cls(
-            confusion=confusion.reshape(num_classes, num_classes),
-            right=_count(levels, is_valid & is_right & sampled, NUM_LEVELS),
-            wrong=_count(levels, is_valid & ~is_right & sampled, NUM_LEVELS),
-            invalid=_count(levels, (target == num_classes) & sampled, NUM_LEVELS),
+        kind = jnp.where(is_valid, (label_map != target).astype(jnp.int32), 2)
+        counts = _count(
+            kind * NUM_LEVELS + levels, (target >= 0) & sampled, 3 * NUM_LEVELS
         )
+        right, wrong, invalid = counts.reshape(3, NUM_LEVELS)
+        confusion = confusion.reshape(num_classes, num_classes)
+        return cls(confusion=confusion, right=right, wrong=wrong, invalid=invalid)
 
     # clu's own metrics narrow both types likewise.
     def merge(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -172,10 +176,12 @@ class OutOfDistribution(clu.metrics.Metric):
         low_first = slice(None, None, -1)
         found = {
             "miou": iou.compute()["all"]["miou"] / 100,
-            "ece": _calibration_error(host.right, host.wrong),
-            **_curves(host.right, host.wrong, "", aupr="aupr_success"),
-            "aupr_error": _precision(host.wrong[low_first], host.right[low_first]),
-            **_curves(
+            "ece": calibration_error(host.right, host.wrong),
+            **curves(host.right, host.wrong, "", aupr="aupr_success"),
+            "aupr_error": average_precision(
+                host.wrong[low_first], host.right[low_first]
+            ),
+            **curves(
                 host.invalid[low_first],
                 valid[low_first],
                 "_invalid",
@@ -187,6 +193,18 @@ class OutOfDistribution(clu.metrics.Metric):
             for name in (*SEMANTIC, *INVALID)
             if found[name] is not None and np.isfinite(found[name])
         }
+
+
+@flax.struct.dataclass
+class MeanIoUWithConfidence(OutOfDistribution):
+    """Metric: mean IoU, with the metrics of confidence beside it."""
+
+    def compute(self) -> dict[str, Any]:
+        """Returns what MeanIoU computes, and as confidence all but the mIoU."""
+        found = super().compute()
+        found.pop("miou", None)
+        iou = MeanIoU.with_classes(self.num_classes)(confusion=self.confusion)
+        return {**iou.compute(), "confidence": found}
 
 
 def summarize(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -233,69 +251,9 @@ def summarize(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     }
 
 
-def harmonic_mean(values: Iterable[float]) -> float | None:
-    """Returns the harmonic mean of numbers from 0 on; None without any."""
-    values = list(values)
-    if not values:
-        return None
-    return 0.0 if min(values) <= 0 else len(values) / sum(1 / v for v in values)
-
-
 def _count(
     numbers: Int[Array, "*pixels"], counted: Bool[Array, "*pixels"], length: int
 ) -> Int[Array, " length"]:
     """Returns how often each number up to `length` comes where it is counted."""
     numbers = jnp.where(counted, numbers, length).reshape(-1)
     return jnp.zeros(length, jnp.int32).at[numbers].add(1, mode="drop")
-
-
-def _calibration_error(
-    right: Int[np.ndarray, " L"], wrong: Int[np.ndarray, " L"]
-) -> float | None:
-    """Returns Σ |right pixels - Σ confidence| over the bins, by all pixels."""
-    total = right + wrong
-    if not total.any():
-        return None
-    # No middle of a level lies on the border of two bins.
-    confidence = (np.arange(NUM_LEVELS) + 0.5) / NUM_LEVELS
-    bins = (confidence * _NUM_BINS).astype(np.int64)
-    gaps = np.bincount(bins, right - total * confidence, minlength=_NUM_BINS)
-    return float(np.abs(gaps).sum() / total.sum())
-
-
-def _curves(
-    positive: Int[np.ndarray, " L"],
-    negative: Int[np.ndarray, " L"],
-    ending: str,
-    *,
-    aupr: str,
-) -> dict[str, float | None]:
-    """Returns the metrics of a score with levels from the lowest to the highest."""
-    auroc, fpr95 = None, None
-    if positive.any() and negative.any():
-        rates = _rates(positive), _rates(negative)
-        auroc = float(np.trapezoid(*rates))
-        fpr95 = float(rates[1][np.argmax(rates[0] >= _RECALL)])
-    return {
-        f"auroc{ending}": auroc,
-        f"fpr95{ending}": fpr95,
-        aupr: _precision(positive, negative),
-    }
-
-
-def _rates(counts: Int[np.ndarray, " L"]) -> Float[np.ndarray, " L1"]:
-    """Returns which share passes each level, from none to all."""
-    passed = np.append(0, counts[::-1].cumsum())
-    return passed / passed[-1]
-
-
-def _precision(
-    positive: Int[np.ndarray, " L"], negative: Int[np.ndarray, " L"]
-) -> float | None:
-    """Returns Σ (growth of recall) · precision, without interpolation."""
-    if not positive.any():
-        return None
-    found = positive[::-1]
-    passed = (positive + negative)[::-1].cumsum()
-    precision = found.cumsum() / np.maximum(passed, 1)
-    return float((found * precision).sum() / positive.sum())

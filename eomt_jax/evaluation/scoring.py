@@ -44,6 +44,7 @@ def evaluate_checkpoint(
     out: epath.PathLike = "",
     num_pictures: int = 0,
     predictions: epath.PathLike = "",
+    confidence: str = "",
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Results:
     """Loads a model, evaluates it as config says, and writes the results.
@@ -68,6 +69,8 @@ def evaluate_checkpoint(
         beside `out` with its name and _pictures.
       predictions: new folder for all predictions, see submission.Submission; by
         default they aren't written.
+      confidence: kind of confidence that is measured and written too, for the semantic
+        task; see confidence.KINDS.
       progress: called with the images done, the images in all, and images a second.
 
     Returns:
@@ -90,6 +93,8 @@ def evaluate_checkpoint(
     source = open_split(data.data_dir, data.name, split)
     info = source.info
     chosen = evaluation_task(task or options.eval.task, info)
+    if confidence:
+        get_task(chosen).confidence_metric(info)  # raises if there is none
     checkpoint, notes = model_folder.chosen_step(path)
     if is_main():
         for note in filter(None, [*notes, get_task(chosen).class_note(info)]):
@@ -139,6 +144,7 @@ def evaluate_checkpoint(
             task=chosen,
             mesh=mesh,
             skip_padding=options.eval.skip_padding,
+            confidence=confidence,
         )
         results = {
             "dataset": data.name,
@@ -153,6 +159,7 @@ def evaluate_checkpoint(
                 runner.regroup(stack.enter_context(batches)),
                 info=info,
                 source=source,
+                confidence=bool(confidence),
                 on_batch=on_batch,
                 progress=local_progress,
             ),

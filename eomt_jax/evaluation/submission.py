@@ -5,6 +5,7 @@
 | panoptic | panoptic.json, panoptic/IMAGE.png      | COCO panoptic results             |
 | instance | instances.json                         | COCO results with run lengths     |
 | semantic | IMAGE.png                              | one channel, the dataset's own ids |
+|          | confidence/IMAGE.png, if it is measured | 16 bits, as in BRAVO               |
 
 Class ids are those of the dataset's own files, as ADE20K (class + 1) and Cityscapes
 (labelIds) require of semantic maps.

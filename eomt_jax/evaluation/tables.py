@@ -16,6 +16,18 @@ Results = dict[str, Any]
 
 GROUPS = ("all", "things", "stuff")
 
+# Headings and keys of the metrics of confidence, by what it tells apart.
+_CONFIDENCE = {
+    "confidence, right pixels": (
+        *(("ECE", "ece"), ("AUROC", "auroc"), ("FPR@95", "fpr95")),
+        *(("AUPR", "aupr_success"), ("of wrong", "aupr_error")),
+    ),
+    "confidence, invalid pixels": (
+        *(("AUROC", "auroc_invalid"), ("AUPRC", "auprc_invalid")),
+        ("FPR@95", "fpr95_invalid"),
+    ),
+}
+
 
 def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results:
     """Returns the results of a metric as plain lists, dictionaries and numbers.
@@ -23,13 +35,14 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
     Args:
       task: the task of the metric.
       computed: means by group, as all, things and stuff; per_class, an array [K] of each
-        number; and confusion, if there is one.
+        number; and confusion and confidence, if there are any.
       info: the class table.
 
     Returns:
       task; the means by group, as computed; per_class: a dictionary for each class in
       label order, with its id (which predictions have), name, is_thing and numbers; and
-      confusion for the semantic task. None stands for NaN, which JSON doesn't have.
+      confusion for the semantic task, and confidence as computed. None stands for NaN,
+      which JSON doesn't have.
     """
     results: Results = {"task": task}
     for group in GROUPS:
@@ -47,6 +60,8 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
     ]
     if "confusion" in computed:
         results["confusion"] = computed["confusion"].tolist()
+    if "confidence" in computed:
+        results["confidence"] = computed["confidence"]
     return results
 
 
@@ -79,6 +94,11 @@ def format_table(results: Results, *, per_class: bool = True) -> str:
     columns = (*task.mean_columns, ("classes", "num_classes"))
     groups = [group for group in GROUPS if group in results]
     blocks += _format_rows(groups, [results[group] for group in groups], columns)
+    measured = results.get("confidence", {})
+    for label, known in _CONFIDENCE.items():
+        columns = tuple(column for column in known if column[1] in measured)
+        if columns:
+            blocks += ["", *_format_rows([label], [measured], columns)]
     speed = results["images_per_second"]
     return "\n".join([*blocks, f"{results['num_images']} images, {speed:.1f} a second"])
 

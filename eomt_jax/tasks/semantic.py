@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from eomt_jax.evaluation.mean_iou import MeanIoU
+from eomt_jax.evaluation.out_of_distribution import MeanIoUWithConfidence
 from eomt_jax.evaluation.submission import write_png
+from eomt_jax.postprocess.confidence import confidence_picture
 from eomt_jax.postprocess.segmentation import Segmentation, class_ids, cut_confidence
 from eomt_jax.postprocess.semantic import SemanticPrediction, semantic_segmentation
 from eomt_jax.predict.tiles import classes_of_tiles
@@ -72,6 +74,9 @@ class Semantic(Task):
     def metric(self, info):
         return MeanIoU.with_classes(info.num_classes)
 
+    def confidence_metric(self, info):
+        return MeanIoUWithConfidence.with_classes(info.num_classes)
+
     def constant(self, label, inside):
         return SemanticPrediction(label_map=jnp.where(inside, label, -1))
 
@@ -79,9 +84,12 @@ class Semantic(Task):
         class_ids(np.zeros((0, 0), np.int32), info)
 
     def submit(self, prediction, row, size, *, folder, image_id, info) -> Rows:
-        """Writes the PNG of class ids; there are no rows."""
+        """Writes the PNGs of class ids and confidences; there are no rows."""
         label_map = np.asarray(prediction.label_map[row])[: size[0], : size[1]]
         write_png(folder, image_id, class_ids(label_map, info))
+        confidence = cut_confidence(prediction, row, size)
+        if confidence is not None:
+            write_png(folder / "confidence", image_id, confidence_picture(confidence))
         return []
 
     def target(self, record):

@@ -127,6 +127,17 @@ class Task(abc.ABC):
         tables.summarize takes.
         """
 
+    def confidence_metric(self, info: DatasetInfo) -> Any:
+        """Returns a metric as `metric` does, of confidences too.
+
+        Raises:
+          ValueError: the task's predictions have no class and confidence a pixel.
+        """
+        raise ValueError(
+            f"confidence is measured on classes of pixels, which {self.name} "
+            "segmentation doesn't give: ask for the semantic task"
+        )
+
     @abc.abstractmethod
     def constant(self, label: int, inside: Bool[Array, "B Hc Wc"]) -> Any:
         """Returns the prediction that each photograph is one segment of class `label`."""

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from eomt_jax.evaluation.evaluator import count_function
-from eomt_jax.evaluation.out_of_distribution import (
-    OutOfDistribution,
-    harmonic_mean,
-    summarize,
-)
+from eomt_jax.evaluation.level_curves import harmonic_mean
+from eomt_jax.evaluation.out_of_distribution import OutOfDistribution, summarize
 from eomt_jax.parallel.mesh import create_mesh
 from eomt_jax.postprocess.semantic import SemanticPrediction
 from eomt_jax.types import Batch, Targets

@@ -150,6 +150,7 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
         task="semantic",
         num_pictures=2,
         predictions=tmp_path / "predictions",
+        confidence="normalized",
     )
     # All queries are equal and unsure, so class 0 is predicted everywhere.
     assert results["task"] == "semantic" and results["num_images"] == 9
@@ -163,7 +164,19 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     assert names == {"0.png", "folder/1.png"}
     with Image.open(folder / f"{name}_pictures/0.png") as picture:
         assert picture.width > 800
-    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 9
+    assert len(list((tmp_path / "predictions").rglob("*.png"))) == 2 * 9
+    # Each class has the same share of the scores, and all pixels have one confidence.
+    accuracy = results["all"]["pixel_accuracy"]
+    share = 100 * (65_536 // len(shapes.CLASSES) + 0.5) / 65_536
+    assert results["confidence"] == {
+        "ece": pytest.approx(abs(accuracy - share)),
+        "auroc": 50,
+        "fpr95": 100,
+        "aupr_success": pytest.approx(accuracy),
+        "aupr_error": pytest.approx(100 - accuracy),
+    }
+    (levels,) = np.unique(Image.open(tmp_path / "predictions" / "confidence" / "0.png"))
+    assert levels == 65_536 // len(shapes.CLASSES)
 
 
 def test_evaluate_checkpoint_predictions_are_not_overwritten(config, folder, tmp_path):
@@ -181,6 +194,11 @@ def test_evaluate_checkpoint_task_that_cannot_be_measured(config, folder, monkey
     monkeypatch.setattr(DrawnShapes, "info", info)
     with pytest.raises(ValueError, match="annotated for semantic segmentation"):
         scoring.evaluate_checkpoint(config, folder, task="panoptic")
+
+
+def test_evaluate_checkpoint_confidence_of_another_task_is_refused(config, folder):
+    with pytest.raises(ValueError, match="which panoptic segmentation doesn't give"):
+        scoring.evaluate_checkpoint(config, folder, confidence="normalized")
 
 
 def test_evaluate_checkpoint_first_images_only(config, folder):

@@ -46,6 +46,16 @@ def test_format_table_shows_classes_that_occur_best_first(
     assert max(map(len, table.splitlines())) <= 88
 
 
+def test_format_table_shows_the_metrics_of_confidence_that_there_are(results):
+    measured = {"ece": 1.25, "aupr_success": 99.0, "auprc_invalid": 40.0}
+    lines = tables.format_table({**results("semantic"), "confidence": measured})
+    lines = [line.split() for line in lines.splitlines()]
+    where = lines.index(["confidence,", "right", "pixels", "1.2", "99.0"])
+    assert lines[where - 1] == ["ECE", "AUPR"]
+    where = lines.index(["confidence,", "invalid", "pixels", "40.0"])
+    assert lines[where - 1] == ["AUPRC"]
+
+
 def test_format_table_what_does_not_occur_is_a_dash(results):
     empty = {"pq": None, "sq": None, "rq": None, "num_classes": 0}
     table = tables.format_table({**results("panoptic"), "things": empty})
