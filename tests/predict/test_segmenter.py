@@ -76,7 +76,8 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     if expected.scores is not None:
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
-    if found.masks is None:
+    assert (found.confidence is None) == (expected.confidence is None)
+    if expected.confidence is not None:
         np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-5)
 
 
