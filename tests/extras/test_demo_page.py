@@ -1,4 +1,4 @@
-"""The page of eomt-demo in a real browser, by clicks; `.ci/demo` runs it.
+"""The page of eomt-demo in a real browser, by clicks; `.ci/extras` runs it.
 
 It needs gradio, playwright, and a chromium: that of the variable CHROMIUM, or in PATH.
 """
