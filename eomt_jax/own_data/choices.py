@@ -198,7 +198,8 @@ def choose(
         "num_queries": max(num_queries, data.max_segments),
     }
     devices = machine.num_devices
-    chosen["batch_size"] = math.ceil(chosen["batch_size"] / devices) * devices
+    rows = min(math.ceil(chosen["batch_size"] / devices), data.num_images // devices)
+    chosen["batch_size"] = max(1, rows) * devices
     chosen |= given
     if chosen["steps"] is None:
         chosen["steps"] = (

@@ -3,7 +3,8 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -11,6 +12,7 @@ from etils import epath
 from eomt_jax import json_files
 from eomt_jax.datasets.options import describe_options
 from eomt_jax.datasets.prepare import FORMATS
+from eomt_jax.datasets.splits import parse_split_paths
 from eomt_jax.own_data.places import Recognized
 from eomt_jax.own_data.weights import Weights
 
@@ -38,8 +40,21 @@ class Plan:
     weights: Weights | None = None
 
 
-def check_free(out: epath.Path) -> None:
-    """Raises ValueError if `out` is a file, or a folder with something else in it."""
+def check_free(out: epath.Path, texts: Sequence[str] = ()) -> None:
+    """Raises ValueError if `out` is a file, or a folder with something else in it.
+
+    It also raises one if `out` lies in a folder of the user's, whose pictures would then
+    be more the next time.
+
+    Args:
+      out: folder of the run.
+      texts: paths of photographs and labels, as the user gives them.
+    """
+    place = pathlib.Path(out).resolve()
+    for path in (p for text in texts for p in parse_split_paths(text).values()):
+        folder = pathlib.Path(path).expanduser().resolve()
+        if folder == place or folder in place.parents:
+            raise ValueError(f"--out={out} lies in {path}: name a folder outside of it")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out={out} is a file: name a new folder")
     is_run = (out / PLAN_FILE).exists()

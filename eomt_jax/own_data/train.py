@@ -81,7 +81,7 @@ def train(
     how = {name: given.pop(name) for name in choices.DATA_OPTIONS if name in given}
     folder = epath.Path(out).expanduser()
     paths = as_texts(data)
-    run_folder.check_free(folder)
+    run_folder.check_free(folder, paths)
     claim_most_memory()
     with notes_in_lines():
         plan = run_folder.read_plan(folder)

@@ -48,6 +48,7 @@ _PREFERRED = {
     False: ("base", "dinov3_base", "small", "dinov3_small", "large", "dinov3_large"),
 }
 _TORCH_ENDINGS = (".pth", ".pt", ".bin")
+_MAX_BYTES = 1 << 31  # of a file; larger ones are of no size that is preferred
 _NAMED_LIKE = ("dino", "eomt", "vit")  # files of PyTorch are read whole
 
 
@@ -156,6 +157,8 @@ def _in_folder(folder: str) -> Iterator[Weights]:
 
 def _may_be_weights(path: str) -> bool:
     name = os.path.basename(path).lower()
+    if os.path.getsize(path) > _MAX_BYTES:
+        return False
     if name.endswith(_TORCH_ENDINGS):
         has_torch = importlib.util.find_spec("torch") is not None
         return has_torch and any(part in name for part in _NAMED_LIKE)

@@ -65,6 +65,7 @@ def test_choose_for_a_gpu():
 def test_choose_fits_photographs_segments_and_weights():
     assert choose(data=Data(16, 100, 14))["image_size"] == 112
     assert choose(data=Data(16, 640, 70))["num_queries"] == 70
+    assert choose(data=Data(3, 640, 14))["batch_size"] == 3
     trained = Weights("eomt", CHECKPOINT, "small", "", num_queries=200, patch_size=14)
     assert choose(weights=trained)["num_queries"] == 200
     assert choose(weights=trained)["image_size"] == 182

@@ -108,6 +108,10 @@ def test_plan_is_read_as_written_and_other_folders_are_refused(tmp_path):
     (out / run_folder.PLAN_FILE).rename(out / "other")
     with pytest.raises(ValueError, match="holds something else than a training"):
         run_folder.check_free(out)
+    for path in (str(tmp_path), f"train={tmp_path},validation=x"):
+        with pytest.raises(ValueError, match="lies in .*: name a folder outside of it"):
+            run_folder.check_free(out.parent / "new", [path])
+    run_folder.check_free(out.parent / "new", [str(tmp_path / "photos")])
     with pytest.raises(ValueError, match="is a file: name a new folder"):
         run_folder.check_free(out / "other")
 

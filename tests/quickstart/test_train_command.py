@@ -69,7 +69,7 @@ def test_train_prepares_trains_scores_draws_goes_on_and_refuses(
 
     capsys.readouterr()
     assert train.main([*command, "--seed=1"]) == 1
-    assert train.main(["photos", "masks", "--out=photos"]) == 1
+    assert train.main(["photos", "masks", "--out=."]) == 1
     error = capsys.readouterr().err
     assert "holds the training on other data or weights (seed was 0 and is 1)" in error
-    assert "--out=photos holds something else than a training" in error
+    assert "--out=. holds something else than a training" in error
