@@ -161,6 +161,21 @@ def check(given: Mapping[str, Any]) -> None:
             )
 
 
+def check_with_weights(given: Mapping[str, Any], weights: Weights) -> None:
+    """Raises ValueError if values that are given don't go with the weights."""
+    size, patch = given.get("image_size"), patch_size(weights)
+    if size and size % patch:
+        raise ValueError(
+            f"--image_size={size} is no multiple of {patch}, the side of a patch in "
+            f"pixels: give {max(1, round(size / patch)) * patch}"
+        )
+    if given.get("frozen_blocks") and not weights.kind:
+        raise ValueError(
+            f"--frozen_blocks={given['frozen_blocks']} would freeze weights drawn at "
+            "random: leave it out, or give --weights"
+        )
+
+
 def choose(
     machine: Machine, data: Data, weights: Weights, given: Mapping[str, Any]
 ) -> dict[str, Any]:

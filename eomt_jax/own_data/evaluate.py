@@ -10,8 +10,9 @@ from eomt_jax.evaluation.tables import Results
 from eomt_jax.own_data import run_folder
 from eomt_jax.own_data.choices import DATA_OPTIONS
 from eomt_jax.own_data.notes import notes_in_lines
-from eomt_jax.own_data.places import Paths
+from eomt_jax.own_data.places import Paths, Recognized
 from eomt_jax.own_data.recognize import recognize
+from eomt_jax.own_data.run_folder import Plan
 from eomt_jax.training.options import default_config
 
 _OTHERS = "other_photographs"
@@ -49,7 +50,7 @@ def evaluate(
     """
     folder = epath.Path(out).expanduser()
     plan = run_folder.read_plan(folder)
-    if plan is None:
+    if plan is None or not plan.choices:
         raise ValueError(f"{folder} holds no training by eomt_jax.train or eomt-train")
     config = default_config()
     run_config.take_from_run(config, folder)
@@ -60,17 +61,7 @@ def evaluate(
     }
     with notes_in_lines(), tempfile.TemporaryDirectory() as temporary:
         if data:
-            has_masks = plan.data.format != "coco_format"
-            found = recognize(
-                data,
-                task=plan.data.task if has_masks else "",
-                classes=plan.data.options.get("classes", ""),
-                **{
-                    name: value
-                    for name, value in plan.data.options.items()
-                    if name in DATA_OPTIONS
-                },
-            )
+            found = _recognize_alike(data, plan, folder)
             options = {**found.options, "validation": 0}
             prepare(_OTHERS, temporary, builder=found.format, **options)
             fields |= {"dataset.name": _OTHERS, "dataset.data_dir": temporary}
@@ -79,3 +70,17 @@ def evaluate(
         return scoring.evaluate_checkpoint(
             config, folder, task=task, split=split, num_pictures=num_pictures
         )
+
+
+def _recognize_alike(data: Paths, plan: Plan, folder: epath.Path) -> Recognized:
+    """Recognises data with the task, classes and options of the training's."""
+    options = plan.data.options
+    classes = options.get("classes", "")
+    own = folder / run_folder.CLASSES_FILE
+    has_masks = plan.data.format in ("mask_folder", "instance_folder")
+    return recognize(
+        data,
+        task=plan.data.task if has_masks else "",
+        classes=own if own.exists() else classes,
+        **{name: value for name, value in options.items() if name in DATA_OPTIONS},
+    )

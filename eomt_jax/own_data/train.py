@@ -113,6 +113,7 @@ def _begin(
     say(found.sentence)
     machine = this_machine()
     weights = find_weights(given.get("weights", ""), on_cpu=machine.platform == "cpu")
+    choices.check_with_weights(given, weights)
     validation = given.get("validation", _default_share(found))
     with run_folder.removed_on_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,8 +258,8 @@ def _report(folder: epath.Path, longer: str) -> Results:
     held_out = json_files.read_object(file) if file.exists() else None
     say(f"\nScores after step {step}:")
     if held_out:
-        say(f"  {_describe(held_out)} photographs held out")
-    say(f"  {_describe(trained_on)} photographs that it was trained on")
+        say(f"  {_describe(held_out)} held out")
+    say(f"  {_describe(trained_on)} that it was trained on")
     say(f"Predictions beside the truth: {folder / PREDICTIONS}")
     pictures = epath.Path(trained_on["file"]).with_suffix("")
     say(f"  and on photographs that it was trained on: {pictures}_pictures")
@@ -273,4 +274,5 @@ def _report(folder: epath.Path, longer: str) -> Results:
 def _describe(results: Results) -> str:
     name, value = headline(results)
     score = "not measurable" if value is None else f"{value:.1f}"
-    return f"{name} {score} on {results['num_images']}"
+    number = results["num_images"]
+    return f"{name} {score} on {number} photograph{'s' * (number != 1)}"

@@ -134,6 +134,15 @@ def test_check_names_the_option_and_its_range(given, message):
     choices.check(dict.fromkeys(choices.OPTIONS))
 
 
+def test_check_with_weights_names_the_size_and_what_is_frozen():
+    choices.check_with_weights({"image_size": 96, "frozen_blocks": 6}, SMALL)
+    choices.check_with_weights({"image_size": 72, "frozen_blocks": 0}, SCRATCH)
+    with pytest.raises(ValueError, match="--image_size=100 is no multiple of 16.* 96"):
+        choices.check_with_weights({"image_size": 100}, SMALL)
+    with pytest.raises(ValueError, match="--frozen_blocks=-1 would freeze weights dr"):
+        choices.check_with_weights({"frozen_blocks": -1}, SCRATCH)
+
+
 def configured(weights, **given):
     config = run_config(
         choose(weights=weights, **given),
