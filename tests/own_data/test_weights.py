@@ -123,3 +123,29 @@ def test_removed_on_error_leaves_no_folder(tmp_path):
         (out / run_folder.PLAN_FILE).write_text("{}")
         raise ValueError("no")
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("has_torch", "cached", "missing", "taken"),
+    [
+        (True, (), (), "tue-mps/coco_panoptic_eomt_small_640_2x"),
+        (False, (), (), "facebook/dinov2-with-registers-small"),
+        (True, ("facebook/dinov2-small",), (), "facebook/dinov2-small"),
+        (False, (), ("facebook/dinov2-with-registers-small",), "facebook/dinov2-small"),
+    ],
+)
+def test_find_weights_on_the_hub_takes_what_is_cached_and_can_be_read(
+    nothing_else, monkeypatch, has_torch, cached, missing, taken
+):
+    def resolve(name):
+        if name in missing:
+            raise ValueError("the Hugging Face hub has no public model of that name")
+
+    spec = object() if has_torch else None
+    monkeypatch.setattr(weights_module.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(weights_module, "_is_cached", lambda name: name in cached)
+    monkeypatch.setattr(weights_module.hub, "resolve", resolve)
+    monkeypatch.setattr(
+        weights_module, "describe", lambda name: Weights(name, "", "", "")
+    )
+    assert weights_module.find_weights("", on_cpu=True).path == taken
