@@ -5,6 +5,7 @@ which is the file mlflow.db of the current folder.
 """
 
 import importlib
+import logging
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from eomt_jax.options import fields_of
 from eomt_jax.training.reporting.logging import Scalars, say
-from eomt_jax.training.reporting.trackers import RunToShow
+from eomt_jax.training.reporting.trackers import THREAD, RunToShow
 
 ID_TAG = "eomt_jax.run"
 # A server takes at most so many parameters at a time.
@@ -34,6 +35,8 @@ class MlflowTracker:
         shown = self._shown
         self._entities = importlib.import_module("mlflow.entities")
         self._client = importlib.import_module("mlflow").MlflowClient()
+        # One sentence says that a server is gone, instead of a warning for each attempt.
+        logging.getLogger("urllib3.connectionpool").addFilter(_is_of_another_thread)
         client = self._client
         experiment = client.get_experiment_by_name(shown.project)
         if experiment is None:
@@ -72,3 +75,7 @@ class MlflowTracker:
     def close(self, *, failed: bool) -> None:
         """Ends the run, which can be continued later."""
         self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
+
+
+def _is_of_another_thread(record: logging.LogRecord) -> bool:
+    return record.threadName != THREAD

@@ -23,6 +23,7 @@ from eomt_jax.parallel.processes import is_main
 from eomt_jax.training.reporting.logging import Scalars, say
 
 ID_FILE = "tracker.json"
+THREAD = "tracker"
 
 # Records that wait to be sent; further ones are left out.
 _MAX_WAITING = 1000
@@ -155,7 +156,7 @@ class Tracking:
         else:
             run_id = secrets.token_hex(4)
         self._thread = threading.Thread(
-            target=self._work, args=(run_id, kept), name="tracker", daemon=True
+            target=self._work, args=(run_id, kept), name=THREAD, daemon=True
         )
         self._thread.start()
 
