@@ -112,7 +112,7 @@ def test_resumed_run_has_the_same_id_and_the_new_config(tmp_path):
         for path in tmp_path.glob("wandb/offline-run-*/*.wandb")
     }
     known = json.loads((tmp_path / "tracker.json").read_text())
-    assert ids == {known["wandb"]}
+    assert ids == {known["wandb/shapes"]}
     _, records = read_runs(tmp_path)
     assert history(records) == [{"eval/ap": 5.0, "step": 1}, {"loss": 2.0, "step": 2}]
     assert config(records)["batch_size"] == 4

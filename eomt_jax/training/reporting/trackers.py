@@ -112,7 +112,7 @@ def create(kind: str, run: RunToShow) -> "Tracking | None":
     if not kind:
         return None
     tracker = getattr(_module(kind), KINDS[kind].cls)(run)
-    return Tracking(tracker, kind, run.folder)
+    return Tracking(tracker, kind, run.folder, project=run.project)
 
 
 def _module(kind: str) -> Any:
@@ -126,11 +126,13 @@ class Tracking:
     when it is resumed. What can't be sent is left out, which is said once.
     """
 
-    def __init__(self, tracker: Tracker, kind: str, folder: epath.PathLike):
+    def __init__(
+        self, tracker: Tracker, kind: str, folder: epath.PathLike, *, project: str
+    ):
         """Prepares the sending, which `begin` starts."""
         self._tracker = tracker
-        self._kind = kind
-        self._title = KINDS[kind].title if kind in KINDS else kind
+        self._key = f"{kind}/{project}"  # A run has an id in each project.
+        self._title = KINDS[kind].title
         self._folder = epath.Path(folder)
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_MAX_WAITING)
         self._thread: threading.Thread | None = None
@@ -149,7 +151,7 @@ class Tracking:
           redone: records past the step at which the run is resumed. They are computed
             again, and not sent twice.
         """
-        run_id = self._read_ids().get(self._kind)
+        run_id = self._read_ids().get(self._key)
         if isinstance(run_id, str):
             self._sent = {record["step"]: record for record in redone}
             kept = ()
@@ -204,7 +206,7 @@ class Tracking:
     def _work(self, run_id: str, history: Sequence[dict[str, Any]]) -> None:
         try:
             self._tracker.open(run_id)
-            ids = {**self._read_ids(), self._kind: run_id}
+            ids = {**self._read_ids(), self._key: run_id}
             (self._folder / ID_FILE).write_text(json.dumps(ids) + "\n")
         except Exception as error:  # noqa: BLE001 (trackers raise anything)
             say(

@@ -43,7 +43,7 @@ class Recorder:
 
 
 def open_writer(workdir, tracker, *, step=0, **options):
-    tracking = trackers.Tracking(tracker, "wandb", workdir)
+    tracking = trackers.Tracking(tracker, "wandb", workdir, project="shapes")
     return MetricsWriter(workdir, step=step, tracking=tracking, **options)
 
 
@@ -95,14 +95,15 @@ def test_tracker_that_comes_later_gets_what_was_recorded_before(tmp_path):
     assert losses == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_another_tracker_has_an_id_of_its_own(tmp_path):
-    for kind in ("wandb", "mlflow", "wandb"):
-        tracking = trackers.Tracking(Recorder(), kind, tmp_path)
+def test_each_tracker_and_project_has_an_id_of_its_own(tmp_path):
+    places = [("wandb", "a"), ("mlflow", "a"), ("wandb", "b"), ("wandb", "a")]
+    for kind, project in places:
+        tracking = trackers.Tracking(Recorder(), kind, tmp_path, project=project)
         with MetricsWriter(tmp_path, step=0, tracking=tracking):
             pass
     ids = json.loads((tmp_path / "tracker.json").read_text())
-    assert ids.keys() == {"wandb", "mlflow"}
-    assert ids["wandb"] != ids["mlflow"]
+    assert ids.keys() == {"wandb/a", "mlflow/a", "wandb/b"}
+    assert len(set(ids.values())) == 3
 
 
 def test_tracker_that_fails_is_said_once_and_counted(tmp_path, capsys):
