@@ -70,8 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.to = "safetensors" if one_file else "eomt_jax"
     try:
         with contextlib.ExitStack() as stack:
-            if options.push_to:
-                check_push(options)
+            check_push(options)
             if not options.out:
                 folder = stack.enter_context(tempfile.TemporaryDirectory())
                 options.out = f"{folder}/model.safetensors"

@@ -43,7 +43,13 @@ def add_push_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_push(options: argparse.Namespace) -> None:
-    """Raises ValueError if the arguments can't be for an upload."""
+    """Raises ValueError if the arguments for an upload don't fit one another."""
+    if not options.push_to:
+        given = {"private": options.private, "license": options.license}
+        given["no-picture"] = not options.picture
+        for name in (name for name, value in given.items() if value):
+            raise ValueError(f"--{name} has no meaning without --push_to.")
+        return
     hub_upload.check_name(options.push_to)
     if options.to == "eomt_jax":
         raise ValueError(

@@ -128,6 +128,8 @@ def test_difference_and_backbone_come_out_whole(tmp_path):
         ("backbone", ["--backbone=x"], "--backbone has no meaning"),
         ("backbone", ["--num_query_blocks=1"], "num_query_blocks"),
         ("named", ["--patch_size=8"], "only a backbone's are resampled"),
+        ("named", ["--private"], "--private has no meaning without --push_to"),
+        ("named", ["--no-picture"], "--no-picture has no meaning without"),
         ("named", ["--dataset=coco_panoptic"], "predicts 80 classes"),
         ("named", ["--dataset=nothing"], "nothing is neither a file"),
         ("named", ["--to=safetensors"], "must end in .safetensors"),
