@@ -32,10 +32,13 @@ from eomt_jax.types import Array, Targets
 
 # clu reads annotations at run time: don't add `from __future__ import annotations`.
 
+INVALID = "invalid"
+"""Name of the class, the last of a dataset, whose pixels show no class of the network."""
+
 SEMANTIC = ("miou", "ece", "auroc", "fpr95", "aupr_success", "aupr_error")
 """Metrics of the classes of pixels and of their confidence, without invalid pixels."""
 
-INVALID = ("auroc_invalid", "auprc_invalid", "fpr95_invalid")
+ALARM = ("auroc_invalid", "auprc_invalid", "fpr95_invalid")
 """Metrics of low confidence as an alarm for invalid pixels."""
 
 _SMALLER_IS_BETTER = ("ece", "fpr95", "fpr95_invalid")
@@ -190,7 +193,7 @@ class OutOfDistribution(clu.metrics.Metric):
         }
         return {
             name: 100 * float(found[name])
-            for name in (*SEMANTIC, *INVALID)
+            for name in (*SEMANTIC, *ALARM)
             if found[name] is not None and np.isfinite(found[name])
         }
 
@@ -219,7 +222,7 @@ def summarize(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     Returns:
       subsets: the mean of each subset's metrics.
       semantic: the mean of all subsets' metrics of SEMANTIC.
-      invalid: that of INVALID.
+      invalid: that of ALARM.
       index: the mean of these two.
 
       What has no value is left out.
@@ -237,13 +240,12 @@ def summarize(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
     means = {
         "semantic": mean(SEMANTIC, subsets.values()),
-        "invalid": mean(INVALID, subsets.values()),
+        "invalid": mean(ALARM, subsets.values()),
     }
     both = [value for value in means.values() if value is not None]
     means["index"] = harmonic_mean(both) if len(both) == 2 else None
     each = {
-        name: mean((*SEMANTIC, *INVALID), [metrics])
-        for name, metrics in subsets.items()
+        name: mean((*SEMANTIC, *ALARM), [metrics]) for name, metrics in subsets.items()
     }
     return {
         "subsets": {name: value for name, value in each.items() if value is not None},

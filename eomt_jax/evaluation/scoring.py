@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from eomt_jax.evaluation.evaluator import evaluate, evaluation_task
 from eomt_jax.evaluation.options import ScoringOptions
+from eomt_jax.evaluation.out_of_distribution import INVALID
 from eomt_jax.evaluation.pictures import PictureWriter
 from eomt_jax.evaluation.submission import Submission
 from eomt_jax.evaluation.tables import Results, check_replaceable, write_results
@@ -116,7 +117,7 @@ def evaluate_checkpoint(
         dtype=options.model.dtype,
         masked_inference=inference == "masked" if inference else None,
     )
-    _check_classes(opened, info, checkpoint)
+    info = _measured_classes(opened, info, checkpoint, task=chosen)
     num_images = min(options.eval.num_images or len(source), len(source))
 
     def local_progress(done: int, speed: float) -> None:
@@ -217,8 +218,20 @@ def config_batches(
     )
 
 
-def _check_classes(opened: Loaded, wanted: DatasetInfo, path: epath.PathLike) -> None:
-    """Raises an error unless labels mean the same to the model and the dataset."""
+def _measured_classes(
+    opened: Loaded, wanted: DatasetInfo, path: epath.PathLike, *, task: str
+) -> DatasetInfo:
+    """Returns the dataset's class table without a class of invalid pixels.
+
+    Such a class is the last one and is called INVALID. The semantic task measures the
+    classes without it, and the confidences with it, see OutOfDistribution.
+
+    Raises:
+      ValueError: labels don't mean the same to the model and the dataset.
+    """
+    has_more = len(wanted.classes) == opened.model.num_classes + 1
+    if has_more and wanted.classes[-1].name == INVALID and task == "semantic":
+        wanted = dataclasses.replace(wanted, classes=wanted.classes[:-1])
     trained = opened.dataset_info
     if trained is None:
         # Without names only the number of classes can be compared.
@@ -228,10 +241,10 @@ def _check_classes(opened: Loaded, wanted: DatasetInfo, path: epath.PathLike) ->
                 f"has {wanted.num_classes}. Give the config of the dataset that it was "
                 "trained on."
             )
-        return
+        return wanted
     one, other = ([c.name for c in info.classes] for info in (trained, wanted))
     if one == other:
-        return
+        return wanted
     first = next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), None)
     where = (
         ""

@@ -179,6 +179,39 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     assert levels == 65_536 // len(shapes.CLASSES)
 
 
+def test_evaluate_checkpoint_last_class_may_be_invalid_pixels(
+    config, folder, monkeypatch
+):
+    """The network has 6 classes, and the last of them is now called the seventh."""
+
+    def draw(self, index):
+        record = shapes.draw_record(self.split, index)
+        invalid = len(shapes.CLASSES)
+        labels = np.where(record.labels == invalid - 1, invalid, record.labels)
+        return dataclasses.replace(record, labels=labels)
+
+    classes = (*shapes.CLASSES, ClassInfo(7, "invalid", False, (0, 0, 0)))
+    info = dataclasses.replace(DrawnShapes.info, classes=classes)
+    monkeypatch.setattr(DrawnShapes, "info", info)
+    monkeypatch.setattr(DrawnShapes, "__getitem__", draw)
+    results = scoring.evaluate_checkpoint(
+        config, folder, task="semantic", confidence="normalized"
+    )
+    labels = [
+        record.labels[record.segment_map[record.segment_map > 0] - 1]
+        for record in map(DrawnShapes().__getitem__, range(12))
+    ]
+    counts = np.bincount(np.concatenate(labels), minlength=7)
+    assert [row["pixels"] for row in results["per_class"]] == counts[:6].tolist()
+    # All pixels have one confidence.
+    measured = results["confidence"]
+    assert (measured["auroc_invalid"], measured["fpr95_invalid"]) == (50, 100)
+    share = 100 * counts[6] / counts.sum()
+    assert measured["auprc_invalid"] == pytest.approx(share)
+    with pytest.raises(ValueError, match="has 7 other ones"):
+        scoring.evaluate_checkpoint(config, folder)
+
+
 def test_evaluate_checkpoint_predictions_are_not_overwritten(config, folder, tmp_path):
     config.eval.task = "instance"
     (tmp_path / "predictions").mkdir()
