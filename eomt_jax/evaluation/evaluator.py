@@ -72,7 +72,7 @@ def evaluate(
         PanopticQuality; None where nothing occurs.
       confusion: for the semantic task, pixels by target class (rows) and predicted
         class.
-      confidence: if it is asked for, see out_of_distribution.OutOfDistribution.compute.
+      confidence, reliability: if they are asked for, see MeanIoUWithConfidence.compute.
       num_images, seconds, images_per_second: those of all processes together.
 
     Raises:

@@ -4,6 +4,7 @@ Legend: L levels, from the lowest score to the highest.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,21 +13,39 @@ _NUM_BINS = 15
 _RECALL = 0.95
 
 
-def calibration_error(
-    right: Int[np.ndarray, " L"], wrong: Int[np.ndarray, " L"]
-) -> float | None:
-    """Returns the expected calibration error in 15 bins of equal width.
+class Reliability(NamedTuple):
+    """Counts of pixels in 15 bins of equal width of their confidence.
 
-    It is Σ |right pixels - Σ confidence| over the bins, by all pixels; None without any.
+    Attributes:
+      pixels: number in each bin.
+      right: those whose class is right.
+      confidence: sum of their confidences.
     """
-    total = right + wrong
-    if not total.any():
-        return None
-    # No middle of a level lies on the border of two bins.
-    confidence = (np.arange(len(total)) + 0.5) / len(total)
-    bins = (confidence * _NUM_BINS).astype(np.int64)
-    gaps = np.bincount(bins, right - total * confidence, minlength=_NUM_BINS)
-    return float(np.abs(gaps).sum() / total.sum())
+
+    pixels: Int[np.ndarray, " bins"]
+    right: Int[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]
+
+    @classmethod
+    def of_levels(
+        cls, right: Int[np.ndarray, " L"], wrong: Int[np.ndarray, " L"]
+    ) -> "Reliability":
+        """Returns the bins of pixels that are counted by level of confidence."""
+        # No middle of a level lies on the border of two bins.
+        confidence = (np.arange(len(right)) + 0.5) / len(right)
+        bins = (confidence * _NUM_BINS).astype(np.int64)
+        pixels, hits = np.zeros((2, _NUM_BINS), np.int64)
+        np.add.at(pixels, bins, right + wrong)
+        np.add.at(hits, bins, right)
+        sums = np.bincount(bins, (right + wrong) * confidence, minlength=_NUM_BINS)
+        return cls(pixels, hits, sums)
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error: Σ |right - confidence| by all pixels."""
+        if not self.pixels.any():
+            return None
+        return float(np.abs(self.right - self.confidence).sum() / self.pixels.sum())
 
 
 def curves(

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from eomt_jax.evaluation.level_curves import (
+    Reliability,
     average_precision,
-    calibration_error,
     curves,
     harmonic_mean,
 )
@@ -179,7 +179,7 @@ class OutOfDistribution(clu.metrics.Metric):
         low_first = slice(None, None, -1)
         found = {
             "miou": iou.compute()["all"]["miou"] / 100,
-            "ece": calibration_error(host.right, host.wrong),
+            "ece": Reliability.of_levels(host.right, host.wrong).calibration_error,
             **curves(host.right, host.wrong, "", aupr="aupr_success"),
             "aupr_error": average_precision(
                 host.wrong[low_first], host.right[low_first]
@@ -203,11 +203,17 @@ class MeanIoUWithConfidence(OutOfDistribution):
     """Metric: mean IoU, with the metrics of confidence beside it."""
 
     def compute(self) -> dict[str, Any]:
-        """Returns what MeanIoU computes, and as confidence all but the mIoU."""
+        """Returns what MeanIoU computes, and as confidence all but the mIoU.
+
+        It has a reliability too: pixels, right pixels and sums of confidence by bin.
+        """
         found = super().compute()
         found.pop("miou", None)
         iou = MeanIoU.with_classes(self.num_classes)(confusion=self.confusion)
-        return {**iou.compute(), "confidence": found}
+        host: Any = self.to_host()
+        bins = Reliability.of_levels(host.right, host.wrong)
+        reliability = {name: x.tolist() for name, x in bins._asdict().items()}
+        return {**iou.compute(), "confidence": found, "reliability": reliability}
 
 
 def summarize(subsets: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from eomt_jax.parallel.partition import param_shardings, place
 from eomt_jax.parallel.processes import is_main
 from eomt_jax.pictures.comparison import write_picture
 from eomt_jax.pictures.confusion import draw_confusion
+from eomt_jax.pictures.reliability import draw_reliability
 from eomt_jax.pipeline.loader import BatchIterator, eval_batches
 from eomt_jax.pipeline.records import open_split
 from eomt_jax.pipeline.samples import Source
@@ -65,7 +66,7 @@ def evaluate_checkpoint(
         the folder `path`, with _TASK before its ending if the task isn't the dataset's
         own; the step is 0 for weights that no training of ours wrote. The confusion
         matrix of a semantic evaluation is drawn beside it, in a file of its name and
-        _confusion.png.
+        _confusion.png, and so is the reliability of confidences, if they are measured.
       num_pictures: how many images are drawn, the first of the split, into a folder
         beside `out` with its name and _pictures.
       predictions: new folder for all predictions, see submission.Submission; by
@@ -172,6 +173,11 @@ def evaluate_checkpoint(
             names = [row.name for row in info.classes]
             picture = draw_confusion(confusion, names, title=f"{data.name}, {split}")
             write_picture(out.parent / f"{out.stem}_confusion.png", picture)
+        if confidence and any(results["reliability"]["pixels"]):
+            picture = draw_reliability(
+                **results["reliability"], title=f"{data.name}, {split}"
+            )
+            write_picture(out.parent / f"{out.stem}_reliability.png", picture)
     return results
 
 

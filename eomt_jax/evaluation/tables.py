@@ -35,14 +35,14 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
     Args:
       task: the task of the metric.
       computed: means by group, as all, things and stuff; per_class, an array [K] of each
-        number; and confusion and confidence, if there are any.
+        number; and confusion, confidence and reliability, if there are any.
       info: the class table.
 
     Returns:
       task; the means by group, as computed; per_class: a dictionary for each class in
       label order, with its id (which predictions have), name, is_thing and numbers; and
-      confusion for the semantic task, and confidence as computed. None stands for NaN,
-      which JSON doesn't have.
+      confusion for the semantic task; and confidence and reliability, as computed. None
+      stands for NaN, which JSON doesn't have.
     """
     results: Results = {"task": task}
     for group in GROUPS:
@@ -60,9 +60,8 @@ def summarize(task: str, computed: dict[str, Any], info: DatasetInfo) -> Results
     ]
     if "confusion" in computed:
         results["confusion"] = computed["confusion"].tolist()
-    if "confidence" in computed:
-        results["confidence"] = computed["confidence"]
-    return results
+    extra = ("confidence", "reliability")
+    return results | {name: computed[name] for name in extra if name in computed}
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ from eomt_jax.types import ClassInfo, DatasetInfo
 from eomt_jax.weights.load import load
 from eomt_jax.weights.native import model_folder
 
+PICTURES = ("_confusion.png", "_reliability.png", "_pictures")
+
 
 class DrawnShapes:
     """A prepared split that needs no files."""
@@ -158,7 +160,7 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     assert not np.array(results["confusion"])[:, 1:].any()
     files = {path.name for path in folder.iterdir() if "evaluation" in path.name}
     name = "evaluation_shapes_validation_0_semantic"
-    assert files == {f"{name}{x}" for x in (".json", "_confusion.png", "_pictures")}
+    assert files == {f"{name}{x}" for x in (".json", *PICTURES)}
     pictures = folder / f"{name}_pictures"
     names = {path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png")}
     assert names == {"0.png", "folder/1.png"}
@@ -177,6 +179,10 @@ def test_evaluate_checkpoint_other_task_with_its_files(config, folder, tmp_path)
     }
     (levels,) = np.unique(Image.open(tmp_path / "predictions" / "confidence" / "0.png"))
     assert levels == 65_536 // len(shapes.CLASSES)
+    bins = results["reliability"]
+    (used,) = np.flatnonzero(bins["pixels"])
+    assert used == 15 // len(shapes.CLASSES)
+    assert bins["right"][used] / bins["pixels"][used] == accuracy / 100
 
 
 def test_evaluate_checkpoint_last_class_may_be_invalid_pixels(
