@@ -52,6 +52,14 @@ def test_commands_name_what_there_is(document):
                     field = field[part]
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_document_says_whether_its_code_is_run(document):
+    text = (ROOT / document).read_text()
+    text = re.sub(r"^```\{.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    if document.endswith(".md") and re.search(r"^(```|    [a-z])", text, re.MULTILINE):
+        assert re.search(r"<!-- Code blocks: [^>]+-->", text), document
+
+
 def test_recipes_that_are_named_exist():
     for path in [*map(ROOT.joinpath, DOCUMENTS), *(ROOT / "eomt_jax").rglob("*.py")]:
         for recipe in re.findall(r"\bconfigs/\w+\.py", path.read_text()):

@@ -161,13 +161,15 @@ class OutOfDistribution(clu.metrics.Metric):
         """Returns the metrics that have a value, in percent.
 
         Returns:
-          miou: mean over the classes that occur in targets or predictions.
-          ece: expected calibration error in 15 bins of equal width.
-          auroc, fpr95, aupr_success: how well a high confidence tells pixels of the
+          By name:
+
+          - miou: mean over the classes that occur in targets or predictions.
+          - ece: expected calibration error in 15 bins of equal width.
+          - auroc, fpr95, aupr_success: how well a high confidence tells pixels of the
             right class from others; fpr95 is the share of wrong pixels that pass where
             95 % of the right ones do.
-          aupr_error: how well a low confidence finds pixels of a wrong class.
-          auroc_invalid, auprc_invalid, fpr95_invalid: how well a low confidence finds
+          - aupr_error: how well a low confidence finds pixels of a wrong class.
+          - auroc_invalid, auprc_invalid, fpr95_invalid: how well a low confidence finds
             invalid pixels among all that aren't void.
 
           A curve has no value without pixels of both kinds, an area under precision and
