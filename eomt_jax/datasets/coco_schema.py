@@ -10,16 +10,20 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+from eomt_jax.datasets.sources import shorten
+
 MAX_SIDE = 1 << 20  # pixels of a photograph's height or width
 MAX_LETTERS = 1024  # of a name or an id
 MAX_ID = (1 << 62) - 1
+_MAX_SHOWN = 200  # letters of a value in a message
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring = _SHOWN.maxlong = _SHOWN.maxother = 80
+_SHOWN.maxlevel = 2  # six values of each of six lists of six would be many
 
 
 def short(value: Any) -> str:
     """Returns a value as Python writes it, at a bounded length and depth."""
-    return _SHOWN.repr(value)
+    return shorten(_SHOWN.repr(value), _MAX_SHOWN)
 
 
 def check_table(table: Any) -> None:

@@ -258,17 +258,17 @@ def _class_names(names: Any, file: str) -> dict[int, str]:
     """Returns the names of data.yaml, a list or a mapping, by class number."""
     rows = dict(enumerate(names)) if isinstance(names, list) else names or {}
     is_flat = isinstance(rows, dict) and all(
-        isinstance(key, int) and isinstance(name, str | int | float)
-        for key, name in rows.items()
+        str(key).isdecimal() and isinstance(name, str) for key, name in rows.items()
     )
     if not is_flat:
         raise ValueError(f"{file}: names is {short(names)}, not 0: name, 1: name, …")
-    return {key: str(name) for key, name in rows.items()}
+    return {int(key): name for key, name in rows.items()}
 
 
 def _parse(text: bytes, where: str) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(text)
+        # Every value stays a text: names may be no, on or 007.
+        value = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no YAML ({error})") from error
     return value if isinstance(value, dict) else {}

@@ -41,7 +41,7 @@ def test_splits_and_names_are_those_of_data_yaml(tmp_path, form):
 def test_archive_of_roboflow_with_paths_of_other_folders(tmp_path, caplog):
     files = {
         "x/data.yaml": "train: ../train/images\nval: ..\\valid\\images\n"
-        "test: ../test/images\nnc: 1\nnames: ['thing']\n",
+        "test: ../test/images\nnc: 1\nnames: [no]\n",
         "x/README.roboflow.txt": "made by",
     }
     for split, name in (("train", "a"), ("train", "b"), ("valid", "a")):
@@ -50,6 +50,7 @@ def test_archive_of_roboflow_with_paths_of_other_folders(tmp_path, caplog):
     files["x/valid/labels/a.txt"] = f"0 {UPPER_RIGHT}"
     info, found = build(tmp_path, "yolo", write(tmp_path / "e", files, zipped=True))
     assert info.num_examples == {"train": 1, "validation": 1}
+    assert [c.name for c in info.classes] == ["no"]
     assert boxes(found["validation"]["a"])[0][1] == (0, 10, 5, 20)
     assert "1 folders of x/data.yaml without a photograph, left out" in caplog.text
     assert "1 photographs without a text, taken for those of no object" in caplog.text
