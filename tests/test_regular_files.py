@@ -83,7 +83,7 @@ READERS = {
     "tar archive": ("a.tar", open_source),
     "objects' classes": (
         "a.csv",
-        lambda path: instance_folder._read_table(path, ()),
+        lambda path: instance_folder._read_table(os.fspath(path), ()),
     ),
     "safetensors": ("a.safetensors", read_weights),
     "pickled weights": ("a.pth", read_weights),

@@ -21,7 +21,7 @@ CRITERION = Criterion(num_points=48)
 NUM_QUERIES = 6
 
 
-def make_outputs(batch: int = 2, num_predictions: int = 2) -> Outputs:
+def make_outputs(batch: int = 2, num_predictions: int = 1) -> Outputs:
     rng = np.random.default_rng(0)
     masks = rng.normal(size=(num_predictions, batch, NUM_QUERIES, 8, 8))
     classes = rng.normal(size=(num_predictions, batch, NUM_QUERIES, 4))
@@ -118,7 +118,9 @@ def test_crowds_count_for_nothing():
 
 
 def test_total_is_the_weighted_sum_of_its_parts():
-    (total, terms), _ = value_and_gradient(make_targets((3, 2), padded=4))
+    targets, outputs = make_targets((3, 2), padded=4), make_outputs(num_predictions=2)
+    (total, terms), _ = value_and_gradient(targets, outputs)
+    assert terms.mask.shape == (2,)
     expected = 5 * terms.mask + 5 * terms.dice + 2 * terms.classification
     np.testing.assert_allclose(total, expected.sum(), rtol=1e-6)
 
@@ -148,7 +150,7 @@ def test_chunks_of_any_size_give_the_same(monkeypatch):
     targets = make_targets((6, 5), padded=7)
     expected = value_and_gradient(targets)
     monkeypatch.setattr(matched_losses, "PAIRS_PER_IMAGE", 7)
-    for size in (1, 5, 64):
+    for size in (1, 5):
         monkeypatch.setattr(matched_losses, "MAX_CHUNK_SIZE", size)
         assert_same(value_and_gradient(targets), expected)
 

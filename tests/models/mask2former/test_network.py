@@ -22,7 +22,7 @@ def small_model(features, *, image_size=(32, 64), **fields):
         image_size=image_size,
         patch_size=fields.pop("patch_size", 16),
         embed_dim=fields.pop("embed_dim", 32),
-        depth=4,
+        depth=fields.pop("depth", 4),
         num_heads=2,
         mlp_dim=32,
         num_register_tokens=1,
@@ -46,12 +46,12 @@ def apply(model, variables, images, *arguments, **options):
 
 def test_training_predicts_before_each_layer_and_inference_once(images):
     # Tests on meshes train it with an adapter, whose compiling takes long.
-    model = small_model("single_scale")
+    model = small_model("single_scale", depth=1, num_layers=2)
     variables = jax.jit(model.init)(jax.random.key(0), images)
     rngs = {"mask": jax.random.key(0)}
-    training = apply(model, variables, images, jnp.ones(3), rngs=rngs)
-    assert [m.shape for m in training.mask_logits] == [(2, 5, 8, 16)] * 4
-    assert [c.shape for c in training.class_logits] == [(2, 5, 4)] * 4
+    training = apply(model, variables, images, jnp.ones(2), rngs=rngs)
+    assert [m.shape for m in training.mask_logits] == [(2, 5, 8, 16)] * 3
+    assert [c.shape for c in training.class_logits] == [(2, 5, 4)] * 3
     masked = apply(model.with_masked_inference(True), variables, images)
     assert len(masked.mask_logits) == 1
     np.testing.assert_allclose(
