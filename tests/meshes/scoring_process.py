@@ -1,6 +1,6 @@
-"""Evaluates a constant class and a network, as one process of test_several_processes.
+"""Evaluates a constant class and a network, in one of several processes.
 
-python -m tests.evaluation.scoring_process DATA_DIR OUT TENSOR
+python -m tests.meshes.scoring_process DATA_DIR OUT TENSOR
 """
 
 import json

@@ -69,7 +69,7 @@ class BarsInstance(Bars):
 def score(data_dir, out, *, num_processes, tensor=1):
     """Runs the processes; returns the scores and submissions that they write."""
     run_processes(
-        "tests.evaluation.scoring_process",
+        "tests.meshes.scoring_process",
         (data_dir, out, tensor),
         count=num_processes,
         devices=4 // num_processes,

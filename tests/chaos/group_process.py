@@ -1,6 +1,6 @@
 """Runs one of several processes that end in different ways, for test_ending.
 
-python -m tests.parallel.group_process WHAT FOLDER
+python -m tests.chaos.group_process WHAT FOLDER
 """
 
 import os

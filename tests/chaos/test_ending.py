@@ -10,7 +10,7 @@ import pytest
 from eomt_jax.parallel import ending
 from tests.processes import Processes
 
-MODULE = "tests.parallel.group_process"
+MODULE = "tests.chaos.group_process"
 
 
 def ends(what, folder, *, count=2, variables=()):
