@@ -15,7 +15,7 @@ import numpy as np
 
 from eomt_jax.losses import matcher
 from eomt_jax.losses.criterion import Criterion
-from eomt_jax.models import variants, vit_adapter
+from eomt_jax.models import variants
 from eomt_jax.models.mask2former.network import Mask2Former
 from eomt_jax.parallel import processes
 from eomt_jax.parallel.batch import place_batch
@@ -27,9 +27,6 @@ from eomt_jax.types import Batch, Targets
 
 BATCH, SIZE, TARGETS = 16, 32, 4
 STEPS = 10
-
-# An adapter of two interactions has all parts of one of four and compiles much faster.
-vit_adapter.NUM_INTERACTIONS, vit_adapter.NUM_EXTRACTORS = 2, 3
 
 
 def create_model(network):
@@ -56,7 +53,7 @@ def create_model(network):
         num_classes=5,
         num_queries=8,
         features=network,
-        num_layers=2,
+        num_layers=3,
         dim=32,
         num_heads=2,
         mlp_dim=32,
