@@ -37,6 +37,13 @@ def add_segmenter_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out the padding of photographs that aren't square: about 1.4 times as "
         "fast for photographs of 4:3, and a little less accurate",
     )
+    add("--dtype", help="type to compute in; default: float32 on a CPU, else bfloat16")
+    add_result_arguments(parser)
+
+
+def add_result_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what a checkpoint and an exported program have in common."""
+    add = parser.add_argument
     add(
         "--max_instances",
         type=positive,
@@ -49,7 +56,6 @@ def add_segmenter_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep only the best of instances of one class whose masks have a larger "
         "IoU than this, such as 0.7; default: keep all",
     )
-    add("--dtype", help="type to compute in; default: float32 on a CPU, else bfloat16")
     add(
         "--compilation_cache",
         default=DEFAULT_FOLDER,

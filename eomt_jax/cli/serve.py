@@ -12,9 +12,13 @@ from typing import Any
 
 import jax
 
-from eomt_jax.cli.segmenter_arguments import not_empty, positive, warnings_as_notes
+from eomt_jax.cli.segmenter_arguments import (
+    add_result_arguments,
+    not_empty,
+    positive,
+    warnings_as_notes,
+)
 from eomt_jax.cli.serve_app import Batcher, create_app, segment_all
-from eomt_jax.parallel.compilation_cache import DEFAULT_FOLDER
 from eomt_jax.parallel.host_memory import keep_freed_memory
 from eomt_jax.predict.segmenter import Segmenter
 from eomt_jax.task_registry import task_names
@@ -85,28 +89,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "640x480",
     )
     add(
-        "--max_instances",
-        type=positive,
-        help="most instances of a photograph; default: the number of the model's "
-        "queries, at least 100",
-    )
-    add(
-        "--nms_iou",
-        type=float,
-        help="keep only the best of instances of one class whose masks have a larger "
-        "IoU than this, such as 0.7; default: keep all",
-    )
-    add(
         "--host",
         default="127.0.0.1",
         help="address to listen at; default: %(default)s, this machine alone",
     )
     add("--port", type=int, default=8000, help="0 takes a free one; default: 8000")
-    add(
-        "--compilation_cache",
-        default=DEFAULT_FOLDER,
-        help=f"folder of compiled programs, '' for none; default: {DEFAULT_FOLDER}",
-    )
+    add_result_arguments(parser)
     return parser.parse_args(arguments)
 
 

@@ -93,8 +93,8 @@ class Segmenter:
 
         Raises:
           ValueError: the image size isn't square, the classes aren't as many as the
-            model's, there is no such task or kind of confidence, nms_iou isn't between 0 and 1, or
-            max_instances is less than 1.
+            model's, there is no such task or kind of confidence, nms_iou isn't between
+            0 and 1, or max_instances is less than 1.
         """
         self.info = info
         self.task = get_task(task or info.task).name

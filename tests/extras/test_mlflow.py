@@ -2,11 +2,10 @@
 
 import json
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
-
-mlflow = pytest.importorskip("mlflow")
 
 from eomt_jax.training.checkpoints.stored_step import Score
 from eomt_jax.training.reporting import trackers

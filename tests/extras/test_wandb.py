@@ -5,8 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-
-wandb = pytest.importorskip("wandb")
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from eomt_jax.training.checkpoints.stored_step import Score
